@@ -1,0 +1,95 @@
+package secret
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// cellSizes are the sizes of the cells into which shared pages are cut.
+// A larger secret has pages of its own.
+var cellSizes = []int{64, 128, 256, 512}
+
+// allocator hands out cells of locked pages. Shared pages are never given back
+// to the system: their number is that of the secrets alive at once.
+type allocator struct {
+	mu       sync.Mutex
+	free     map[int][][]byte // by size of cell
+	unlocked atomic.Bool      // some memory could not be locked
+}
+
+// locked is where all secrets live.
+var locked = &allocator{free: map[int][][]byte{}}
+
+// Locked tells whether all memory for secrets so far could be locked. It is
+// false after the system refused it (RLIMIT_MEMLOCK, "ulimit -l", is too low):
+// secrets may be written to swap then. Before the first secret it tries.
+func Locked() bool {
+	New(1).Wipe()
+	return !locked.unlocked.Load()
+}
+
+// take gives n zero bytes, in a cell at least as large.
+func (a *allocator) take(n int) []byte {
+	size, shared := cellSize(n)
+	if !shared {
+		return a.pages(n)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.free[size]) == 0 {
+		for cell := range slices.Chunk(a.pages(os.Getpagesize()), size) {
+			a.free[size] = append(a.free[size], cell)
+		}
+	}
+	last := len(a.free[size]) - 1
+	cell := a.free[size][last]
+	a.free[size] = a.free[size][:last]
+	return cell
+}
+
+// give wipes a cell and takes it back.
+func (a *allocator) give(cell []byte) {
+	clear(cell)
+	size, shared := cellSize(len(cell))
+	if !shared {
+		if err := unix.Munmap(cell); err != nil {
+			panic(fmt.Sprintf("secret: returning memory: %v", err))
+		}
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free[size] = append(a.free[size], cell)
+}
+
+// cellSize is the smallest cell for n bytes; false when n needs pages of its own.
+func cellSize(n int) (size int, shared bool) {
+	for _, s := range cellSizes {
+		if n <= s {
+			return s, true
+		}
+	}
+	return 0, false
+}
+
+// pages maps whole pages for n bytes, locked where the system allows it.
+func (a *allocator) pages(n int) []byte {
+	page := os.Getpagesize()
+	b, err := unix.Mmap(-1, 0, (n+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		panic(fmt.Sprintf("secret: no memory: %v", err))
+	}
+	if err := unix.Mlock(b); err != nil {
+		a.unlocked.Store(true)
+	}
+	// Kernels before 4.14 have no MADV_WIPEONFORK; a secret there is as
+	// inheritable as all other memory.
+	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+	_ = unix.Madvise(b, unix.MADV_WIPEONFORK)
+	return b
+}

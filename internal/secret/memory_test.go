@@ -1,0 +1,131 @@
+package secret
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// vmFlags are the flags that the kernel shows for the mapping a slice lies in.
+func vmFlags(t *testing.T, b []byte) []string {
+	t.Helper()
+	var address, from, to uint64
+	if _, err := fmt.Sscanf(fmt.Sprintf("%p", b), "0x%x", &address); err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maps.Close()
+	inside := false
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		if n, _ := fmt.Sscanf(lines.Text(), "%x-%x ", &from, &to); n == 2 {
+			inside = from <= address && address < to
+		}
+		if flags, ok := strings.CutPrefix(lines.Text(), "VmFlags:"); ok && inside {
+			return strings.Fields(flags)
+		}
+	}
+	t.Fatalf("no mapping at %#x", address)
+	return nil
+}
+
+func TestSecretsAreLockedAndKeptOutOfDumpsAndChildren(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{16, 500, 5000} {
+		s := New(n)
+		flags := vmFlags(t, s.Bytes())
+		for flag, meaning := range map[string]string{"lo": "locked", "dd": "kept out of core dumps", "wf": "wiped in a forked child"} {
+			if !slices.Contains(flags, flag) {
+				t.Errorf("a secret of %d bytes is not %s: %v", n, meaning, flags)
+			}
+		}
+		s.Wipe()
+	}
+	if !Locked() {
+		t.Error("Locked says that secrets are not locked")
+	}
+}
+
+func TestSmallSecretsSharePages(t *testing.T) {
+	t.Parallel()
+	a := &allocator{free: map[int][][]byte{}}
+	first, pages := a.take(32), map[string]bool{}
+	page := uint64(os.Getpagesize())
+	for range 50 {
+		cell := a.take(32)
+		if &cell[0] == &first[0] {
+			t.Fatal("a cell was given out twice")
+		}
+		var address uint64
+		if _, err := fmt.Sscanf(fmt.Sprintf("%p", cell), "0x%x", &address); err != nil {
+			t.Fatal(err)
+		}
+		pages[fmt.Sprint(address/page)] = true
+	}
+	if len(pages) > 2 {
+		t.Errorf("50 secrets of 32 bytes lie in %d pages", len(pages))
+	}
+}
+
+// Not parallel: the limit is the whole process's.
+func TestSecretsAreKeptWhereTheSystemRefusesToLock(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+			t.Error(err)
+		}
+	}()
+	defer withoutCapabilities(t)()
+
+	a := &allocator{free: map[int][][]byte{}}
+	cell := a.take(32)
+	copy(cell, "1234")
+	if !bytes.HasPrefix(cell, []byte("1234")) {
+		t.Error("the secret is lost")
+	}
+	if slices.Contains(vmFlags(t, cell), "lo") {
+		t.Fatal("the system locked it all the same: the test proves nothing")
+	}
+	if !a.unlocked.Load() {
+		t.Error("Locked would not tell")
+	}
+	a.give(cell)
+}
+
+// withoutCapabilities takes root's effective capabilities from this goroutine's
+// thread, until the function it returns is called.
+func withoutCapabilities(t *testing.T) (restore func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var old [2]unix.CapUserData
+	if err := unix.Capget(&header, &old[0]); err != nil {
+		t.Fatal(err)
+	}
+	none := old
+	none[0].Effective, none[1].Effective = 0, 0
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(&header, &old[0]); err != nil {
+			t.Error(err)
+		}
+		runtime.UnlockOSThread()
+	}
+}
