@@ -1,0 +1,102 @@
+package tpmtest
+
+import (
+	"crypto"
+	_ "crypto/sha1" // the banks' hashes, for Extend
+	_ "crypto/sha256"
+	_ "crypto/sha512"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+var banks = map[string]struct {
+	alg  tpm2.TPMAlgID
+	hash crypto.Hash
+}{
+	"sha1":   {tpm2.TPMAlgSHA1, crypto.SHA1},
+	"sha256": {tpm2.TPMAlgSHA256, crypto.SHA256},
+	"sha384": {tpm2.TPMAlgSHA384, crypto.SHA384},
+	"sha512": {tpm2.TPMAlgSHA512, crypto.SHA512},
+}
+
+// Extend extends one PCR of one bank ("sha1", "sha256", "sha384", "sha512") by
+// the hash of an event.
+func (p *TPM) Extend(t testing.TB, bank string, pcr uint, event []byte) {
+	t.Helper()
+	b, ok := banks[bank]
+	if !ok {
+		t.Fatalf("extending PCR %d: unknown bank %q", pcr, bank)
+	}
+	h := b.hash.New()
+	h.Write(event)
+	err := withClient(p.Socket(), func(c *client) error {
+		_, err := tpm2.PCRExtend{
+			PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+			Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
+				{HashAlg: b.alg, Digest: h.Sum(nil)},
+			}},
+		}.Execute(c)
+		return err
+	})
+	if err != nil {
+		t.Fatalf("extending PCR %d of %s: %v", pcr, bank, err)
+	}
+}
+
+// Counts are the handles that live in a TPM.
+type Counts struct{ Sessions, Transient, Persistent int }
+
+// Count reads the TPM's counts of handles. Sessions are the loaded and the
+// saved ones together.
+func (p *TPM) Count(t testing.TB) Counts {
+	t.Helper()
+	c, err := p.count()
+	if err != nil {
+		t.Fatalf("counting the TPM's handles: %v", err)
+	}
+	return c
+}
+
+// count reads the counts, or says that somebody holds the TPM.
+func (p *TPM) count() (Counts, error) {
+	c, err := countAt(p.Socket())
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.EAGAIN) { // EAGAIN: the queue of clients is full
+		err = fmt.Errorf("another client still holds the TPM (close it before): %w", err)
+	}
+	return c, err
+}
+
+func countAt(socket string) (n Counts, err error) {
+	err = withClient(socket, func(c *client) error {
+		for _, kind := range []struct {
+			first tpm2.TPMHandle
+			count *int
+		}{
+			{0x02000000, &n.Sessions}, // TPM_HT_LOADED_SESSION
+			{0x03000000, &n.Sessions}, // TPM_HT_SAVED_SESSION
+			{0x80000000, &n.Transient},
+			{0x81000000, &n.Persistent},
+		} {
+			r, err := tpm2.GetCapability{
+				Capability:    tpm2.TPMCapHandles,
+				Property:      uint32(kind.first),
+				PropertyCount: 254,
+			}.Execute(c)
+			if err != nil {
+				return err
+			}
+			handles, err := r.CapabilityData.Data.Handles()
+			if err != nil {
+				return err
+			}
+			*kind.count += len(handles.Handle)
+		}
+		return nil
+	})
+	return n, err
+}
