@@ -1,0 +1,222 @@
+package policy
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/subtle"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// PCR requires PCRs of one bank to have given values.
+type PCR struct {
+	Bank tpm2.TPMIAlgHash
+	// Values by PCR index, 0 to MaxPCR. A nil value stands for the value at creation
+	// time, until Resolve puts it in.
+	Values map[uint][]byte
+	// Digest stands for the values where only it is known (a PEM holds no values): the hash, by
+	// the policy session's algorithm, over the selected values. The keys of Values are the selection then.
+	Digest []byte
+}
+
+// Indices is the selection, ascending.
+func (p PCR) Indices() []uint { return slices.Sorted(maps.Keys(p.Values)) }
+
+func (p PCR) extend(d *digest) error {
+	step, err := p.step(d.hash)
+	if err != nil {
+		return err
+	}
+	step.extend(d)
+	return nil
+}
+
+func (p PCR) steps(alg tpm2.TPMIAlgHash) ([]Step, error) {
+	h, err := policyHash(alg)
+	if err != nil {
+		return nil, err
+	}
+	step, err := p.step(h)
+	if err != nil {
+		return nil, err
+	}
+	return []Step{step}, nil
+}
+
+func (p PCR) step(h crypto.Hash) (PCRStep, error) {
+	if err := p.validate(); err != nil {
+		return PCRStep{}, err
+	}
+	indices := p.Indices()
+	step := PCRStep{Selection: selection(p.Bank, indices), Digest: p.Digest}
+	if p.Digest != nil {
+		if len(p.Digest) != h.Size() {
+			return PCRStep{}, fmt.Errorf("%w: the digest over %s is of another hash than the policy's", ErrInvalid, p.selected())
+		}
+		return step, nil
+	}
+	for _, i := range indices {
+		if p.Values[i] == nil {
+			return PCRStep{}, fmt.Errorf("%s PCR%d: %w", BankName(p.Bank), i, ErrUnresolved)
+		}
+	}
+	step.Digest = pcrDigest(h, indices, p.Values)
+	return step, nil
+}
+
+// pcrDigest is the hash over PCR values in ascending order.
+func pcrDigest(h crypto.Hash, ascending []uint, values map[uint][]byte) []byte {
+	sum := h.New()
+	for _, i := range ascending {
+		sum.Write(values[i])
+	}
+	return sum.Sum(nil)
+}
+
+func (p PCR) resolve(read Reader, force bool) (Node, error) {
+	current, err := p.read(read)
+	if err != nil {
+		return nil, err
+	}
+	if p.Digest != nil {
+		return p, nil
+	}
+	resolved := PCR{Bank: p.Bank, Values: make(map[uint][]byte, len(p.Values))}
+	for _, i := range p.Indices() {
+		value := p.Values[i]
+		if value == nil {
+			value = bytes.Clone(current[i])
+		}
+		if !force && i <= 7 && unmeasured(value) {
+			return nil, fmt.Errorf("%s PCR%d is all %02x: %w: bind to a bank that the firmware extends, or force it",
+				BankName(p.Bank), i, value[0], ErrUnmeasured)
+		}
+		resolved.Values[i] = value
+	}
+	return resolved, nil
+}
+
+// unmeasured tells a PCR as it is after a reset: firmware that measures extends each of PCRs 0 to 7 at least by a separator.
+func unmeasured(value []byte) bool {
+	return bytes.Count(value, []byte{0x00}) == len(value) || bytes.Count(value, []byte{0xff}) == len(value)
+}
+
+func (p PCR) check(read Reader) error {
+	if p.Digest != nil {
+		return p.checkDigest(read)
+	}
+	current, err := p.read(read)
+	if err != nil {
+		return err
+	}
+	for _, i := range p.Indices() {
+		if p.Values[i] == nil {
+			return fmt.Errorf("%s PCR%d: %w", BankName(p.Bank), i, ErrUnresolved)
+		}
+		if subtle.ConstantTimeCompare(p.Values[i], current[i]) != 1 {
+			return &UnsatisfiedError{Bank: p.Bank, PCR: i, Want: p.Values[i], Have: current[i]}
+		}
+	}
+	return nil
+}
+
+func (p PCR) checkDigest(read Reader) error {
+	current, err := p.read(read)
+	if err != nil {
+		return err
+	}
+	h := crypto.SHA256
+	if len(p.Digest) == crypto.SHA384.Size() {
+		h = crypto.SHA384
+	}
+	indices := p.Indices()
+	if have := pcrDigest(h, indices, current); !bytes.Equal(have, p.Digest) {
+		return &UnsatisfiedError{Bank: p.Bank, PCR: indices[0], PCRs: indices, Want: p.Digest, Have: have}
+	}
+	return nil
+}
+
+// read reads all selected values and makes sure that there are all of them.
+func (p PCR) read(read Reader) (map[uint][]byte, error) {
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	size, err := policyBank(p.Bank)
+	if err != nil {
+		return nil, err
+	}
+	indices := p.Indices()
+	current, err := read(p.Bank, indices)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", p.selected(), err)
+	}
+	for _, i := range indices {
+		if len(current[i]) != size {
+			return nil, fmt.Errorf("%s PCR%d: %w: choose one of those that `tpm2-p11 pcr read` shows",
+				BankName(p.Bank), i, ErrBankInactive)
+		}
+	}
+	return current, nil
+}
+
+func (p PCR) validate() error {
+	size, err := policyBank(p.Bank)
+	if err != nil {
+		return err
+	}
+	if len(p.Values) == 0 {
+		return fmt.Errorf("%w: no PCR is named", ErrInvalid)
+	}
+	if p.Digest != nil && len(p.Digest) != crypto.SHA256.Size() && len(p.Digest) != crypto.SHA384.Size() {
+		return fmt.Errorf("%w: a digest over PCRs has 32 or 48 bytes, not %d", ErrInvalid, len(p.Digest))
+	}
+	for _, i := range p.Indices() {
+		if err := validIndex(i); err != nil {
+			return err
+		}
+		value := p.Values[i]
+		if value != nil && p.Digest != nil {
+			return fmt.Errorf("%w: PCR %d has a value beside a digest over all of them", ErrInvalid, i)
+		}
+		if value != nil && len(value) != size {
+			return fmt.Errorf("%w: a value of %s PCR %d has %d bytes, not %d", ErrInvalid, BankName(p.Bank), i, size, len(value))
+		}
+	}
+	return nil
+}
+
+func (p PCR) children() []Node { return nil }
+
+// selected is the selection alone, "sha256:0,7".
+func (p PCR) selected() string {
+	return BankName(p.Bank) + ":" + joinIndices(p.Indices())
+}
+
+func joinIndices(indices []uint) string {
+	texts := make([]string, len(indices))
+	for n, i := range indices {
+		texts[n] = strconv.FormatUint(uint64(i), 10)
+	}
+	return strings.Join(texts, ",")
+}
+
+func (p PCR) text() string {
+	if p.Digest != nil {
+		return p.selected() + " digest " + hex.EncodeToString(p.Digest)
+	}
+	var texts []string
+	for _, i := range p.Indices() {
+		t := strconv.FormatUint(uint64(i), 10)
+		if value := p.Values[i]; value != nil {
+			t += "=" + hex.EncodeToString(value)
+		}
+		texts = append(texts, t)
+	}
+	return BankName(p.Bank) + ":" + strings.Join(texts, ",")
+}

@@ -1,0 +1,177 @@
+// Package policy describes what must hold before the TPM lets an object be
+// used, as a tree; computes the tree's digest without a TPM; and says which
+// TPM commands satisfy it.
+//
+// It never talks to a TPM: package provider executes the steps.
+package policy
+
+import (
+	"errors"
+	"iter"
+	"reflect"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrInvalid is wrapped by every error about a policy's text, tree or values.
+	ErrInvalid = errors.New("invalid policy")
+	// ErrUnresolved says that a policy still asks for current PCR values.
+	ErrUnresolved = errors.New("the policy asks for current PCR values that were not read yet")
+	// ErrBankInactive says that the TPM has no values for PCRs of a bank.
+	ErrBankInactive = errors.New("the PCR bank is not active in this TPM")
+	// ErrUnmeasured says that PCRs 0 to 7 bear no trace of a measured boot.
+	ErrUnmeasured = errors.New("the boot was not measured")
+)
+
+// Node is one requirement: All, PCR or PIN. Nodes are not changed once they
+// are part of a Policy.
+type Node interface {
+	// extend brings a policy digest as far as the node's commands bring a session.
+	extend(d *digest) error
+	// steps are the node's commands in a session of hash alg.
+	steps(alg tpm2.TPMIAlgHash) ([]Step, error)
+	// resolve gives the node with current PCR values in it.
+	resolve(read Reader, force bool) (Node, error)
+	// check compares the node with current PCR values.
+	check(read Reader) error
+	// children are the nodes below, in order.
+	children() []Node
+	// text is the node in Policy.String.
+	text() string
+	// appendJSON appends the node's tree form.
+	appendJSON(b []byte) []byte
+}
+
+// Policy is a tree of requirements. The zero Policy requires nothing.
+// Marshalled to JSON it is the tree itself: {"all":[{"pcr":{"bank":"sha256","7":"00…"}},{"pin":true}]};
+// the zero Policy is null. Immutable, and so safe for concurrent use.
+type Policy struct{ Root Node }
+
+// IsZero tells whether the policy requires nothing at all.
+func (p Policy) IsZero() bool { return p.Root == nil }
+
+// Equal tells whether two policies are the same tree.
+func (p Policy) Equal(q Policy) bool { return reflect.DeepEqual(p, q) }
+
+// And returns p with one more requirement at its end (p itself when it already ends in a node equal to n).
+func (p Policy) And(n Node) Policy {
+	switch root := p.Root.(type) {
+	case nil:
+		return Policy{Root: n}
+	case All:
+		if len(root) > 0 && reflect.DeepEqual(root[len(root)-1], n) {
+			return p
+		}
+		return Policy{Root: append(root[:len(root):len(root)], n)}
+	default:
+		if reflect.DeepEqual(root, n) {
+			return p
+		}
+		return Policy{Root: All{root, n}}
+	}
+}
+
+// Reader reads PCR values of one bank. Values that the TPM does not have are absent from its answer.
+type Reader func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error)
+
+// Resolve puts current values where the policy asks for them. It refuses banks that do not answer (ErrBankInactive) and
+// PCRs 0 to 7 whose value, given or current, is all zeros or all ones (ErrUnmeasured) unless force is set.
+func (p Policy) Resolve(read Reader, force bool) (Policy, error) {
+	if p.IsZero() {
+		return p, nil
+	}
+	root, err := p.Root.resolve(read, force)
+	if err != nil {
+		return Policy{}, err
+	}
+	return Policy{Root: root}, nil
+}
+
+// Digest is the policy's digest (the authPolicy of an object) in nameAlg's hash, SHA-256 or SHA-384; nil for the zero
+// Policy. The policy must be resolved, else the error is ErrUnresolved.
+func (p Policy) Digest(nameAlg tpm2.TPMIAlgHash) ([]byte, error) {
+	d, err := newDigest(nameAlg)
+	if err != nil {
+		return nil, err
+	}
+	if p.IsZero() {
+		return nil, nil
+	}
+	if err := p.Root.extend(d); err != nil {
+		return nil, err
+	}
+	return d.value, nil
+}
+
+// Steps are the commands that bring a policy session (of hash sessionAlg, SHA-256 or SHA-384) to the policy's digest, in
+// their order. The policy must be resolved, else the error is ErrUnresolved.
+func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
+	if _, err := newDigest(sessionAlg); err != nil {
+		return nil, err
+	}
+	if p.IsZero() {
+		return nil, nil
+	}
+	return p.Root.steps(sessionAlg)
+}
+
+// NeedsPIN tells whether the object's authValue takes part.
+func (p Policy) NeedsPIN() bool {
+	for n := range p.nodes() {
+		if _, ok := n.(PIN); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// PCRs lists the selections that Check reads, so that a caller can read them at once.
+func (p Policy) PCRs() []PCR {
+	var found []PCR
+	for n := range p.nodes() {
+		if pcr, ok := n.(PCR); ok {
+			found = append(found, pcr)
+		}
+	}
+	return found
+}
+
+// Check compares the policy with current PCR values. An *UnsatisfiedError says which PCR differs; other errors say that the
+// comparison was not possible. It sees no PIN.
+func (p Policy) Check(read Reader) error {
+	if p.IsZero() {
+		return nil
+	}
+	return p.Root.check(read)
+}
+
+// String is the policy in canonical text, one line: "sha256:7=00…,8=… + pin" with the values in full; "" for the zero Policy.
+func (p Policy) String() string {
+	if p.IsZero() {
+		return ""
+	}
+	return p.Root.text()
+}
+
+// nodes are all nodes of the tree, a parent before its children.
+func (p Policy) nodes() iter.Seq[Node] {
+	return func(yield func(Node) bool) {
+		if !p.IsZero() {
+			walk(p.Root, yield)
+		}
+	}
+}
+
+func walk(n Node, yield func(Node) bool) bool {
+	if !yield(n) {
+		return false
+	}
+	for _, child := range n.children() {
+		if !walk(child, yield) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,146 @@
+package policy_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+var (
+	zero32 = strings.Repeat("00", 32)
+	ones32 = strings.Repeat("ff", 32)
+	a48    = strings.Repeat("a5", 48)
+)
+
+func TestTreesAreReadAndWritten(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ in, out, text string }{
+		{`{"pin":true}`, ``, "pin"},
+		{`{"pcr":{"bank":"sha256","indices":[7,0]}}`, `{"pcr":{"bank":"sha256","indices":[0,7]}}`, "sha256:0,7"},
+		{`{"pcr":{"10":"` + zero32 + `","9":"` + strings.ToUpper(ones32) + `","bank":"sha256"}}`,
+			`{"pcr":{"bank":"sha256","9":"` + ones32 + `","10":"` + zero32 + `"}}`, "sha256:9=" + ones32 + ",10=" + zero32},
+		{`{"pcr":{"bank":"sha384","indices":[4],"7":"` + a48 + `"}}`, ``, "sha384:4,7=" + a48},
+		{`{"pcr":{"bank":"sha512","indices":[0,7],"digest":"` + zero32 + `"}}`, ``, "sha512:0,7 digest " + zero32},
+		{`{"all":[{"pin":true}]}`, ``, "pin"},
+		{`{"all":[{"pcr":{"bank":"sha256","7":"` + zero32 + `"}},{"pin":true}]}`, ``, "sha256:7=" + zero32 + " + pin"},
+		{`{"all":[{"all":[{"pin":true}]},{"pin":true}]}`, ``, "pin + pin"},
+		{`null`, ``, ""},
+	} {
+		if c.out == "" {
+			c.out = c.in
+		}
+		var p policy.Policy
+		if err := json.Unmarshal([]byte(c.in), &p); err != nil {
+			t.Errorf("%s: %v", c.in, err)
+			continue
+		}
+		if out, err := json.Marshal(p); err != nil || string(out) != c.out {
+			t.Errorf("%s is written %s, %v", c.in, out, err)
+		}
+		if p.String() != c.text {
+			t.Errorf("%s reads %q, want %q", c.in, p, c.text)
+		}
+		var again policy.Policy
+		if err := json.Unmarshal([]byte(c.out), &again); err != nil || !again.Equal(p) {
+			t.Errorf("%s: %v, %v the second time", c.out, again, err)
+		}
+	}
+}
+
+// TOML decoders give other types than JSON's.
+func TestTreeFromTOMLTypes(t *testing.T) {
+	t.Parallel()
+	tree := map[string]any{"all": []map[string]any{
+		{"pcr": map[string]any{"bank": "sha256", "indices": []any{int64(0), int64(7)}}},
+		{"pin": true},
+	}}
+	p, err := policy.FromTree(tree)
+	if err != nil || p.String() != "sha256:0,7 + pin" {
+		t.Errorf("%v, %v", p, err)
+	}
+	if p, err := policy.FromTree(map[string]any{"pcr": map[string]any{"bank": "sha256", "indices": []any{7.0}}}); err != nil || p.String() != "sha256:7" {
+		t.Errorf("%v, %v", p, err)
+	}
+}
+
+func TestTreesRefused(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		`[]`:                                        `it is a table such as {pin=true}, not a list`,
+		`"sha256:0"`:                                `not a string`,
+		`{}`:                                        `has one member (all, pcr or pin), not 0`,
+		`{"pin":true,"all":[]}`:                     `not 2`,
+		`{"pin":true,"pin":true}`:                   `member "pin" is there twice`,
+		`{"pin":false}`:                             `pin can only be true`,
+		`{"pin":1}`:                                 `pin can only be true`,
+		`{"any":[]}`:                                `any is no known node (known: all, pcr, pin)`,
+		`{"all":[]}`:                                `all is empty`,
+		`{"all":{}}`:                                `all is a list of nodes, not a table`,
+		`{"all":[null]}`:                            `all[0] is a table such as {pin=true}, not nothing`,
+		`{"all":[{"pin":true},{"p w":1}]}`:          `all[1].p w is no known node`,
+		`{"all":[{"pin":true},{"p\"w":1}]}`:         `all[1]."p\"w" is no known node`,
+		`{"pcr":[]}`:                                `pcr is a table {bank=…, …}, not a list`,
+		`{"pcr":{"indices":[0]}}`:                   `pcr has no bank`,
+		`{"pcr":{"bank":1,"indices":[0]}}`:          `pcr.bank is a name`,
+		`{"pcr":{"bank":"md5","indices":[0]}}`:      `unknown PCR bank "md5" (known: sha1, sha256, sha384, sha512)`,
+		`{"pcr":{"bank":"sha1","indices":[0]}}`:     `use sha256 or sha384`,
+		`{"pcr":{"bank":"sha256"}}`:                 `no PCR is named`,
+		`{"pcr":{"bank":"sha256","indices":[]}}`:    `pcr.indices is empty`,
+		`{"pcr":{"bank":"sha256","indices":7}}`:     `pcr.indices is a list of PCR indices, not 7`,
+		`{"pcr":{"bank":"sha256","indices":[24]}}`:  `pcr.indices[0] is a PCR index from 0 to 23, not 24`,
+		`{"pcr":{"bank":"sha256","indices":[-1]}}`:  `not -1`,
+		`{"pcr":{"bank":"sha256","indices":[1.5]}}`: `not 1.5`,
+		`{"pcr":{"bank":"sha256","indices":["0"]}}`: `pcr.indices[0] is a PCR index`,
+		`{"pcr":{"bank":"sha256","indices":[0,0]}}`: `pcr.indices[1] names PCR 0 a second time`,
+		`{"pcr":{"bank":"sha256","indices":[0],"0":"` + zero32 + `"}}`:             `PCR 0 a second time`,
+		`{"pcr":{"bank":"sha256","07":"` + zero32 + `"}}`:                          `pcr.07 is neither bank, indices, digest nor a PCR index from 0 to 23`,
+		`{"pcr":{"bank":"sha256","24":"` + zero32 + `"}}`:                          `pcr.24 is neither`,
+		`{"pcr":{"bank":"sha256","value":"` + zero32 + `"}}`:                       `pcr.value is neither`,
+		`{"pcr":{"bank":"sha256","7":7}}`:                                          `pcr.7 is a value in hexadecimal, not 7`,
+		`{"pcr":{"bank":"sha256","7":""}}`:                                         `pcr.7 is a value in hexadecimal, not ""`,
+		`{"pcr":{"bank":"sha256","7":"xy"}}`:                                       `pcr.7 is a value in hexadecimal, not "xy"`,
+		`{"pcr":{"bank":"sha256","7":"` + a48 + `"}}`:                              `a value of sha256 PCR 7 has 32 bytes, not 48`,
+		`{"pcr":{"bank":"sha256","indices":[7],"digest":"00"}}`:                    `32 or 48 bytes, not 1`,
+		`{"pcr":{"bank":"sha256","7":"` + zero32 + `","digest":"` + zero32 + `"}}`: `PCR 7 has a value beside a digest`,
+		strings.Repeat(`{"all":[`, 20) + `{"pin":true}` + strings.Repeat(`]}`, 20): `nests deeper than 16`,
+	} {
+		var p policy.Policy
+		err := json.Unmarshal([]byte(in), &p)
+		if !errors.Is(err, policy.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n got: %v\nwant: %s", in, err, want)
+		}
+		if !p.IsZero() {
+			t.Errorf("%s: something was read: %v", in, p)
+		}
+	}
+}
+
+func FuzzJSON(f *testing.F) {
+	for _, s := range []string{
+		`null`, `{"pin":true}`, `{"pcr":{"bank":"sha256","indices":[7,0]}}`,
+		`{"all":[{"pcr":{"bank":"sha256","7":"` + zero32 + `"}},{"pin":true}]}`,
+		`{"pcr":{"bank":"sha384","indices":[0,7],"digest":"` + zero32 + `"}}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		var p, again policy.Policy
+		if json.Unmarshal([]byte(in), &p) != nil {
+			return
+		}
+		out, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(out, &again); err != nil || !again.Equal(p) {
+			t.Fatalf("%s was written %s and read %v, %v", in, out, again, err)
+		}
+		if _, err := p.Digest(tpm2.TPMAlgSHA256); errors.Is(err, policy.ErrInvalid) && !strings.Contains(err.Error(), "of another hash") {
+			t.Fatalf("%s was read and has no digest: %v", in, err)
+		}
+	})
+}
