@@ -1,0 +1,45 @@
+// Package config reads tpm2-p11.conf into one typed value, strictly: an
+// unknown key, a wrong type or an impossible value is an error with file and line.
+//
+// It opens the configuration's file and nothing else: what the file names is
+// for others to open.
+package config
+
+import "github.com/tpm2-p11/tpm2-p11/policy"
+
+// Config is a whole configuration. Defaults are already in it.
+type Config struct {
+	Path   string  // the file it came from, "" for defaults alone
+	Log    string  // "syslog" (default), "stderr", "file:/path", "off"
+	Debug  bool    // log_level = "debug"; "warning" is the default
+	Verify string  // "rsa" (default), "all", "none": which signatures are verified before they are returned
+	Tokens []Token // at least one
+}
+
+// Token is one store on one TPM: one token, one slot.
+type Token struct {
+	Label         string // only a name for error messages and `--token` until the store is initialised; "" without [[token]]
+	TPM           string // address as provider/transport.Parse reads it, "" for the first device
+	Store         string // absolute path
+	OwnerAuthFile string // absolute path, "" for an empty owner auth
+	Keys          []Key  // declared keys
+	Line          int    // where it is declared, 0 without [[token]]
+}
+
+// Key is a declared key ([[key]]).
+type Key struct {
+	Label       string
+	Handle      uint32        // persistent handle, required
+	Type        string        // provider.KeyType as text; "rsa2048" by default
+	Use         string        // "sign" (default), "decrypt", "sign,decrypt"
+	Policy      policy.Policy // zero for none; may hold current values to resolve
+	Certificate string        // absolute path of a PEM chain, "" for none
+	Line        int           // where it is declared
+}
+
+// The persistent handles that a declared key can have: those of the owner
+// hierarchy (TPM 2.0 Part 2, "PERSISTENT_FIRST" to below "PLATFORM_PERSISTENT").
+const (
+	FirstHandle = 0x81000000
+	LastHandle  = 0x817fffff
+)

@@ -1,0 +1,217 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+// Parse reads configuration text; name stands for the file in errors ("tpm2-p11.conf:12: …"), and relative paths are
+// resolved against its folder. Errors about the text are *Error.
+func Parse(name string, text []byte) (Config, error) { return thisProcess().parse(name, text) }
+
+func (p process) parse(name string, text []byte) (Config, error) {
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return Config{}, err
+	}
+	var tree map[string]any
+	if _, err := toml.Decode(string(text), &tree); err != nil {
+		var syntax toml.ParseError
+		if errors.As(err, &syntax) {
+			// The parser counts some of its lines from 0.
+			return Config{}, &Error{Path: name, Line: max(1, syntax.Position.Line), Err: errors.New(syntax.Message)}
+		}
+		return Config{}, &Error{Path: name, Err: err}
+	}
+	doc := &document{name: name, dir: dir, lines: statementLines(string(text))}
+	c := p.defaults()
+	c.Path = name
+	if err := readConfig(table{doc: doc, members: tree}, &c); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+func readConfig(t table, c *Config) error {
+	single, several := c.Tokens[0], []Token{}
+	err := t.read(fields{
+		"log":               func(v value) error { return v.log(&c.Log) },
+		"log_level":         func(v value) error { return v.logLevel(&c.Debug) },
+		"verify_signatures": func(v value) error { return v.oneOf(&c.Verify, "rsa", "all", "none") },
+		"tpm":               func(v value) error { return v.text(&single.TPM) },
+		"store":             func(v value) error { return v.path(&single.Store) },
+		"owner_auth_file":   func(v value) error { return v.path(&single.OwnerAuthFile) },
+		"key":               func(v value) error { return readKeys(v, "key", &single) },
+		"token":             func(v value) error { return readTokens(v, &several) },
+	})
+	if err != nil {
+		return err
+	}
+	if len(several) == 0 {
+		c.Tokens = []Token{single}
+		return nil
+	}
+	for _, name := range []string{"tpm", "store", "owner_auth_file", "key"} {
+		if v, both := t.member(name); both {
+			return v.errorf("%q at the top level is for a single token, and there are [[token]] tables: put it into one of them", name)
+		}
+	}
+	c.Tokens = several
+	return nil
+}
+
+func readTokens(v value, tokens *[]Token) error {
+	tables, err := v.tables("token")
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		token := Token{Line: t.line()}
+		err := t.read(fields{
+			"label":           func(v value) error { return v.text(&token.Label) },
+			"tpm":             func(v value) error { return v.text(&token.TPM) },
+			"store":           func(v value) error { return v.path(&token.Store) },
+			"owner_auth_file": func(v value) error { return v.path(&token.OwnerAuthFile) },
+			"key":             func(v value) error { return readKeys(v, "token.key", &token) },
+		})
+		if err != nil {
+			return err
+		}
+		if token.Label == "" {
+			return t.errorf("a token needs a label")
+		}
+		if token.Store == "" {
+			return t.errorf("token %q needs a store", token.Label)
+		}
+		for _, other := range *tokens {
+			if err := distinct(t, token, other); err != nil {
+				return err
+			}
+		}
+		*tokens = append(*tokens, token)
+	}
+	return nil
+}
+
+// distinct refuses two tokens that would take something from each other.
+func distinct(t table, token, other Token) error {
+	if token.Label == other.Label {
+		return t.errorf("token %q is on line %d already", token.Label, other.Line)
+	}
+	if token.Store == other.Store {
+		return t.errorf("token %q has the store of token %q: a store is one token", token.Label, other.Label)
+	}
+	if token.TPM != other.TPM {
+		return nil
+	}
+	if token.OwnerAuthFile != "" && other.OwnerAuthFile != "" && token.OwnerAuthFile != other.OwnerAuthFile {
+		return t.errorf("token %q has another owner_auth_file than token %q, and a TPM has one owner authorisation", token.Label, other.Label)
+	}
+	for _, k := range token.Keys {
+		for _, taken := range other.Keys {
+			if k.Handle == taken.Handle {
+				return t.doc.errorf(k.Line, "key %q has the handle 0x%08x of key %q on line %d, in the same TPM",
+					k.Label, k.Handle, taken.Label, taken.Line)
+			}
+		}
+	}
+	return nil
+}
+
+func readKeys(v value, header string, token *Token) error {
+	tables, err := v.tables(header)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		k := Key{Type: "rsa2048", Use: "sign", Line: t.line()}
+		err := t.read(fields{
+			"label":       func(v value) error { return v.text(&k.Label) },
+			"handle":      func(v value) error { return v.handle(&k.Handle) },
+			"type":        func(v value) error { return v.text(&k.Type) },
+			"use":         func(v value) error { return v.oneOf(&k.Use, "sign", "decrypt", "sign,decrypt") },
+			"policy":      func(v value) error { return v.policy(&k.Policy) },
+			"certificate": func(v value) error { return v.path(&k.Certificate) },
+		})
+		if err != nil {
+			return err
+		}
+		if k.Label == "" {
+			return t.errorf("a key needs a label")
+		}
+		if k.Handle == 0 {
+			return t.errorf("key %q needs a handle, such as 0x81000100: by it the key is found again", k.Label)
+		}
+		for _, other := range token.Keys {
+			if k.Label == other.Label {
+				return t.errorf("key %q is on line %d already", k.Label, other.Line)
+			}
+			if k.Handle == other.Handle {
+				return t.errorf("key %q has the handle 0x%08x of key %q on line %d", k.Label, k.Handle, other.Label, other.Line)
+			}
+		}
+		token.Keys = append(token.Keys, k)
+	}
+	return nil
+}
+
+func (v value) log(to *string) error {
+	if err := v.text(to); err != nil {
+		return err
+	}
+	path, isFile := strings.CutPrefix(*to, "file:")
+	if isFile && path != "" {
+		*to = "file:" + v.doc.resolve(path)
+		return nil
+	}
+	switch *to {
+	case "syslog", "stderr", "off":
+		return nil
+	}
+	return v.errorf(`%s is "syslog", "stderr", "file:/path" or "off", not %q`, v.name, *to)
+}
+
+func (v value) logLevel(debug *bool) error {
+	var level string
+	if err := v.oneOf(&level, "warning", "debug"); err != nil {
+		return err
+	}
+	*debug = level == "debug"
+	return nil
+}
+
+func (v value) handle(to *uint32) error {
+	n, ok := v.content.(int64)
+	if !ok {
+		return v.errorf("%s is a number such as 0x81000100, not %s", v.name, describe(v.content))
+	}
+	if n < FirstHandle || n > LastHandle {
+		return v.errorf("%s %#x is not from 0x%08x to 0x%08x", v.name, n, FirstHandle, LastHandle)
+	}
+	*to = uint32(n)
+	return nil
+}
+
+// policy reads a tree or, as people write it, a PCR selection.
+func (v value) policy(to *policy.Policy) (err error) {
+	var pcr policy.PCR
+	switch content := v.content.(type) {
+	case string:
+		pcr, err = policy.ParsePCR(content)
+		*to = policy.Policy{Root: pcr}
+	case map[string]any:
+		*to, err = policy.FromTree(content)
+	default:
+		err = fmt.Errorf(`it is "sha256:0,1,2,7" or a tree such as {pin=true}, not %s`, describe(content))
+	}
+	if err != nil {
+		return v.errorf("%s: %w", v.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// document is the text that tables and values are from.
+type document struct {
+	name  string
+	dir   string // of relative paths, absolute
+	lines lines
+}
+
+func (d *document) errorf(line int, format string, arguments ...any) error {
+	return &Error{Path: d.name, Line: line, Err: fmt.Errorf(format, arguments...)}
+}
+
+func (d *document) resolve(path string) string {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(d.dir, path)
+	}
+	return filepath.Clean(path)
+}
+
+// table is a TOML table and its place in the document.
+type table struct {
+	doc     *document
+	place   string
+	members map[string]any
+}
+
+// value is a member of a table.
+type value struct {
+	doc     *document
+	place   string
+	name    string
+	content any
+}
+
+// fields says what reads each member that a table may have.
+type fields map[string]func(value) error
+
+// read hands each member to its field, in the order of their lines, and refuses members without one.
+func (t table) read(known fields) error {
+	names := slices.Collect(maps.Keys(t.members))
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(cmp.Compare(t.doc.lines.of(join(t.place, a)), t.doc.lines.of(join(t.place, b))), cmp.Compare(a, b))
+	})
+	for _, name := range names {
+		v, _ := t.member(name)
+		read, ok := known[name]
+		if !ok {
+			return v.unknown(slices.Sorted(maps.Keys(known)))
+		}
+		if err := read(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t table) member(name string) (value, bool) {
+	content, ok := t.members[name]
+	return value{doc: t.doc, place: join(t.place, name), name: name, content: content}, ok
+}
+
+func (t table) line() int { return t.doc.lines.of(t.place) }
+
+func (t table) errorf(format string, arguments ...any) error {
+	return t.doc.errorf(t.line(), format, arguments...)
+}
+
+func (v value) errorf(format string, arguments ...any) error {
+	return v.doc.errorf(v.doc.lines.of(v.place), format, arguments...)
+}
+
+func (v value) unknown(known []string) error {
+	if near := nearest(v.name, known); near != "" {
+		return v.errorf("unknown key %q: did you mean %q?", v.name, near)
+	}
+	return v.errorf("unknown key %q (known here: %s)", v.name, strings.Join(known, ", "))
+}
+
+// text reads a string that is not empty.
+func (v value) text(to *string) error {
+	s, ok := v.content.(string)
+	if !ok {
+		return v.errorf("%s is a string, not %s", v.name, describe(v.content))
+	}
+	if s == "" {
+		return v.errorf("%s is empty", v.name)
+	}
+	*to = s
+	return nil
+}
+
+// path reads a file's name and makes it absolute.
+func (v value) path(to *string) error {
+	if err := v.text(to); err != nil {
+		return err
+	}
+	*to = v.doc.resolve(*to)
+	return nil
+}
+
+func (v value) oneOf(to *string, allowed ...string) error {
+	var s string
+	if err := v.text(&s); err != nil {
+		return err
+	}
+	if !slices.Contains(allowed, s) {
+		quoted := make([]string, len(allowed))
+		for i, a := range allowed {
+			quoted[i] = strconv.Quote(a)
+		}
+		last := len(quoted) - 1
+		return v.errorf("%s is %s or %s, not %q", v.name, strings.Join(quoted[:last], ", "), quoted[last], s)
+	}
+	*to = s
+	return nil
+}
+
+// tables reads an array of tables, in either of TOML's spellings.
+func (v value) tables(header string) ([]table, error) {
+	var members []map[string]any
+	switch content := v.content.(type) {
+	case []map[string]any:
+		members = content
+	case []any:
+		for i, c := range content {
+			m, ok := c.(map[string]any)
+			if !ok {
+				return nil, v.errorf("%s[%d] is a table, not %s", v.name, i, describe(c))
+			}
+			members = append(members, m)
+		}
+	case map[string]any:
+		return nil, v.errorf("%s is written [[%s]], in double brackets", v.name, header)
+	default:
+		return nil, v.errorf("%s is a table [[%s]], not %s", v.name, header, describe(content))
+	}
+	tables := make([]table, len(members))
+	for i, m := range members {
+		tables[i] = table{doc: v.doc, place: element(v.place, i), members: m}
+	}
+	return tables, nil
+}
+
+// describe names what a decoded value is.
+func describe(content any) string {
+	switch c := content.(type) {
+	case string:
+		return "the string " + strconv.Quote(c)
+	case bool, int64, float64:
+		return fmt.Sprint(c)
+	case map[string]any:
+		return "a table"
+	case []any, []map[string]any:
+		return "a list"
+	}
+	return "a date"
+}
