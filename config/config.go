@@ -18,7 +18,7 @@ type Config struct {
 
 // Token is one store on one TPM: one token, one slot.
 type Token struct {
-	Label         string // only a name for error messages and `--token` until the store is initialised; "" without [[token]]
+	Label         string // what `key ensure` names a store that it makes; "" if none is given without [[token]]
 	TPM           string // address as provider/transport.Parse reads it, "" for the first device
 	Store         string // absolute path
 	OwnerAuthFile string // absolute path, "" for an empty owner auth

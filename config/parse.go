@@ -45,6 +45,7 @@ func readConfig(t table, c *Config) error {
 		"log_level":         func(v value) error { return v.logLevel(&c.Debug) },
 		"verify_signatures": func(v value) error { return v.oneOf(&c.Verify, "rsa", "all", "none") },
 		"tpm":               func(v value) error { return v.text(&single.TPM) },
+		"label":             func(v value) error { return v.text(&single.Label) },
 		"store":             func(v value) error { return v.path(&single.Store) },
 		"owner_auth_file":   func(v value) error { return v.path(&single.OwnerAuthFile) },
 		"key":               func(v value) error { return readKeys(v, "key", &single) },
@@ -57,7 +58,7 @@ func readConfig(t table, c *Config) error {
 		c.Tokens = []Token{single}
 		return nil
 	}
-	for _, name := range []string{"tpm", "store", "owner_auth_file", "key"} {
+	for _, name := range []string{"label", "tpm", "store", "owner_auth_file", "key"} {
 		if v, both := t.member(name); both {
 			return v.errorf("%q at the top level is for a single token, and there are [[token]] tables: put it into one of them", name)
 		}

@@ -1,0 +1,133 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
+)
+
+const (
+	dialTimeout    = 10 * time.Second // to open a connection, another client's turn included
+	commandTimeout = 5 * time.Minute  // a command without a deadline; RSA-4096 generation can take minutes
+	loadTimeout    = 15 * time.Second // a command that loads something, which no caller cuts off
+	resendTimeout  = 5 * time.Second  // how long a TPM may ask for patience
+	firstPause     = time.Millisecond
+	longestPause   = 250 * time.Millisecond
+)
+
+// errLost marks an error of a connection that ended under us.
+var errLost = fmt.Errorf("%w: connection lost", ErrUnavailable)
+
+// connection is an open connection, with what is kept loaded in the TPM through it.
+type connection struct {
+	tpm    *TPM
+	conn   transport.Conn
+	broken bool                // nothing can be sent any more
+	live   map[Handle]struct{} // sessions and transient objects that are loaded
+
+	pinned  *SRK       // the pinned SRK that what follows belongs to
+	found   *SRK       // without a pinned one, what was found in its place
+	srk     *loadedSRK // checked on this connection
+	session *session   // salted HMAC session, reused
+}
+
+func open(ctx context.Context, t *TPM) (*connection, error) {
+	ctx, cancel := withTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := t.dialer.Dial(ctx)
+	switch {
+	case err == nil:
+		return &connection{tpm: t, conn: conn, live: make(map[Handle]struct{})}, nil
+	case errors.Is(err, context.Canceled):
+		return nil, fmt.Errorf("open %s: %w", t, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("%w: open %s: %w", ErrBusy, t, err)
+	}
+	return nil, fmt.Errorf("%w: open %s: %w", ErrUnavailable, t, err)
+}
+
+// withTimeout gives a context that ends after d unless the caller set a deadline of its own.
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// transmit sends a command, again for as long as the TPM asks for it, and returns the response.
+//
+// A command that loads something is not cut off by ctx: its handle would be lost, and the TPM's memory with it.
+func (c *connection) transmit(ctx context.Context, name string, cmd []byte, loads bool) ([]byte, error) {
+	if c.broken {
+		return nil, errLost
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	send, limit := ctx, commandTimeout
+	if loads {
+		send, limit = context.WithoutCancel(ctx), loadTimeout
+	}
+	send, cancel := withTimeout(send, limit)
+	defer cancel()
+	began := time.Now()
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		raw, err := c.conn.Transmit(send, cmd)
+		if err != nil {
+			c.broken = true
+			return nil, lostError(send, name, err)
+		}
+		_, code, _, err := header(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		c.tpm.log.LogAttrs(ctx, slog.LevelDebug, "TPM command",
+			slog.String("command", name), slog.Uint64("code", uint64(code)), slog.Duration("took", time.Since(began)))
+		if !isResend(code) {
+			return raw, nil
+		}
+		busy := &ResponseError{Command: name, Code: code}
+		if time.Since(began)+pause > resendTimeout {
+			return nil, fmt.Errorf("no other answer in %v: %w", resendTimeout, busy)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("%w: %w", busy, err)
+		}
+	}
+}
+
+// lostError says why a connection broke: the caller's context, a TPM that does not answer, or its end.
+func lostError(ctx context.Context, name string, err error) error {
+	switch ended := ctx.Err(); {
+	case errors.Is(ended, context.Canceled):
+		return fmt.Errorf("%s: %w", name, ended)
+	case ended != nil:
+		return fmt.Errorf("%w: %s: no answer: %w", ErrUnavailable, name, ended)
+	}
+	return fmt.Errorf("%w: %s: %w", errLost, name, err)
+}
+
+// flush unloads a session or a transient object, whatever became of the operation it belonged to.
+func (c *connection) flush(ctx context.Context, h Handle) {
+	if c.broken {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	// The handle is a parameter here, not in the handle area (Part 3, section 28.4).
+	_, err := c.run(ctx, command{code: tpm2.TPMCCFlushContext, params: put32(nil, uint32(h))})
+	if err == nil || isCode(err, tpm2.TPMRCHandle) {
+		delete(c.live, h)
+		return
+	}
+	c.tpm.log.Debug("flush", "handle", fmt.Sprintf("0x%08X", uint32(h)), "error", err)
+}

@@ -1,0 +1,68 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+)
+
+// authValue is a secret as the TPM keeps it: without trailing zeros (TPM 2.0 Part 1, section 17.6.4.3). Zeros inside count.
+func authValue(s *secret.Bytes) []byte { return bytes.TrimRight(s.Bytes(), "\x00") }
+
+var hierarchyNames = map[Handle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHLockout: "lockout"}
+
+// asHierarchy calls use with the authorization of a hierarchy. A value that is not empty never travels: it keys an HMAC
+// session, which is salted unless the SRK itself is yet to be found.
+func (c *connection) asHierarchy(ctx context.Context, h Handle, auth *secret.Bytes, use func(authorization) error) error {
+	value := authValue(auth)
+	a := authorization{value: value}
+	var err error
+	switch {
+	case len(value) == 0:
+	case h != tpm2.TPMRHOwner || c.srk != nil || c.pinned != nil && c.pinned.Handle != 0:
+		a.session, err = c.hmacSession(ctx)
+	default:
+		a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, nil)
+		if err == nil {
+			defer c.flushIfLive(ctx, a.session.handle)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = use(a)
+	if errors.Is(err, ErrAuth) || isCode(err, tpm2.TPMRCAuthUnavailable) {
+		return fmt.Errorf("%w: %s hierarchy: %v", ErrHierarchyAuth, hierarchyNames[h], err)
+	}
+	return err
+}
+
+// flushIfLive flushes a session unless its use ended it.
+func (c *connection) flushIfLive(ctx context.Context, h Handle) {
+	if _, ok := c.live[h]; ok {
+		c.flush(ctx, h)
+	}
+}
+
+// ResetLockout clears the dictionary-attack lockout (TPM2_DictionaryAttackLockReset, Part 3, section 25.2) with the
+// lockout hierarchy's auth value. A wrong value shuts the lockout hierarchy for a time, so it is tried once.
+func (t *TPM) ResetLockout(ctx context.Context, lockoutAuth *secret.Bytes) error {
+	err := t.doOnce(ctx, func(ctx context.Context, c *connection) error {
+		return c.asHierarchy(ctx, tpm2.TPMRHLockout, lockoutAuth, func(auth authorization) error {
+			_, err := c.run(ctx, command{
+				code:  tpm2.TPMCCDictionaryAttackLockReset,
+				in:    []entity{permanent(tpm2.TPMRHLockout)},
+				auths: []authorization{auth},
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("reset the lockout: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package provider_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
+)
+
+// boundKey makes a signing key with a policy.
+func (b *bench) boundKey(t *testing.T, p policy.Policy, authValue string) provider.Object {
+	t.Helper()
+	tmpl := signKey
+	tmpl.AuthPolicy = digestOf(t, p)
+	return b.key(t, tmpl, authValue)
+}
+
+func TestAKeyBoundToPCRsStopsSigningWhenOneChanges(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(0, 7, 16))
+	key := b.persisted(t, b.boundKey(t, p, ""))
+	auth := provider.Auth{Policy: p, Label: "web"}
+
+	if err := b.trySign(t.Context(), key, auth); err != nil {
+		t.Fatal(err)
+	}
+	b.wire.Reset()
+	if err := b.trySign(t.Context(), key, auth); err != nil {
+		t.Fatal(err)
+	}
+	want := []tpm2.TPMCC{tpm2.TPMCCStartAuthSession, tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign}
+	if got := b.wire.Codes(); len(got) != len(want) {
+		t.Errorf("a signature took the commands %x, want %x", got, want)
+	}
+
+	before, err := b.ReadPCRs(t.Context(), tpm2.TPMAlgSHA256, []uint{7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.extend(t, 7)
+	err = b.trySign(t.Context(), key, auth)
+	var unsatisfied *policy.UnsatisfiedError
+	if !errors.Is(err, provider.ErrPolicy) || !errors.As(err, &unsatisfied) {
+		t.Fatalf("after PCR 7 changed: %v", err)
+	}
+	if unsatisfied.PCR != 7 || unsatisfied.Label != "web" || !bytes.Equal(unsatisfied.Want, before[7]) || !strings.Contains(err.Error(), "PCR7") {
+		t.Errorf("the error does not name the PCR: %v", err)
+	}
+}
+
+func TestABoundKeyWorksByItsPolicyOnly(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(7))
+	key := b.boundKey(t, p, "value")
+	if attrs := key.Public.Attributes(); attrs.UserWithAuth || !attrs.AdminWithPolicy {
+		t.Errorf("attributes of a bound key: %+v", attrs)
+	}
+	for name, auth := range map[string]provider.Auth{
+		"the empty password": {},
+		"its auth value":     {Value: pin("value")},
+		"another policy":     {Policy: b.bound(t, currentPCRs(8))},
+		"a longer policy":    {Policy: b.bound(t, currentPCRs(7), policy.PIN{}), Value: pin("value")},
+	} {
+		if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) {
+			t.Errorf("with %s: %v", name, err)
+		}
+	}
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAPolicyWithAPIN(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(7), policy.PIN{})
+	key := b.boundKey(t, p, "12345678")
+	b.wire.Reset()
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin("12345678")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []string{"", "87654321"} {
+		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin(wrong)}); !errors.Is(err, provider.ErrAuth) {
+			t.Errorf("with the PIN %q: %v", wrong, err)
+		}
+	}
+	if b.wire.Saw([]byte("12345678")) {
+		t.Error("the PIN went over the wire")
+	}
+	b.extend(t, 7)
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin("12345678")}); !errors.Is(err, provider.ErrPolicy) {
+		t.Errorf("with the PIN after PCR 7 changed: %v", err)
+	}
+}
+
+func TestADigestOnlyPolicyNamesItsSelection(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	full := b.bound(t, currentPCRs(7, 8))
+	steps, err := full.Steps(tpm2.TPMAlgSHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := currentPCRs(7, 8)
+	known.Digest = steps[0].(policy.PCRStep).Digest
+	p := policy.Policy{Root: known}
+	key := b.boundKey(t, p, "")
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
+		t.Fatal(err)
+	}
+	b.extend(t, 8)
+	err = b.trySign(t.Context(), key, provider.Auth{Policy: p})
+	if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "7,8") {
+		t.Errorf("after PCR 8 changed: %v", err)
+	}
+}
+
+func TestPCRsThatChangeWhileAPolicyRuns(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(7))
+	key := b.boundKey(t, p, "")
+	changed := func(at tpm2.TPMCC, times int) wiretap.Fault {
+		return func(_ context.Context, cmd []byte, send func() ([]byte, error)) ([]byte, error) {
+			if wiretap.Code(cmd) == at && times != 0 {
+				times--
+				return wiretap.ResponseCode(0x128), nil
+			}
+			return send()
+		}
+	}
+	for _, at := range []tpm2.TPMCC{tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign} {
+		b.wire.Inject(changed(at, 3))
+		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
+			t.Errorf("PCRs changed three times at command %x: %v", at, err)
+		}
+		b.wire.Inject(changed(at, -1))
+		b.wire.Reset()
+		err := b.trySign(t.Context(), key, provider.Auth{Policy: p})
+		if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "PCRs do not come to rest") {
+			t.Errorf("PCRs never came to rest at command %x: %v", at, err)
+		}
+		if n := b.wire.Count(tpm2.TPMCCStartAuthSession); n != 16 {
+			t.Errorf("the policy ran %d times", n)
+		}
+		b.wire.Inject(nil)
+	}
+	b.wire.Inject(at(tpm2.TPMCCPolicyPCR, -1, answer(0x1C4)))
+	err := b.trySign(t.Context(), key, provider.Auth{Policy: p})
+	if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "sha256:7 are not as approved") {
+		t.Errorf("the TPM refuses PCRs that are right when they are read: %v", err)
+	}
+	// An extended PCR that is not the policy's counts as a change, too.
+	b.wire.Inject(func(_ context.Context, cmd []byte, send func() ([]byte, error)) ([]byte, error) {
+		if wiretap.Code(cmd) != tpm2.TPMCCSign {
+			return send()
+		}
+		b.wire.Inject(nil)
+		if _, err := b.wire.Aside(extendPCR10); err != nil {
+			t.Error(err)
+		}
+		return send()
+	})
+	b.wire.Reset()
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
+		t.Errorf("PCR 10 was extended between policy and signature: %v", err)
+	}
+	if n := b.wire.Count(tpm2.TPMCCSign); n != 2 {
+		t.Errorf("%d signatures were tried", n)
+	}
+}
+
+// extendPCR10 is TPM2_PCR_Extend of sha256 PCR 10 by 32 zeros with an empty password.
+var extendPCR10 = append([]byte{
+	0x80, 0x02, 0, 0, 0, 65, 0, 0, 0x01, 0x82,
+	0, 0, 0, 10,
+	0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 1, 0, 0,
+	0, 0, 0, 1, 0, 0x0b,
+}, make([]byte, 32)...)
+
+func TestRepeatedRefusalsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(7))
+	key := b.persisted(t, b.boundKey(t, p, ""))
+	b.extend(t, 7)
+	for range 200 {
+		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); !errors.Is(err, provider.ErrPolicy) {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package provider
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Name is a TPM object's Name: nameAlg (2 bytes) and the hash of its public area (TPM 2.0 Part 1, section 14).
+type Name []byte
+
+// String is the Name in hexadecimal digits.
+func (n Name) String() string { return hex.EncodeToString(n) }
+
+// Public is an object's public area (TPMT_PUBLIC) and what follows from it. Immutable.
+type Public struct {
+	area  tpm2.TPMTPublic
+	bytes []byte
+	name  Name
+}
+
+// ParsePublic reads a marshalled TPMT_PUBLIC (no size before it); it refuses trailing bytes.
+func ParsePublic(b []byte) (Public, error) {
+	area, err := unmarshal[tpm2.TPMTPublic](b)
+	if err != nil {
+		return Public{}, fmt.Errorf("public area: %w", err)
+	}
+	return newPublic(*area)
+}
+
+func newPublic(area tpm2.TPMTPublic) (Public, error) {
+	hash, err := area.NameAlg.Hash()
+	if err != nil {
+		return Public{}, fmt.Errorf("public area: %w: name algorithm: %w", ErrUnsupported, err)
+	}
+	p := Public{area: area, bytes: tpm2.Marshal(area)}
+	h := hash.New()
+	h.Write(p.bytes)
+	p.name = h.Sum(put16(nil, uint16(area.NameAlg)))
+	return p, nil
+}
+
+// unmarshal is the one place where go-tpm decodes foreign bytes: all of them must be used, the structure
+// must give the same bytes again, and a panic is an error.
+func unmarshal[T tpm2.Marshallable, P interface {
+	*T
+	tpm2.Unmarshallable
+}](b []byte) (v *T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			v, err = nil, fmt.Errorf("%w: %v", ErrMalformed, r)
+		}
+	}()
+	v, err = tpm2.Unmarshal[T, P](b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if !bytes.Equal(tpm2.Marshal(*v), b) {
+		return nil, fmt.Errorf("%w: %T with %d bytes", ErrMalformed, *v, len(b))
+	}
+	return v, nil
+}
+
+// Marshal gives the TPMT_PUBLIC's bytes.
+func (p Public) Marshal() []byte { return bytes.Clone(p.bytes) }
+
+// IsZero tells a Public that was never set.
+func (p Public) IsZero() bool { return p.bytes == nil }
+
+// Area is the structure itself.
+func (p Public) Area() tpm2.TPMTPublic { return p.area }
+
+// Name is the object's Name, computed here.
+func (p Public) Name() Name { return bytes.Clone(p.name) }
+
+// Attributes are the object's attributes.
+func (p Public) Attributes() tpm2.TPMAObject { return p.area.ObjectAttributes }
+
+// AuthPolicy is the policy digest, empty without policy.
+func (p Public) AuthPolicy() []byte { return bytes.Clone(p.area.AuthPolicy.Buffer) }
+
+// Key is *rsa.PublicKey or *ecdsa.PublicKey; an error for other objects.
+func (p Public) Key() (crypto.PublicKey, error) {
+	switch p.area.Type {
+	case tpm2.TPMAlgRSA:
+		return p.rsaKey()
+	case tpm2.TPMAlgECC:
+		return p.ecdsaKey()
+	}
+	return nil, fmt.Errorf("%w: %s is not an asymmetric key", ErrWrongUse, p.Describe())
+}
+
+func (p Public) rsaKey() (*rsa.PublicKey, error) {
+	parms, err := p.area.Parameters.RSADetail()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	unique, err := p.area.Unique.RSA()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	n := new(big.Int).SetBytes(unique.Buffer)
+	if n.BitLen() != int(parms.KeyBits) {
+		return nil, fmt.Errorf("%w: an RSA modulus of %d bits in a key of %d", ErrMalformed, n.BitLen(), parms.KeyBits)
+	}
+	e := parms.Exponent
+	if e == 0 { // Part 2, section 12.2.3.5: the default
+		e = 65537
+	}
+	if e > 1<<31-1 {
+		return nil, fmt.Errorf("%w: RSA exponent %d", ErrUnsupported, e)
+	}
+	return &rsa.PublicKey{N: n, E: int(e)}, nil
+}
+
+func (p Public) ecdsaKey() (*ecdsa.PublicKey, error) {
+	parms, err := p.area.Parameters.ECCDetail()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	point, err := p.area.Unique.ECC()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	curve, ok := curves[parms.CurveID]
+	if !ok {
+		return nil, fmt.Errorf("%w: elliptic curve 0x%04X", ErrUnsupported, uint16(parms.CurveID))
+	}
+	size := (curve.Params().BitSize + 7) / 8
+	x, y := point.X.Buffer, point.Y.Buffer
+	if len(x) > size || len(y) > size {
+		return nil, fmt.Errorf("%w: a coordinate of %d bytes on %s", ErrMalformed, max(len(x), len(y)), curve.Params().Name)
+	}
+	uncompressed := make([]byte, 1+2*size)
+	uncompressed[0] = 4
+	copy(uncompressed[1+size-len(x):], x)
+	copy(uncompressed[1+2*size-len(y):], y)
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, uncompressed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return key, nil
+}
+
+var curves = map[tpm2.TPMECCCurve]elliptic.Curve{
+	tpm2.TPMECCNistP256: elliptic.P256(),
+	tpm2.TPMECCNistP384: elliptic.P384(),
+	tpm2.TPMECCNistP521: elliptic.P521(),
+}
+
+// IsStorageKey tells a restricted decryption key (a parent).
+func (p Public) IsStorageKey() bool {
+	a := p.Attributes()
+	return a.Restricted && a.Decrypt && !a.SignEncrypt && p.area.Type != tpm2.TPMAlgKeyedHash
+}
+
+// IsSealed tells a sealed data object (keyedhash with neither sign nor decrypt).
+func (p Public) IsSealed() bool {
+	a := p.Attributes()
+	return p.area.Type == tpm2.TPMAlgKeyedHash && !a.SignEncrypt && !a.Decrypt
+}
+
+// Describe is a few words for people: "RSA-2048 sign", "ECC P-256 storage key", "sealed data".
+func (p Public) Describe() string {
+	if p.IsZero() {
+		return "nothing"
+	}
+	if p.IsSealed() {
+		return "sealed data"
+	}
+	kind := fmt.Sprintf("algorithm 0x%04X", uint16(p.area.Type))
+	switch p.area.Type {
+	case tpm2.TPMAlgRSA:
+		if parms, err := p.area.Parameters.RSADetail(); err == nil {
+			kind = fmt.Sprintf("RSA-%d", parms.KeyBits)
+		}
+	case tpm2.TPMAlgECC:
+		if parms, err := p.area.Parameters.ECCDetail(); err == nil {
+			kind = fmt.Sprintf("ECC curve 0x%04X", uint16(parms.CurveID))
+			if curve, ok := curves[parms.CurveID]; ok {
+				kind = "ECC " + curve.Params().Name
+			}
+		}
+	case tpm2.TPMAlgKeyedHash:
+		kind = "keyed hash"
+	case tpm2.TPMAlgSymCipher:
+		kind = "symmetric cipher"
+	}
+	a := p.Attributes()
+	switch {
+	case p.IsStorageKey():
+		return kind + " storage key"
+	case a.Restricted && a.SignEncrypt:
+		return kind + " restricted signing key"
+	case a.SignEncrypt && a.Decrypt:
+		return kind + " sign, decrypt"
+	case a.SignEncrypt:
+		return kind + " sign"
+	case a.Decrypt:
+		return kind + " decrypt"
+	}
+	return kind
+}

@@ -1,0 +1,219 @@
+package provider_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// primary makes a primary storage key as another tool does, persists it at h, and gives its handle's Name.
+func (b *bench) primary(t *testing.T, template tpm2.TPMTPublic, h provider.Handle) {
+	t.Helper()
+	b.foreign(t, func(g goTPM) {
+		made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(template)}.Execute(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tpm2.FlushContext{FlushHandle: made.ObjectHandle}.Execute(g)
+		_, err = tpm2.EvictControl{
+			Auth:             tpm2.TPMRHOwner,
+			ObjectHandle:     &tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name},
+			PersistentHandle: h,
+		}.Execute(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestTheSRKIsMadeOnceAndFoundAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	first, err := b.ProvisionSRK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Handle != 0x81000001 || first.Public.Describe() != "ECC P-256 storage key" || !first.Public.IsStorageKey() {
+		t.Errorf("made %s at %x", first.Public.Describe(), first.Handle)
+	}
+	again, err := b.ProvisionSRK(t.Context())
+	if err != nil || again.Handle != first.Handle || !bytes.Equal(again.Public.Name(), first.Public.Name()) {
+		t.Errorf("found %v at %x, %v", again.Public.Name(), again.Handle, err)
+	}
+	if n := b.wire.Count(tpm2.TPMCCEvictControl); n != 1 {
+		t.Errorf("%d times persisted", n)
+	}
+}
+
+func TestForeignKeysMakeWayForNoSRK(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.primary(t, tpm2.RSASRKTemplate, 0x81000001)
+	b.primary(t, tpm2.ECCSRKTemplate, 0x81000002) // the same parameters, another key
+	srk, err := b.ProvisionSRK(t.Context())
+	if err != nil || srk.Handle != 0x81000003 {
+		t.Errorf("the SRK is at %x, %v", srk.Handle, err)
+	}
+}
+
+func TestWithoutAPersistentSRKATransientOneServes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	key, err := b.CreateKey(t.Context(), signKey, pin("value"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("value")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if handles, err := b.PersistentHandles(t.Context()); err != nil || len(handles) != 0 {
+		t.Errorf("persistent handles %x, %v", handles, err)
+	}
+	srk, err := b.ProvisionSRK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.UseSRK(provider.SRK{Public: srk.Public}) // pinned, not persistent
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("value")}); err != nil {
+		t.Errorf("under a pinned transient SRK: %v", err)
+	}
+	b.UseSRK(srk)
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("value")}); err != nil {
+		t.Errorf("under the persistent one, which is the same key: %v", err)
+	}
+}
+
+func TestAnotherSRKIsRefusedBeforeAnySecretIsSent(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.key(t, signKey, "value")
+	if err := b.Evict(t.Context(), b.srk.Handle, b.srk.Public.Name()); err != nil {
+		t.Fatal(err)
+	}
+	auth := provider.Auth{Value: pin("value")}
+
+	client, wire := b.client(t)
+	client.UseSRK(b.srk)
+	b.Release()
+	if _, err := client.CreateKey(t.Context(), signKey, pin("value")); !errors.Is(err, provider.ErrParentChanged) {
+		t.Errorf("no SRK at its handle: %v", err)
+	}
+	client.Release()
+	b.primary(t, tpm2.ECCSRKTemplate, b.srk.Handle)
+	wire.Reset()
+	_, err := client.CreateKey(t.Context(), signKey, pin("value"))
+	if !errors.Is(err, provider.ErrParentChanged) || !strings.Contains(err.Error(), b.srk.Public.Name().String()) {
+		t.Errorf("another key at the SRK's handle: %v", err)
+	}
+	if err := (&bench{TPM: client}).trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrParentChanged) {
+		t.Errorf("signing under another SRK: %v", err)
+	}
+	for _, code := range wire.Codes() {
+		if code != tpm2.TPMCCReadPublic {
+			t.Errorf("command %x was sent to a foreign SRK", code)
+		}
+	}
+	client.UseSRK(provider.SRK{Public: key.Public}) // a pinned Name that no transient SRK has
+	if _, err := client.CreateKey(t.Context(), signKey, nil); !errors.Is(err, provider.ErrParentChanged) {
+		t.Errorf("a transient SRK with another Name: %v", err)
+	}
+}
+
+func TestKeysUnderAnRSAStorageKeyOfOtherTools(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	b.primary(t, tpm2.RSASRKTemplate, 0x81000010)
+	var o provider.Object
+	b.foreign(t, func(g goTPM) {
+		parent, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x81000010)}.Execute(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		area := b.srk.Public.Area()
+		area.ObjectAttributes = tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true}
+		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256})
+		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+		made, err := tpm2.Create{
+			ParentHandle: tpm2.NamedHandle{Handle: 0x81000010, Name: parent.Name},
+			InPublic:     tpm2.New2B(area),
+			InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
+				UserAuth: tpm2.TPM2BAuth{Buffer: []byte("value")},
+			}},
+		}.Execute(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := provider.ParsePublic(made.OutPublic.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o = provider.Object{Public: public, Private: made.OutPrivate.Buffer, Parent: 0x81000010}
+	})
+	if err := b.trySign(t.Context(), o, provider.Auth{Value: pin("value")}); err != nil {
+		t.Error(err)
+	}
+	for want, parent := range map[error]provider.Handle{
+		provider.ErrNoObject:    0x81000077,
+		provider.ErrUnsupported: tpm2.TPMRHEndorsement,
+		provider.ErrWrongTPM:    b.srk.Handle,
+	} {
+		o.Parent = parent
+		if err := b.trySign(t.Context(), o, provider.Auth{Value: pin("value")}); !errors.Is(err, want) {
+			t.Errorf("with the parent %x: %v", parent, err)
+		}
+	}
+}
+
+func TestOwnerAuthorisation(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.hierarchyAuth(t, tpm2.TPMRHOwner, "owner value")
+	if _, err := b.ProvisionSRK(t.Context()); !errors.Is(err, provider.ErrHierarchyAuth) || errors.Is(err, provider.ErrAuth) {
+		t.Errorf("without the owner's auth value: %v", err)
+	}
+	b.Release()
+	wrong, _ := b.client(t, provider.WithOwnerAuth(pin("wrong value")))
+	if _, err := wrong.ProvisionSRK(t.Context()); !errors.Is(err, provider.ErrHierarchyAuth) {
+		t.Errorf("with a wrong one: %v", err)
+	}
+	wrong.Release()
+
+	owner, wire := b.client(t, provider.WithOwnerAuth(pin("owner value")))
+	srk, err := owner.ProvisionSRK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner.UseSRK(srk)
+	key, err := owner.CreateKey(t.Context(), signKey, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Persist(t.Context(), key, 0x81000100); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := owner.Properties(t.Context()); err != nil || !p.OwnerAuthSet || p.LockoutAuthSet {
+		t.Errorf("properties: %+v, %v", p, err)
+	}
+	if wire.Saw([]byte("owner value")) {
+		t.Error("the owner's auth value went over the wire")
+	}
+	owner.Release()
+
+	// Who may not make the SRK uses the one that is there, and cannot persist.
+	if _, err := b.ProvisionSRK(t.Context()); err != nil {
+		t.Errorf("the SRK is there: %v", err)
+	}
+	if err := b.Evict(t.Context(), 0x81000100, key.Public.Name()); !errors.Is(err, provider.ErrHierarchyAuth) {
+		t.Errorf("evict without the owner's auth value: %v", err)
+	}
+	b.Release()
+	if err := owner.Evict(t.Context(), 0x81000100, key.Public.Name()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,129 @@
+package provider
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+)
+
+// KeyType names an algorithm and size.
+type KeyType string
+
+// The key types; ParseKeyType also takes "rsa" (RSA2048) and "ec" (P256).
+const (
+	RSA2048 KeyType = "rsa2048"
+	RSA3072 KeyType = "rsa3072"
+	RSA4096 KeyType = "rsa4096"
+	P256    KeyType = "p256"
+	P384    KeyType = "p384"
+)
+
+// ParseKeyType reads a key type.
+func ParseKeyType(s string) (KeyType, error) {
+	switch k := KeyType(strings.ToLower(s)); k {
+	case "rsa":
+		return RSA2048, nil
+	case "ec":
+		return P256, nil
+	case RSA2048, RSA3072, RSA4096, P256, P384:
+		return k, nil
+	}
+	return "", fmt.Errorf("%w: key type %q: there are rsa2048, rsa3072, rsa4096, p256, p384", ErrUnsupported, s)
+}
+
+// parameters are a key type's TPMT_PUBLIC_PARMS, all schemes TPM_ALG_NULL so that they are chosen at use.
+func (k KeyType) parameters() (tpm2.TPMIAlgPublic, tpm2.TPMUPublicParms, error) {
+	switch k {
+	case RSA2048:
+		return tpm2.TPMAlgRSA, rsaParameters(2048), nil
+	case RSA3072:
+		return tpm2.TPMAlgRSA, rsaParameters(3072), nil
+	case RSA4096:
+		return tpm2.TPMAlgRSA, rsaParameters(4096), nil
+	case P256:
+		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP256), nil
+	case P384:
+		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP384), nil
+	}
+	return 0, tpm2.TPMUPublicParms{}, fmt.Errorf("%w: key type %q", ErrUnsupported, string(k))
+}
+
+func rsaParameters(bits tpm2.TPMKeyBits) tpm2.TPMUPublicParms {
+	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{
+		Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
+		Scheme:    tpm2.TPMTRSAScheme{Scheme: tpm2.TPMAlgNull},
+		KeyBits:   bits,
+	})
+}
+
+func eccParameters(curve tpm2.TPMECCCurve) tpm2.TPMUPublicParms {
+	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
+		Scheme:    tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgNull},
+		CurveID:   curve,
+		KDF:       tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull},
+	})
+}
+
+// Use says what a key may do.
+type Use struct{ Sign, Decrypt bool }
+
+// Template says what key to make.
+type Template struct {
+	Type KeyType
+	Use  Use
+	// AuthPolicy is a policy digest (SHA-256), empty for none. With one, userWithAuth is clear and adminWithPolicy set.
+	AuthPolicy []byte
+	// DictionaryAttack puts the key under the TPM's lockout logic (noDA clear): for auth values people choose.
+	DictionaryAttack bool
+}
+
+// MaxAuthValue is the most an authValue holds, in bytes: a digest of the object's nameAlg.
+const MaxAuthValue = sha256.Size
+
+// check refuses what no TPM would make as it was meant.
+func (tmpl Template) check(authValue *secret.Bytes) error {
+	if n := len(tmpl.AuthPolicy); n != 0 && n != sha256.Size {
+		return fmt.Errorf("%w: a policy digest of %d bytes: it has %d", ErrUnsupported, n, sha256.Size)
+	}
+	if n := authValue.Len(); n > MaxAuthValue {
+		return fmt.Errorf("%w: an authValue of %d bytes: it has %d at most", ErrUnsupported, n, MaxAuthValue)
+	}
+	return nil
+}
+
+// attributes are those that follow from the template for every kind of object. With userWithAuth set a policy would be
+// decoration: the empty password would do.
+func (tmpl Template) attributes() tpm2.TPMAObject {
+	bound := len(tmpl.AuthPolicy) > 0
+	return tpm2.TPMAObject{
+		UserWithAuth:    !bound,
+		AdminWithPolicy: bound,
+		NoDA:            !tmpl.DictionaryAttack,
+	}
+}
+
+// keyArea is the public area of a key to be made.
+func (tmpl Template) keyArea(kind tpm2.TPMIAlgPublic, parms tpm2.TPMUPublicParms) (tpm2.TPMTPublic, error) {
+	if !tmpl.Use.Sign && !tmpl.Use.Decrypt {
+		return tpm2.TPMTPublic{}, fmt.Errorf("%w: a key that may neither sign nor decrypt", ErrWrongUse)
+	}
+	attrs := tmpl.attributes()
+	attrs.SignEncrypt = tmpl.Use.Sign
+	attrs.Decrypt = tmpl.Use.Decrypt
+	area := tpm2.TPMTPublic{
+		Type:             kind,
+		NameAlg:          tpm2.TPMAlgSHA256,
+		ObjectAttributes: attrs,
+		AuthPolicy:       tpm2.TPM2BDigest{Buffer: tmpl.AuthPolicy},
+		Parameters:       parms,
+		Unique:           tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
+	}
+	if kind == tpm2.TPMAlgRSA {
+		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
+	}
+	return area, nil
+}
