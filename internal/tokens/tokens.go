@@ -1,0 +1,98 @@
+// Package tokens opens what a configuration describes: a TPM for each address, a token for each store, and the log.
+package tokens
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
+)
+
+// Set is a configuration's tokens, in its order. Nothing touches a TPM before it is used.
+type Set struct {
+	Config config.Config
+	Tokens []*keystore.Token
+	Logger *slog.Logger
+
+	tpms       []*provider.TPM
+	ownerAuths []*secret.Bytes
+}
+
+// Open opens a configuration's tokens. Tokens with one TPM address share one *provider.TPM.
+//
+// An owner_auth_file that this process may not read is passed over: only making and removing persistent keys needs it, and
+// that fails with provider.ErrHierarchyAuth then.
+func Open(c config.Config) (*Set, error) {
+	s := &Set{Config: c, Logger: newLogger(c.Log, c.Debug)}
+	tpms := make(map[string]*provider.TPM)
+	for _, t := range c.Tokens {
+		tpm, ok := tpms[t.TPM]
+		if !ok {
+			var err error
+			if tpm, err = s.openTPM(t.TPM); err != nil {
+				return nil, errors.Join(s.errorf(t.Line, "%w", err), s.Close())
+			}
+			tpms[t.TPM] = tpm
+		}
+		token, err := keystore.Open(keystore.Options{Dir: t.Store, TPM: tpm, Logger: s.Logger})
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.Tokens = append(s.Tokens, token)
+	}
+	return s, nil
+}
+
+func (s *Set) openTPM(address string) (*provider.TPM, error) {
+	dialer, err := transport.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	options := []provider.Option{provider.WithLogger(s.Logger), provider.WithVerify(provider.Verify(s.Config.Verify))}
+	// Tokens of one TPM that name a file name the same one.
+	for _, t := range s.Config.Tokens {
+		if t.TPM != address || t.OwnerAuthFile == "" {
+			continue
+		}
+		auth, err := readOwnerAuth(t.OwnerAuthFile, s.Logger)
+		if err != nil {
+			return nil, err
+		}
+		s.ownerAuths = append(s.ownerAuths, auth)
+		options = append(options, provider.WithOwnerAuth(auth))
+		break
+	}
+	tpm := provider.New(dialer, options...)
+	s.tpms = append(s.tpms, tpm)
+	return tpm, nil
+}
+
+// Close logs every token out and closes the TPMs. The Set is of no use afterwards; closing it again does nothing.
+func (s *Set) Close() error {
+	var failed []error
+	for _, t := range s.Tokens {
+		t.Logout()
+	}
+	for _, t := range s.tpms {
+		failed = append(failed, t.Close())
+	}
+	for _, a := range s.ownerAuths {
+		a.Wipe()
+	}
+	s.Tokens, s.tpms, s.ownerAuths = nil, nil, nil
+	return errors.Join(failed...)
+}
+
+// errorf is an error about a line of the configuration; without a file it stands alone.
+func (s *Set) errorf(line int, format string, arguments ...any) error {
+	err := fmt.Errorf(format, arguments...)
+	if s.Config.Path == "" {
+		return err
+	}
+	return &config.Error{Path: s.Config.Path, Line: line, Err: err}
+}

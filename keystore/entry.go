@@ -1,0 +1,135 @@
+package keystore
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// Entry is a key of the store as read from disk. Its Object is ready for package provider. Immutable by its users.
+type Entry struct {
+	ID           string // file stem, 32 hex digits; for a PEM somebody dropped in, its stem
+	Label        string
+	CKAID        []byte // SHA-1 of the public key bits by default
+	Object       provider.Object
+	Policy       policy.Policy
+	PolicyErr    error // why the key's policy is not known, wraps ErrPolicyUnknown; nil when it is known or there is none
+	OwnPIN       bool  // the key has an authValue of its own (PEM without emptyAuth in a token without that secret counts too)
+	EmptyAuth    bool  // the key's authValue is empty
+	State        State
+	Created      time.Time
+	Certificates []*x509.Certificate // leaf first; only a chain whose leaf has the key's public key
+}
+
+// Linked tells a key that is in the TPM alone: the store has no wrapped form of it.
+func (e Entry) Linked() bool { return len(e.Object.Private) == 0 }
+
+// PolicyIgnored tells a key whose policy is decoration: it has one, and its authValue opens it all the same (userWithAuth
+// is set).
+func (e Entry) PolicyIgnored() bool {
+	return len(e.Object.Public.AuthPolicy()) > 0 && e.Object.Public.Attributes().UserWithAuth
+}
+
+// String names the key for people.
+func (e Entry) String() string {
+	if e.Object.Handle != 0 {
+		return fmt.Sprintf("%q (%s, 0x%08x)", e.Label, e.ID, uint32(e.Object.Handle))
+	}
+	return fmt.Sprintf("%q (%s)", e.Label, e.ID)
+}
+
+// Query finds keys. Empty fields match all.
+type Query struct {
+	Label  string
+	CKAID  []byte
+	Handle provider.Handle
+	Name   provider.Name
+}
+
+func (q Query) matches(e Entry) bool {
+	return (q.Label == "" || q.Label == e.Label) &&
+		(len(q.CKAID) == 0 || bytes.Equal(q.CKAID, e.CKAID)) &&
+		(q.Handle == 0 || q.Handle == e.Object.Handle) &&
+		(len(q.Name) == 0 || bytes.Equal(q.Name, e.Object.Public.Name()))
+}
+
+func (q Query) String() string {
+	var parts []byte
+	add := func(format string, args ...any) {
+		if len(parts) > 0 {
+			parts = append(parts, ", "...)
+		}
+		parts = fmt.Appendf(parts, format, args...)
+	}
+	if q.Label != "" {
+		add("label %q", q.Label)
+	}
+	if len(q.CKAID) > 0 {
+		add("CKA_ID %x", q.CKAID)
+	}
+	if q.Handle != 0 {
+		add("handle 0x%08x", uint32(q.Handle))
+	}
+	if len(q.Name) > 0 {
+		add("name %x", []byte(q.Name))
+	}
+	if len(parts) == 0 {
+		return "any key"
+	}
+	return string(parts)
+}
+
+// defaultCKAID is the key identifier of RFC 5280, section 4.2.1.2, method 1: SHA-1 over the bits of the public key.
+func defaultCKAID(key crypto.PublicKey) ([]byte, error) {
+	var bits []byte
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		bits = x509.MarshalPKCS1PublicKey(key)
+	case *ecdsa.PublicKey:
+		point, err := key.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		bits = point
+	default:
+		return nil, fmt.Errorf("a public key of type %T", key)
+	}
+	sum := sha1.Sum(bits)
+	return sum[:], nil
+}
+
+// keyType names a public key's type.
+func keyType(key crypto.PublicKey) provider.KeyType {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return provider.KeyType(fmt.Sprintf("rsa%d", key.N.BitLen()))
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256():
+			return provider.P256
+		case elliptic.P384():
+			return provider.P384
+		}
+		return provider.KeyType(key.Curve.Params().Name)
+	}
+	return ""
+}
+
+// checkUsable refuses public areas that are not a key for signing or decrypting what its user pleases.
+func checkUsable(p provider.Public) error {
+	attributes := p.Attributes()
+	if p.IsStorageKey() || p.IsSealed() || attributes.Restricted || !attributes.SignEncrypt && !attributes.Decrypt {
+		return fmt.Errorf("%w: it is %s, not a key that signs or decrypts freely", ErrInvalid, p.Describe())
+	}
+	_, err := p.Key()
+	return err
+}

@@ -1,0 +1,195 @@
+package keystore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFile is the longest file of a store that is read, in bytes.
+const maxFile = 256 << 10
+
+// settle is how old a file's last change must be for its stamp to tell it from every later version: file systems stamp
+// with a clock that ticks every few milliseconds, and reuse inodes.
+const settle = 100 * time.Millisecond
+
+// folder is a store's folder, by its path: it may come and go.
+type folder string
+
+// dir is a folder that is open for reading.
+type dir struct {
+	fd   int
+	path string
+}
+
+// stamp tells versions of a file apart. The zero stamp is that of an absent file.
+type stamp struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime int64
+	settled      bool // at the time of looking, the last change was old enough
+}
+
+func (s stamp) exists() bool { return s.ino != 0 }
+
+// same tells whether a file that was read when it had stamp s is unchanged now that it has stamp now.
+func (s stamp) same(now stamp) bool {
+	if !s.exists() || !now.exists() {
+		return s.exists() == now.exists()
+	}
+	return s.settled && s.dev == now.dev && s.ino == now.ino && s.size == now.size && s.mtime == now.mtime && s.ctime == now.ctime
+}
+
+func stampOf(st *unix.Stat_t) stamp {
+	return stamp{
+		dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+		settled: time.Since(time.Unix(st.Ctim.Unix())) > settle,
+	}
+}
+
+// open opens the folder and refuses one that somebody other than root and this user can change. fs.ErrNotExist when there
+// is none.
+func (f folder) open() (*dir, error) {
+	var fd int
+	err := uninterrupted(func() (err error) {
+		fd, err = unix.Open(string(f), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open store", Path: string(f), Err: err}
+	}
+	d := &dir{fd: fd, path: string(f)}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		d.close()
+		return nil, &fs.PathError{Op: "stat store", Path: string(f), Err: err}
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		d.close()
+		return nil, fmt.Errorf("%w: %s belongs to user %d: let root or user %d own it", ErrUnsafe, f, st.Uid, os.Geteuid())
+	}
+	if st.Mode&0o022 != 0 {
+		d.close()
+		return nil, fmt.Errorf("%w: %s has mode %04o: chmod go-w %s", ErrUnsafe, f, st.Mode&0o7777, f)
+	}
+	return d, nil
+}
+
+// create makes the folder, for its owner alone, if it is not there.
+func (f folder) create() error {
+	if err := os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil {
+		return writeError("making the store's folder", err)
+	}
+	if err := os.Mkdir(string(f), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return writeError("making the store's folder", err)
+	}
+	return nil
+}
+
+// writable tells whether this process may write the folder, or make it.
+func (f folder) writable() bool {
+	path := string(f)
+	for {
+		err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+			return err == nil
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func (d *dir) close() { unix.Close(d.fd) }
+
+// names lists the folder. It reads with a buffer for some thousand names, since a list that is put together from several
+// readings can miss a file that is being replaced in between.
+func (d *dir) names() ([]string, error) {
+	if _, err := unix.Seek(d.fd, 0, unix.SEEK_SET); err != nil {
+		return nil, &fs.PathError{Op: "list store", Path: d.path, Err: err}
+	}
+	var names []string
+	buffer := make([]byte, 256<<10)
+	for {
+		var n int
+		err := uninterrupted(func() (err error) {
+			n, err = unix.ReadDirent(d.fd, buffer)
+			return err
+		})
+		if err != nil {
+			return nil, &fs.PathError{Op: "list store", Path: d.path, Err: err}
+		}
+		if n <= 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
+	}
+}
+
+// stat gives a file's stamp, the zero one when there is no such file.
+func (d *dir) stat(name string) stamp {
+	var st unix.Stat_t
+	err := uninterrupted(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil {
+		return stamp{}
+	}
+	return stampOf(&st)
+}
+
+// read reads a file with the stamp it had then. fs.ErrNotExist when there is none; symbolic links and whatever is not a
+// regular file are refused.
+func (d *dir) read(name string) ([]byte, stamp, error) {
+	fail := func(op string, err error) ([]byte, stamp, error) {
+		return nil, stamp{}, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
+	}
+	var fd int
+	err := uninterrupted(func() (err error) {
+		// O_NONBLOCK: a FIFO must not keep the reader waiting.
+		fd, err = unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if errors.Is(err, unix.ELOOP) {
+		return fail("open", fmt.Errorf("%w: it is a symbolic link", ErrCorrupt))
+	}
+	if err != nil {
+		return fail("open", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail("stat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fail("open", fmt.Errorf("%w: it is not a regular file", ErrCorrupt))
+	}
+	if st.Size > maxFile {
+		return fail("read", fmt.Errorf("%w: it has %d bytes", ErrCorrupt, st.Size))
+	}
+	content := make([]byte, 0, st.Size+1)
+	for len(content) < cap(content) {
+		var n int
+		err := uninterrupted(func() (err error) {
+			n, err = unix.Read(fd, content[len(content):cap(content)])
+			return err
+		})
+		if err != nil {
+			return fail("read", err)
+		}
+		if n == 0 {
+			return content, stampOf(&st), nil
+		}
+		content = content[:len(content)+n]
+	}
+	return fail("read", fmt.Errorf("%w: it grew while it was read", ErrCorrupt))
+}
+
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package keystore
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// scanner reads a store's keys and remembers what it read, file by file, as long as a file's stamp is the same.
+type scanner struct {
+	folder folder
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	known  map[string]known
+	warned map[string]string // by file: the problem that the log has already
+}
+
+type known struct {
+	record record
+	files  files
+}
+
+// scan gives all records, by ID. A folder that does not exist has none.
+func (s *scanner) scan() ([]record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.folder.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		s.known = nil
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	names, err := d.names()
+	if err != nil {
+		return nil, err
+	}
+	ids, present := stems(names)
+	fresh := make(map[string]known, len(ids))
+	records := make([]record, 0, len(ids))
+	for _, id := range ids {
+		k := s.look(d, id, present)
+		fresh[id] = k
+		records = append(records, k.record)
+	}
+	s.known = fresh
+	s.warn(records)
+	return records, nil
+}
+
+// look gives what is known of a key, after reading its files if they are not as they were.
+func (s *scanner) look(d *dir, id string, present map[string]bool) known {
+	stampOf := func(name string) stamp {
+		if !present[name] {
+			return stamp{}
+		}
+		return d.stat(name)
+	}
+	old, ok := s.known[id]
+	now := files{pem: stampOf(id + pemSuffix), side: stampOf(id + sidecarSuffix), cert: stampOf(id + certSuffix)}
+	// A file that could not be read has no stamp in old, and is tried again.
+	if ok && old.files.same(now) {
+		return old
+	}
+	var k known
+	k.record, k.files = readRecord(d, id)
+	return k
+}
+
+// stems are the IDs of the keys whose files are in a list of names, sorted, and these files.
+func stems(names []string) (ids []string, present map[string]bool) {
+	present = make(map[string]bool, len(names))
+	for _, name := range names {
+		for _, suffix := range []string{pemSuffix, sidecarSuffix, certSuffix} {
+			if id, found := strings.CutSuffix(name, suffix); found && checkID(id) == nil {
+				ids = append(ids, id)
+				present[name] = true
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), present
+}
+
+// checkID refuses what cannot be a key's file stem: hidden files, other folders, and the anchor's own.
+func checkID(id string) error {
+	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') || id+sidecarSuffix == anchorFile {
+		return fmt.Errorf("%w: %q is not a key's ID", ErrInvalid, id)
+	}
+	return nil
+}
+
+// warn logs problems that are new.
+func (s *scanner) warn(records []record) {
+	current := make(map[string]string)
+	for _, r := range records {
+		for _, p := range r.problems {
+			current[p.File] = p.Err.Error()
+			if s.warned[p.File] != p.Err.Error() {
+				s.log.Warn("a file of the store is not used", "store", string(s.folder), "file", p.File, "error", p.Err)
+			}
+		}
+	}
+	s.warned = current
+}
+
+// Keys reads all keys, sorted by label then ID. A file that cannot be understood is skipped with a warning in the log and
+// listed by Problems.
+func (t *Token) Keys() ([]Entry, error) {
+	records, err := t.scanner.scan()
+	if err != nil {
+		return nil, err
+	}
+	hasPIN := t.HasPIN()
+	var entries []Entry
+	for _, r := range records {
+		if r.listed {
+			entries = append(entries, r.finish(hasPIN))
+		}
+	}
+	slices.SortFunc(entries, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
+	})
+	return entries, nil
+}
+
+// finish adds what depends on the token: without a token's secret, an authValue is the key's own.
+func (r record) finish(hasPIN bool) Entry {
+	e := r.entry
+	if !hasPIN && !e.EmptyAuth {
+		e.OwnPIN = true
+	}
+	return e
+}
+
+// Problems are the store's files that Keys skips, for doctor.
+func (t *Token) Problems() ([]Problem, error) {
+	records, err := t.scanner.scan()
+	if err != nil {
+		return nil, err
+	}
+	var problems []Problem
+	for _, r := range records {
+		problems = append(problems, r.problems...)
+	}
+	return problems, nil
+}
+
+// Find gives the one key that answers to q: ErrNotFound, or ErrAmbiguous naming the candidates.
+func (t *Token) Find(q Query) (Entry, error) {
+	found, err := t.findAll(q)
+	switch {
+	case err != nil:
+		return Entry{}, err
+	case len(found) == 0:
+		return Entry{}, fmt.Errorf("%w in %s: %s", ErrNotFound, t.Dir(), q)
+	case len(found) == 1:
+		return found[0], nil
+	}
+	var names []string
+	for _, e := range found {
+		names = append(names, fmt.Sprintf("%s with CKA_ID %x", e, e.CKAID))
+	}
+	return Entry{}, fmt.Errorf("%w: %s: %s", ErrAmbiguous, q, strings.Join(names, "; "))
+}
+
+func (t *Token) findAll(q Query) ([]Entry, error) {
+	entries, err := t.Keys()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(entries, func(e Entry) bool { return !q.matches(e) }), nil
+}

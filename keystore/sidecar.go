@@ -1,0 +1,143 @@
+package keystore
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// State of a key's life.
+type State string
+
+// A key is ready unless it was interrupted on its way to or from a persistent handle. Pending and evicting keys can be
+// used as wrapped ones meanwhile.
+const (
+	Ready    State = "ready"
+	Pending  State = "pending"
+	Evicting State = "evicting" // on its way back to a wrapped key
+	Deleting State = "deleting"
+)
+
+// authKind says what a key's authValue is.
+type authKind string
+
+const (
+	authEmpty authKind = "empty"
+	authToken authKind = "token" // the token's secret
+	authOwn   authKind = "own"   // a PIN of the key's own
+)
+
+// Limits of what people choose, in bytes. A CKA_ID is 20 bytes by default.
+const (
+	maxLabel = 255
+	maxCKAID = 255
+)
+
+// sidecar is <id>.json: what is known of a key beside its PEM.
+type sidecar struct {
+	Version int           `json:"version"`
+	Name    hexText       `json:"name"`
+	Label   string        `json:"label"`
+	CKAID   hexText       `json:"cka_id"`
+	Handle  handleText    `json:"handle,omitzero"`
+	State   State         `json:"state"`
+	Auth    authKind      `json:"auth"`
+	Policy  policy.Policy `json:"policy,omitzero"` // with the PCR values, which the PEM does not have
+	Created time.Time     `json:"created"`
+	SRK     hexText       `json:"srk,omitempty"`    // Name of the SRK that the key was made under
+	Public  []byte        `json:"public,omitempty"` // TPMT_PUBLIC of a linked key, which has no PEM
+}
+
+func parseSidecar(text []byte) (sidecar, error) {
+	var s sidecar
+	if err := decodeStrict(text, &s); err != nil {
+		return sidecar{}, err
+	}
+	if err := s.validate(); err != nil {
+		return sidecar{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return s, nil
+}
+
+func (s sidecar) validate() error {
+	if len(s.Name) == 0 {
+		return fmt.Errorf("it has no name")
+	}
+	if err := checkLabel(s.Label); err != nil {
+		return err
+	}
+	if err := checkCKAID(s.CKAID); err != nil {
+		return err
+	}
+	switch s.Auth {
+	case authEmpty, authToken, authOwn:
+	default:
+		return fmt.Errorf("auth %q is unknown", s.Auth)
+	}
+	switch s.State {
+	case Ready, Pending, Deleting:
+	case Evicting:
+		if s.Handle == 0 {
+			return fmt.Errorf("it is evicting and has no handle")
+		}
+	default:
+		return fmt.Errorf("state %q is unknown", s.State)
+	}
+	if s.Public == nil {
+		return nil
+	}
+	public, err := provider.ParsePublic(s.Public)
+	if err != nil {
+		return fmt.Errorf("public: %w", err)
+	}
+	if !bytes.Equal(public.Name(), s.Name) {
+		return fmt.Errorf("its name is not that of its public area")
+	}
+	if s.Handle == 0 {
+		return fmt.Errorf("it is a linked key and has no handle")
+	}
+	return nil
+}
+
+func (s sidecar) encode() ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, fmt.Errorf("sidecar of %q: %w", s.Label, err)
+	}
+	return encodeJSON(s)
+}
+
+func checkLabel(label string) error {
+	switch {
+	case label == "":
+		return fmt.Errorf("%w: a key needs a label", ErrInvalid)
+	case len(label) > maxLabel:
+		return fmt.Errorf("%w: a label of %d bytes (at most %d)", ErrInvalid, len(label), maxLabel)
+	case !isPlainText(label):
+		return fmt.Errorf("%w: the label %q is not plain UTF-8 text", ErrInvalid, label)
+	}
+	return nil
+}
+
+func checkCKAID(id []byte) error {
+	if len(id) == 0 || len(id) > maxCKAID {
+		return fmt.Errorf("%w: a CKA_ID of %d bytes (1 to %d)", ErrInvalid, len(id), maxCKAID)
+	}
+	return nil
+}
+
+func isPlainText(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return false
+		}
+	}
+	return true
+}
