@@ -1,0 +1,75 @@
+package signer
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// The lengths of digests, in bytes, that are signed when no hash is named: SHA-224's to SHA-512's.
+const (
+	shortestDigest = 28
+	longestDigest  = 64
+)
+
+// planECDSA is an ECDSA signature (FIPS 186-5, section 6.4.1) in ASN.1 DER (RFC 3279, section 2.2.3).
+func planECDSA(l limits, public *ecdsa.PublicKey, digest []byte, h crypto.Hash) (action, error) {
+	if h != 0 {
+		if err := checkDigest(h, digest); err != nil {
+			return nil, err
+		}
+	} else if len(digest) < shortestDigest || len(digest) > longestDigest {
+		return nil, fmt.Errorf("%w: a digest has %d to %d bytes, not %d", ErrLength, shortestDigest, longestDigest, len(digest))
+	}
+	if l.scheme == tpm2.TPMAlgNull {
+		var err error
+		if h, digest, err = fitDigest(public, digest); err != nil {
+			return nil, err
+		}
+	} else if h == 0 {
+		h = l.hash
+		if err := checkDigest(h, digest); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.allowSign(tpm2.TPMAlgECDSA, h); err != nil {
+		return nil, err
+	}
+	sign := signInTPM(provider.ECDSA, h, digest)
+	return func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
+		rs, err := sign(ctx, t, o, a)
+		if err != nil {
+			return nil, err
+		}
+		half := len(rs) / 2
+		return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(rs[:half]), new(big.Int).SetBytes(rs[half:])})
+	}, nil
+}
+
+// fitDigest brings a digest to the length of the curve's order, which changes no
+// bit of what ECDSA signs (it takes the leftmost bits as a number), and names the
+// hash of that length. So a TPM that lacks SHA-512 signs SHA-512 digests.
+func fitDigest(public *ecdsa.PublicKey, digest []byte) (crypto.Hash, []byte, error) {
+	var h crypto.Hash
+	switch bits := public.Curve.Params().N.BitLen(); bits {
+	case 256:
+		h = crypto.SHA256
+	case 384:
+		h = crypto.SHA384
+	default:
+		return 0, nil, fmt.Errorf("%w: ECDSA over a curve of %d bits", ErrAlgorithm, bits)
+	}
+	if len(digest) >= h.Size() {
+		return h, digest[:h.Size()], nil
+	}
+	fitted := make([]byte, h.Size())
+	copy(fitted[len(fitted)-len(digest):], digest)
+	return h, fitted, nil
+}
