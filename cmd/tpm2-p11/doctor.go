@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// A finding's status.
+const (
+	statusOK   = "ok"
+	statusWarn = "warn"
+	statusFail = "fail"
+)
+
+// finding is what one check found.
+type finding struct {
+	Check  string `json:"check"`
+	Token  string `json:"token,omitempty"`
+	Status string `json:"status"` // ok, warn, fail
+	Detail string `json:"detail"`
+	Mend   string `json:"mend,omitempty"`
+}
+
+// doctor collects findings.
+type doctor struct {
+	a        *app
+	findings []finding
+}
+
+func doctorCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check configuration, TPM, store and keys",
+		Long: `doctor checks one thing after another and says how to mend what is wrong. It uses no key. It changes
+nothing, except that it finishes what an interrupted command left half done. It fails when a check fails.`,
+		Example: "  tpm2-p11 doctor\n  tpm2-p11 doctor --json",
+		Args:    exactly(),
+		RunE: a.verb(func(ctx context.Context, _ []string) error {
+			d := doctor{a: a}
+			d.examine(ctx)
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return d.print()
+		}),
+	}
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	d.ok("version", "%s", thisVersion().Version)
+	d.memory()
+	if _, err := d.a.open(); err != nil {
+		d.fail("configuration", err, "")
+		return
+	}
+	path := d.a.set.Config.Path
+	if path == "" {
+		path = "none, defaults are used"
+	}
+	d.ok("configuration", "%s", path)
+	selected, err := d.a.selected()
+	if err != nil {
+		d.fail("token", err, "there is: "+strings.Join(d.a.tokenLabels(), ", "))
+		return
+	}
+	for _, i := range selected {
+		t, first := d.a.set.Tokens[i], len(d.findings)
+		answers := d.tpm(ctx, t.TPM())
+		d.store(ctx, t, answers, len(d.a.set.Config.Tokens[i].Keys) > 0)
+		if len(d.a.set.Tokens) > 1 {
+			for f := range d.findings[first:] {
+				d.findings[first+f].Token = d.a.tokenLabels()[i]
+			}
+		}
+	}
+}
+
+// memory checks that secrets can be kept out of swap.
+func (d *doctor) memory() {
+	const enough = 64 << 10 // what secrets of one process take, with room to spare
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		d.fail("locked memory", err, "")
+		return
+	}
+	if limit.Cur < enough {
+		d.warn("locked memory", "raise the limit to 64 KiB or more: `ulimit -l 64`, LimitMEMLOCK= of a systemd unit", "only %d bytes may be locked: secrets may reach swap", limit.Cur)
+		return
+	}
+	d.ok("locked memory", "secrets stay out of swap")
+}
+
+func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, declares bool) {
+	if _, err := os.Stat(t.Dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.fail("store", err, "")
+		return
+	}
+	if !t.Initialized() {
+		mend := "run `tpm2-p11 init`"
+		if declares {
+			mend = "run `tpm2-p11 key ensure`, which makes what the configuration declares, or `tpm2-p11 init`"
+		}
+		d.fail("store", fmt.Errorf("%s: %w", t.Dir(), keystore.ErrNotInitialized), mend)
+		return
+	}
+	entries, err := t.Keys()
+	if err != nil {
+		d.fail("store", err, "")
+		return
+	}
+	if t.Writable() {
+		d.ok("store", "%s: token %q, %d keys", t.Dir(), t.Label(), len(entries))
+	} else {
+		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %d keys, not writable", t.Dir(), t.Label(), len(entries))
+	}
+	problems, err := t.Problems()
+	if err != nil {
+		d.fail("store", err, "")
+	}
+	for _, p := range problems {
+		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), "restore the file from a backup, or move it away")
+	}
+	if !tpmAnswers {
+		return
+	}
+	if d.srk(ctx, t) {
+		d.keys(ctx, t, entries)
+	}
+}
+
+func (d *doctor) add(f finding) { d.findings = append(d.findings, f) }
+
+func (d *doctor) ok(check, format string, args ...any) {
+	d.add(finding{Check: check, Status: statusOK, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (d *doctor) warn(check, mend, format string, args ...any) {
+	d.add(finding{Check: check, Status: statusWarn, Detail: fmt.Sprintf(format, args...), Mend: mend})
+}
+
+// fail records an error; without a mend of its own it gets the error's next step.
+func (d *doctor) fail(check string, err error, mend string) {
+	if mend == "" {
+		mend = nextStepFor(err)
+	}
+	d.add(finding{Check: check, Status: statusFail, Detail: err.Error(), Mend: mend})
+}
+
+func (d *doctor) print() error {
+	failed := false
+	for _, f := range d.findings {
+		failed = failed || f.Status == statusFail
+	}
+	err := d.a.print(struct {
+		OK     bool      `json:"ok"`
+		Checks []finding `json:"checks"`
+	}{!failed, d.findings}, d.text)
+	if err == nil && failed {
+		return errReported
+	}
+	return err
+}
+
+func (d *doctor) text(w io.Writer) {
+	colours := map[string]string{statusOK: green, statusWarn: yellow, statusFail: red}
+	for _, f := range d.findings {
+		check := f.Check
+		if f.Token != "" {
+			check = f.Token + ": " + check
+		}
+		// A detail of several lines would no longer be one line a check.
+		line := fmt.Sprintf("%s: %s", check, strings.ReplaceAll(f.Detail, "\n", "; "))
+		if f.Mend != "" {
+			line += " - " + f.Mend
+		}
+		fmt.Fprintf(w, "%s  %s\n", paint(w, colours[f.Status], fmt.Sprintf("%-4s", f.Status)), line)
+	}
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// tpm checks the device and what it says of itself. It tells whether the TPM answers.
+func (d *doctor) tpm(ctx context.Context, t *provider.TPM) bool {
+	if path, ok := strings.CutPrefix(t.String(), "device:"); ok {
+		if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
+			d.fail("device", fmt.Errorf("%s: %w", path, err), deviceMend(err))
+			return false
+		}
+		d.ok("device", "%s can be read and written", path)
+	}
+	p, err := t.Properties(ctx)
+	if err != nil {
+		d.fail("TPM", err, "")
+		return false
+	}
+	d.ok("TPM", "%s: %s %s, firmware %s, specification revision %s", t, p.Manufacturer, p.Vendor, p.Firmware, p.Revision)
+	d.banks(ctx, t)
+	switch {
+	case p.InLockout:
+		d.warn("lockout", "wait for it to end or run `tpm2-p11 lockout reset`", "the TPM is locked after %d wrong tries: no PIN is taken, keys without one work", p.LockoutCounter)
+	case p.LockoutCounter > 0:
+		d.warn("lockout", "nothing to do: one is forgotten every "+seconds(p.LockoutInterval).String(), "%d of %d wrong tries", p.LockoutCounter, p.MaxAuthFail)
+	default:
+		d.ok("lockout", "no wrong tries, %d are allowed", p.MaxAuthFail)
+	}
+	if p.PersistentAvailable == 0 {
+		d.warn("persistent objects", "remove what nobody needs (`tpm2-p11 handles`), or use --wrapped", "the TPM has no room for another one")
+	}
+	return true
+}
+
+func deviceMend(err error) string {
+	if errors.Is(err, unix.EACCES) {
+		return "run it as root, or join the group that may use the device (mostly tss)"
+	}
+	return "enable the TPM in the firmware or the virtual machine, or name another one by --tpm or in the configuration"
+}
+
+func (d *doctor) banks(ctx context.Context, t *provider.TPM) {
+	banks, err := t.Banks(ctx)
+	if err != nil {
+		d.fail("PCR banks", err, "")
+		return
+	}
+	for _, b := range banks {
+		if b.Hash == tpm2.TPMAlgSHA256 || b.Hash == tpm2.TPMAlgSHA384 {
+			d.ok("PCR banks", "%s", bankNames(banks))
+			return
+		}
+	}
+	d.warn("PCR banks", "activate the sha256 bank in the firmware, or by `tpm2_pcrallocate sha256:all` and a reboot", "neither sha256 nor sha384 is active: keys cannot be bound to PCRs safely")
+}
+
+// srk checks that the storage root key is the pinned one, by sealing a byte under it that is forgotten at once.
+func (d *doctor) srk(ctx context.Context, t *keystore.Token) bool {
+	probe := secret.New(1)
+	defer probe.Wipe()
+	if _, err := t.TPM().Seal(ctx, probe, provider.Template{}, nil); err != nil {
+		d.fail("storage root key", err, "")
+		return false
+	}
+	d.ok("storage root key", "it is the one this store was made with")
+	return true
+}
+
+func (d *doctor) keys(ctx context.Context, t *keystore.Token, entries []keystore.Entry) {
+	unfinished := 0
+	for _, e := range entries {
+		if e.State != keystore.Ready {
+			unfinished++
+		}
+	}
+	if unfinished > 0 {
+		if err := t.Recover(ctx); err != nil {
+			d.fail("unfinished keys", err, "")
+			return
+		}
+		d.ok("unfinished keys", "%d were left half done by an interrupted command, and are finished now", unfinished)
+		var err error
+		if entries, err = t.Keys(); err != nil {
+			d.fail("store", err, "")
+			return
+		}
+	}
+	for _, e := range entries {
+		if e.State == keystore.Ready {
+			d.key(ctx, t, e)
+		}
+	}
+}
+
+// key checks that a key could be used now, without using it.
+func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
+	check := fmt.Sprintf("key %q", e.Label)
+	if err := present(ctx, t.TPM(), e); err != nil {
+		mend := ""
+		if errors.Is(err, provider.ErrNoObject) {
+			mend = fmt.Sprintf("run `tpm2-p11 key delete %s`, and `tpm2-p11 key create %s` for a new one", e.Label, e.Label)
+			if !e.Linked() {
+				mend = fmt.Sprintf("run `tpm2-p11 key evict %s`, then `tpm2-p11 key persist %s`", e.Label, e.Label)
+			}
+		}
+		d.fail(check, err, mend)
+		return
+	}
+	if !e.Policy.IsZero() {
+		if err := e.Policy.Check(pcrReader(ctx, t.TPM())); err != nil {
+			d.fail(check, err, "boot what the key was bound to, or make a new key")
+			return
+		}
+	}
+	if e.PolicyErr != nil {
+		d.fail(check, e.PolicyErr, "make a new key, or import this one again with the --pcr it was made with")
+		return
+	}
+	if e.PolicyIgnored() {
+		d.warn(check, "make a new key with `tpm2-p11 key create --pcr …`", "its policy is not enforced: userWithAuth is set")
+		return
+	}
+	d.ok(check, "usable now%s", map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[pinKind(e)])
+}
+
+// present checks that the TPM has the key, or takes it.
+func present(ctx context.Context, t *provider.TPM, e keystore.Entry) error {
+	if e.Object.Handle == 0 {
+		return t.Load(ctx, e.Object)
+	}
+	public, err := t.ReadPublic(ctx, e.Object.Handle)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(public.Name(), e.Object.Public.Name()) {
+		return fmt.Errorf("another object is at %s: %s", formatHandle(e.Object.Handle), public.Describe())
+	}
+	return nil
+}

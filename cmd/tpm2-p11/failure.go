@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// hintedError is an error with what the user can do next.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+func withHint(err error, format string, args ...any) error {
+	return hintedError{err, fmt.Sprintf(format, args...)}
+}
+
+// errReported fails the command after the verb said itself what is wrong.
+var errReported = errors.New("reported already")
+
+// nextStep is what to do about an error that does not say so itself.
+var nextStep = []struct {
+	err  error
+	hint string
+}{
+	{keystore.ErrNotInitialized, "run `tpm2-p11 init` first"},
+	{keystore.ErrInitialized, "use it as it is, or begin another store with --store DIR"},
+	{keystore.ErrNotFound, "`tpm2-p11 key list` shows the keys"},
+	{keystore.ErrAmbiguous, "name the key by its CKA_ID, its handle or one of these URIs"},
+	{keystore.ErrExists, "`tpm2-p11 key list` shows the keys"},
+	{keystore.ErrReadOnly, "run it as the store's owner, or choose another store with --store DIR"},
+	{keystore.ErrUnsafe, "make the folder its owner's alone with `chmod 700`"},
+	{keystore.ErrLocked, "try again when the other command is done"},
+	{keystore.ErrLoginNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
+	{keystore.ErrKeyPINNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
+	{keystore.ErrConflict, "change the declaration, or delete the key by `tpm2-p11 key delete`"},
+	{keystore.ErrNewer, "update tpm2-p11"},
+	{keystore.ErrCorrupt, "`tpm2-p11 doctor` lists the store's problems"},
+	{keystore.ErrUnfinished, "run `tpm2-p11 doctor`"},
+	{keystore.ErrPolicyUnknown, "name its PCRs by --pcr; --force takes the key as it is, to be listed but not used"},
+	{keystore.ErrPolicyIgnored, "--force takes the key all the same"},
+	{policy.ErrUnmeasured, "--force binds to these PCRs all the same"},
+	{provider.ErrLockout, "wait for the TPM's recovery time (`tpm2-p11 lockout show`) or run `tpm2-p11 lockout reset`"},
+	{provider.ErrAuth, "each wrong try counts towards the TPM's lockout: `tpm2-p11 lockout show`"},
+	{provider.ErrHandleTaken, "`tpm2-p11 handles` shows what is where; without --handle the first free one is taken"},
+	{provider.ErrOtherObject, "`tpm2-p11 handles` shows what is where"},
+	{provider.ErrNoObject, "`tpm2-p11 handles` shows the persistent handles"},
+	{provider.ErrPolicy, "it works again once the PCRs have the approved values: `tpm2-p11 pcr read` shows them"},
+	{provider.ErrParentChanged, "the TPM was cleared or is another one: begin a new store with `tpm2-p11 init --force`, its wrapped keys are lost"},
+	{provider.ErrWrongTPM, "what is wrapped opens only in the TPM that it was wrapped for"},
+	{provider.ErrWrongUse, "`tpm2-p11 key show` says what a key may do"},
+	{provider.ErrDecrypt, "check that it was encrypted to this key, with OAEP and the same hash and label"},
+	{provider.ErrNoSpace, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
+	{provider.ErrBusy, "another program holds the TPM: use /dev/tpmrm0, which many can share, or try again"},
+	{provider.ErrHierarchyAuth, "set owner_auth_file in the configuration"},
+	{fs.ErrPermission, "run it as root, or join the group that may use the file (for /dev/tpmrm0 mostly tss)"},
+	{provider.ErrUnavailable, "check the address given by --tpm or the configuration; `tpm2-p11 doctor` tells more"},
+}
+
+func hintFor(cmd *cobra.Command, err error) string {
+	var h hintedError
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	if errors.As(err, new(usageError)) {
+		return fmt.Sprintf("`%s --help` shows how", cmd.CommandPath())
+	}
+	return nextStepFor(err)
+}
+
+// nextStepFor is what to do about an error without a hint of its own, "" where nobody knows or the error names a command itself.
+func nextStepFor(err error) string {
+	if strings.Contains(err.Error(), "`tpm2-p11 ") {
+		return ""
+	}
+	for _, s := range nextStep {
+		if errors.Is(err, s.err) {
+			return s.hint
+		}
+	}
+	return ""
+}
+
+// report says what went wrong and what to do next on standard error.
+func (a *app) report(cmd *cobra.Command, args []string, err error) {
+	if errors.Is(err, errReported) {
+		return
+	}
+	message := strings.ReplaceAll(err.Error(), "\n", "; ") // of joined errors
+	if errors.Is(err, context.Canceled) {
+		message = "interrupted"
+	}
+	hint := hintFor(cmd, err)
+	// A mistake in the flags may come before --json was read.
+	if a.global.json || slices.Contains(args, "--json") {
+		type failure struct {
+			Message string `json:"message"`
+			Hint    string `json:"hint,omitempty"`
+		}
+		line, err := json.Marshal(map[string]failure{"error": {message, hint}})
+		if err == nil {
+			fmt.Fprintf(a.err, "%s\n", line)
+		}
+		return
+	}
+	fmt.Fprintf(a.err, "%s %s\n", paint(a.err, red, "tpm2-p11:"), message)
+	if hint != "" {
+		fmt.Fprintf(a.err, "  %s\n", hint)
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// defaultLabel names a token that nobody named.
+const defaultLabel = "tpm2-p11"
+
+func initCommand(a *app) *cobra.Command {
+	var label, pinFile, soPINFile string
+	var noPIN, force bool
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make the store and find or make the TPM's storage root key",
+		Long: `init makes the store: one token, with a PIN or without one.
+
+The name of the TPM's storage root key is written down, and only that key is trusted from then on.
+With a PIN, the keys' secret is sealed in the TPM under it and under the security officer's PIN.
+Without one, whoever may use the TPM and read the store may use the keys, as far as their policies allow.`,
+		Example: `  tpm2-p11 init --no-pin
+  tpm2-p11 init --label web --pin-file pin --so-pin-file so-pin`,
+		Args: exactly(),
+		RunE: a.verb(func(ctx context.Context, _ []string) error {
+			if noPIN && (pinFile != "" || soPINFile != "") {
+				return usagef("--no-pin and a PIN file exclude each other")
+			}
+			t, index, err := a.tokenToInit(label)
+			if err != nil {
+				return err
+			}
+			o := keystore.InitOptions{Label: label, Force: force}
+			if o.Label == "" {
+				o.Label = a.set.Config.Tokens[index].Label
+			}
+			if o.Label == "" {
+				o.Label = defaultLabel
+			}
+			if t.Initialized() && !force {
+				return fmt.Errorf("%s: %w", t.Dir(), keystore.ErrInitialized)
+			}
+			if !noPIN {
+				if o.UserPIN, o.SOPIN, err = a.initPINs(ctx, pinFile, soPINFile); err != nil {
+					return err
+				}
+				defer o.UserPIN.Wipe()
+				defer o.SOPIN.Wipe()
+			}
+			if err := t.Init(ctx, o); err != nil {
+				return err
+			}
+			return a.printToken(t)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&label, "label", "", "the token's `LABEL`, at most 32 bytes (default: the configuration's, or "+defaultLabel+")")
+	f.StringVar(&pinFile, "pin-file", "", "`FILE` with the user's PIN, - for standard input")
+	f.StringVar(&soPINFile, "so-pin-file", "", "`FILE` with the security officer's PIN")
+	f.BoolVar(&noPIN, "no-pin", false, "make a token that needs no PIN")
+	f.BoolVar(&force, "force", false, "begin an initialised store anew; its keys that need the former PIN are lost")
+	return c
+}
+
+// tokenToInit is the token that --token selects, or the only one, or the one that label is meant for in the configuration.
+func (a *app) tokenToInit(label string) (*keystore.Token, int, error) {
+	set, err := a.open()
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(set.Tokens) == 1 {
+		label = ""
+	}
+	i, err := a.tokenIndex(label)
+	if err != nil {
+		return nil, 0, err
+	}
+	return set.Tokens[i], i, nil
+}
+
+// initPINs reads or asks for the two PINs; both nil when a person wants none.
+func (a *app) initPINs(ctx context.Context, pinFile, soPINFile string) (user, so *secret.Bytes, err error) {
+	if pinFile == "" {
+		if t, err := a.ask(); err == nil {
+			t.Close()
+		} else {
+			return nil, nil, withHint(usagef("with a PIN or without? There is no terminal to ask"),
+				"add --no-pin, or --pin-file FILE and --so-pin-file FILE")
+		}
+	}
+	user, err = a.newPIN(ctx, "--pin-file", pinFile, "the PIN of the new token (empty for none)")
+	if err != nil || user.Len() == 0 {
+		return nil, nil, err
+	}
+	so, err = a.newPIN(ctx, "--so-pin-file", soPINFile, "the security officer's PIN")
+	if err != nil {
+		user.Wipe()
+		return nil, nil, err
+	}
+	return user, so, nil
+}
+
+type tokenJSON struct {
+	Label  string `json:"label"`
+	Serial string `json:"serial"`
+	Store  string `json:"store"`
+	TPM    string `json:"tpm"`
+	PIN    bool   `json:"pin"`
+}
+
+func (a *app) printToken(t *keystore.Token) error {
+	answer := struct {
+		Token tokenJSON `json:"token"`
+	}{tokenJSON{t.Label(), t.Serial(), t.Dir(), t.TPM().String(), t.HasPIN()}}
+	return a.print(answer, func(w io.Writer) {
+		pin := "with a PIN"
+		if !t.HasPIN() {
+			pin = "without a PIN"
+		}
+		fmt.Fprintf(w, "token %q, %s, is ready in %s\n", t.Label(), pin, t.Dir())
+	})
+}

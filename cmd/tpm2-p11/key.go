@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
+
+func keyCommand(a *app) *cobra.Command {
+	return group("key", "Make, list and change keys",
+		keyCreateCommand(a), keyEnsureCommand(a), keyImportCommand(a), keyExportCommand(a), keyLinkCommand(a),
+		keyListCommand(a), keyShowCommand(a), keyDeleteCommand(a), keyPersistCommand(a), keyEvictCommand(a),
+		keyPublicCommand(a), keyCSRCommand(a), keySelfSignCommand(a), keyCertificateCommand(a),
+	)
+}
+
+// target is a key that a verb was told to use.
+type target struct {
+	token *keystore.Token
+	entry keystore.Entry
+	pin   pinSource
+}
+
+// pinSource says where a PIN comes from when one is needed.
+type pinSource struct{ flag, file string }
+
+func pinFlag(c *cobra.Command, p *pinSource) {
+	p.flag = "--pin-file"
+	c.Flags().StringVar(&p.file, "pin-file", "", "`FILE` with the PIN of the token, or of the key if it has its own; - for standard input")
+}
+
+// login opens the token with its user PIN.
+func (a *app) login(ctx context.Context, t *keystore.Token, p pinSource) error {
+	pin, err := a.pin(ctx, p.flag, p.file, "the PIN of token "+t.Label())
+	if err != nil {
+		return err
+	}
+	defer pin.Wipe()
+	return t.Login(ctx, keystore.User, pin)
+}
+
+// withLogin does something in a token and, if that takes the token's PIN, does it again after a login.
+func (a *app) withLogin(ctx context.Context, t *keystore.Token, p pinSource, do func() error) error {
+	err := do()
+	if !errors.Is(err, keystore.ErrLoginNeeded) {
+		return err
+	}
+	if err := a.login(ctx, t, p); err != nil {
+		return err
+	}
+	return do()
+}
+
+// use opens a key for private operations, asking for what it needs, and closes it after do.
+func (a *app) use(ctx context.Context, k target, do func(*signer.Key) error) error {
+	var own *secret.Bytes
+	if k.entry.OwnPIN {
+		var err error
+		if own, err = a.pin(ctx, k.pin.flag, k.pin.file, "the PIN of key "+k.entry.Label); err != nil {
+			return err
+		}
+		defer own.Wipe()
+	}
+	return a.withLogin(ctx, k.token, k.pin, func() error {
+		key, err := signer.ForEntry(k.token, k.entry, own)
+		if err != nil {
+			return err
+		}
+		return errors.Join(do(key), key.Close())
+	})
+}

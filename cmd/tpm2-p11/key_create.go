@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+func keyCreateCommand(a *app) *cobra.Command {
+	var s specFlags
+	var keyType string
+	c := &cobra.Command{
+		Use:   "create LABEL",
+		Short: "Make a key in the TPM",
+		Long: `create makes a key that is born in the TPM and never leaves it.
+
+The key gets a persistent handle, by default the first free one from 0x81000100 up, unless --wrapped keeps it out
+of the TPM's own memory. With --pcr it works only while those PCRs have the values they have now.`,
+		Example: `  tpm2-p11 key create web
+  tpm2-p11 key create web --type p256 --pcr sha256:0,1,2,7
+  tpm2-p11 key create mail --use decrypt --pin-file pin`,
+		Args: exactly("LABEL"),
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			spec, err := s.spec(args[0])
+			if err != nil {
+				return err
+			}
+			if spec.Type, err = provider.ParseKeyType(keyType); err != nil {
+				return usageError{err}
+			}
+			return a.addKey(ctx, &s, spec, func(t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
+				if ok, err := t.TPM().Supports(ctx, spec.Type); err != nil {
+					return keystore.Entry{}, err
+				} else if !ok {
+					return keystore.Entry{}, withHint(fmt.Errorf("the TPM makes no keys of type %s", spec.Type), "rsa2048 and p256 are in every TPM")
+				}
+				defer a.progress(ctx, "making a key of type "+string(spec.Type)+" in the TPM")()
+				return t.CreateKey(ctx, spec)
+			})
+		}),
+	}
+	c.Flags().StringVar(&keyType, "type", string(provider.RSA2048), "rsa2048, rsa3072, rsa4096, p256 or p384")
+	s.register(c)
+	choices(c, "type", string(provider.RSA2048), string(provider.RSA3072), string(provider.RSA4096), string(provider.P256), string(provider.P384))
+	return c
+}
+
+// specFlags are the flags that say what a new key shall be.
+type specFlags struct {
+	pin                   pinSource
+	id, use, handle       string
+	ownPINFile            string
+	pcrs                  []string
+	noPIN, wrapped, force bool
+}
+
+func (s *specFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	pinFlag(c, &s.pin)
+	f.StringVar(&s.id, "id", "", "CKA_ID in `HEX` (default: SHA-1 of the public key)")
+	f.StringVar(&s.use, "use", "sign", "sign, decrypt, or sign,decrypt")
+	f.StringVar(&s.handle, "handle", "", "persistent `HANDLE` (default: the first free one from 0x81000100 up)")
+	f.BoolVar(&s.wrapped, "wrapped", false, "do not make the key persistent: it is loaded at each use")
+	s.registerAccess(f)
+	choices(c, "use", "sign", "decrypt", "sign,decrypt")
+}
+
+// registerAccess registers what guards a key.
+func (s *specFlags) registerAccess(f *pflag.FlagSet) {
+	f.StringArrayVar(&s.pcrs, "pcr", nil, "bind the key to the current values of these `PCRS`, as sha256:0,1,2,7; may be repeated for other banks")
+	f.BoolVar(&s.noPIN, "no-pin", false, "in a token with a PIN: do not ask for it to use this key")
+	f.StringVar(&s.ownPINFile, "own-pin-file", "", "`FILE` with a PIN of the key's own, at most 32 bytes")
+	f.BoolVar(&s.force, "force", false, "bind even to PCRs that look as if nothing had measured into them")
+}
+
+// spec is what the flags say, without the key's own PIN.
+func (s *specFlags) spec(label string) (spec keystore.KeySpec, err error) {
+	if label == "" {
+		return spec, usagef("the label is empty")
+	}
+	spec = keystore.KeySpec{Label: label, NoPIN: s.noPIN, Force: s.force, Wrapped: s.wrapped}
+	if s.id != "" {
+		if spec.CKAID, err = hex.DecodeString(s.id); err != nil {
+			return spec, usagef("--id %s: not hex digits in pairs", s.id)
+		}
+	}
+	if s.use != "" {
+		if spec.Use, err = parseUse(s.use); err != nil {
+			return spec, err
+		}
+	}
+	if s.handle != "" {
+		if spec.Handle, err = parseHandle(s.handle); err != nil {
+			return spec, err
+		}
+		if s.wrapped {
+			return spec, usagef("--handle and --wrapped exclude each other")
+		}
+	}
+	if s.noPIN && s.ownPINFile != "" {
+		return spec, usagef("--no-pin and --own-pin-file exclude each other")
+	}
+	spec.Policy, err = parsePCRs(s.pcrs)
+	return spec, err
+}
+
+// parsePCRs makes a policy of --pcr flags, its values still to be resolved.
+func parsePCRs(selections []string) (policy.Policy, error) {
+	var p policy.Policy
+	for _, s := range selections {
+		pcr, err := policy.ParsePCR(s)
+		if err != nil {
+			return p, usageError{err}
+		}
+		p = p.And(pcr)
+	}
+	return p, nil
+}
+
+// addKey selects the token, reads the key's own PIN, adds the key, logging in if need be, and prints it.
+func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, add func(*keystore.Token, keystore.KeySpec) (keystore.Entry, error)) error {
+	t, err := a.initialized()
+	if err != nil {
+		return err
+	}
+	if s.ownPINFile != "" {
+		if spec.OwnPIN, err = a.readPIN("--own-pin-file", s.ownPINFile); err != nil {
+			return err
+		}
+		defer spec.OwnPIN.Wipe()
+	}
+	_, err = t.Find(keystore.Query{Label: spec.Label})
+	taken := !errors.Is(err, keystore.ErrNotFound)
+	var e keystore.Entry
+	err = a.withLogin(ctx, t, s.pin, func() error {
+		var err error
+		e, err = add(t, spec)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if taken {
+		a.note("another key is called %q: name this one by its CKA_ID %x or its URI", spec.Label, e.CKAID)
+	}
+	if len(s.pcrs) > 0 {
+		a.note("an update of firmware, boot loader or kernel changes PCRs, and the key refuses to work then: plan how to replace it")
+	}
+	return a.printKey(t, e)
+}
+
+// printKey prints one key in a line.
+func (a *app) printKey(t *keystore.Token, e keystore.Entry) error {
+	k := describe(t, e)
+	return a.print(struct {
+		Key keyJSON `json:"key"`
+	}{k}, func(w io.Writer) {
+		where := "wrapped in the store"
+		if k.Handle != "" {
+			where = "at " + k.Handle
+		}
+		fmt.Fprintf(w, "key %q: %s for %s, %s\n", k.Label, k.Type, strings.Join(k.Use, " and "), where)
+	})
+}
+
+// choices completes a flag from a fixed list.
+func choices(c *cobra.Command, flag string, values ...string) {
+	cobra.CheckErr(c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+}

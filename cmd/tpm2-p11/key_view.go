@@ -1,0 +1,125 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// keyJSON is a key as --json shows it. Its names are stable.
+type keyJSON struct {
+	Label       string         `json:"label"`
+	CKAID       string         `json:"cka_id"`
+	URI         string         `json:"uri"`
+	Type        string         `json:"type"`
+	Use         []string       `json:"use"`
+	Handle      string         `json:"handle,omitempty"`
+	Name        string         `json:"name"`
+	State       string         `json:"state"`
+	PIN         string         `json:"pin"` // none, token, own
+	Policy      *policy.Policy `json:"policy,omitempty"`
+	Enforced    bool           `json:"policy_enforced"`
+	Certificate string         `json:"certificate,omitempty"` // the leaf's subject
+	Created     *time.Time     `json:"created,omitempty"`
+	File        string         `json:"file"`
+}
+
+func describe(t *keystore.Token, e keystore.Entry) keyJSON {
+	attributes := e.Object.Public.Attributes()
+	k := keyJSON{
+		Label:  e.Label,
+		CKAID:  hex.EncodeToString(e.CKAID),
+		URI:    keyURI(t, e),
+		Type:   typeName(e.Object.Public),
+		Use:    []string{},
+		Handle: formatHandle(e.Object.Handle),
+		Name:   hex.EncodeToString(e.Object.Public.Name()),
+		State:  string(e.State),
+		PIN:    pinKind(e),
+		File:   e.ID,
+	}
+	if attributes.SignEncrypt {
+		k.Use = append(k.Use, "sign")
+	}
+	if attributes.Decrypt {
+		k.Use = append(k.Use, "decrypt")
+	}
+	if !e.Policy.IsZero() {
+		k.Policy = &e.Policy
+	}
+	k.Enforced = len(e.Object.Public.AuthPolicy()) > 0 && !attributes.UserWithAuth
+	if len(e.Certificates) > 0 {
+		k.Certificate = e.Certificates[0].Subject.String()
+	}
+	if !e.Created.IsZero() {
+		k.Created = &e.Created
+	}
+	return k
+}
+
+// pinKind says whose PIN a key takes.
+func pinKind(e keystore.Entry) string {
+	public := e.Object.Public
+	switch {
+	case e.EmptyAuth, !public.Attributes().UserWithAuth && len(public.AuthPolicy()) > 0 && !e.Policy.NeedsPIN():
+		return "none"
+	case e.OwnPIN:
+		return "own"
+	default:
+		return "token"
+	}
+}
+
+// typeName is the key's type as --type takes it.
+func typeName(p provider.Public) string {
+	key, err := p.Key()
+	if err != nil {
+		return p.Describe()
+	}
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return "rsa" + strconv.Itoa(key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return strings.ToLower(strings.ReplaceAll(key.Curve.Params().Name, "-", ""))
+	}
+	return p.Describe()
+}
+
+// policySummary is a policy in a table's cell.
+func policySummary(e keystore.Entry) string {
+	public := e.Object.Public
+	if len(public.AuthPolicy()) == 0 {
+		return "-"
+	}
+	summary := "unknown"
+	if !e.Policy.IsZero() {
+		var parts []string
+		for _, pcr := range e.Policy.PCRs() {
+			parts = append(parts, selection(pcr))
+		}
+		if e.Policy.NeedsPIN() {
+			parts = append(parts, "pin")
+		}
+		summary = strings.Join(parts, " + ")
+	}
+	if public.Attributes().UserWithAuth {
+		summary += " (not enforced)"
+	}
+	return summary
+}
+
+// selection is the PCRs of a policy without their values: "sha256:0,1,2,7".
+func selection(p policy.PCR) string {
+	var indices []string
+	for _, i := range p.Indices() {
+		indices = append(indices, strconv.FormatUint(uint64(i), 10))
+	}
+	return policy.BankName(p.Bank) + ":" + strings.Join(indices, ",")
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// readTools reads the two files of a wrapped object as tpm2-tools writes them.
+func (a *app) readTools(public, private string) (o provider.Object, err error) {
+	const hint = "--public takes what `tpm2_create -u` wrote, --private what `tpm2_create -r` wrote"
+	b, err := a.read("--public", public, math.MaxUint16+2)
+	if err != nil {
+		return o, err
+	}
+	if o.Public, err = tss2.DecodePublic(b); err != nil {
+		return o, withHint(fmt.Errorf("%s: %w", inputName(public), err), hint)
+	}
+	if b, err = a.read("--private", private, math.MaxUint16+2); err != nil {
+		return o, err
+	}
+	if o.Private, err = tss2.DecodePrivate(b); err != nil {
+		return o, withHint(fmt.Errorf("%s: %w", inputName(private), err), hint)
+	}
+	return o, nil
+}
+
+// writeTools writes stem.pub and stem.priv as tpm2-tools reads them.
+func writeTools(stem string, o provider.Object) (files []string, err error) {
+	files = []string{stem + ".pub", stem + ".priv"}
+	if err := writeFile(files[0], tss2.EncodePublic(o.Public), 0o644); err != nil {
+		return nil, err
+	}
+	return files, writeFile(files[1], tss2.EncodePrivate(o.Private), 0o600)
+}
