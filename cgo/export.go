@@ -1,0 +1,46 @@
+// Command cgo is the PKCS #11 module, tpm2-p11.so: Cryptoki's C functions, and nothing else.
+//
+// The C files turn a call into bytes and bytes into the caller's memory; the
+// one function here hands them to package p11. This is the only folder with
+// C in it; it never interprets a call.
+package main
+
+// #cgo CFLAGS: -O2 -Wall -Wextra -Werror -fvisibility=hidden -fstack-protector-strong -D_GNU_SOURCE
+// #cgo LDFLAGS: -Wl,-z,relro,-z,now -pthread
+// #include <stdlib.h>
+import "C"
+
+import (
+	"unsafe"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/p11"
+)
+
+// module is the process's one Cryptoki library. Making it reads and opens nothing; C_Initialize does.
+var module = p11.New(func() (*tokens.Set, error) {
+	c, err := config.Load("")
+	if err != nil {
+		return nil, err
+	}
+	return tokens.Open(c)
+})
+
+// tpm2p11Dispatch carries one request in and its response out, which is NULL if there is no memory for it.
+//
+//export tpm2p11Dispatch
+func tpm2p11Dispatch(request unsafe.Pointer, length C.size_t, response *unsafe.Pointer, responseLength *C.size_t) {
+	// Copied, so that nothing in Go can keep the caller's memory; Dispatch wipes the copy.
+	answer := module.Dispatch(C.GoBytes(request, C.int(length)))
+	defer clear(answer)
+	// Unlike C.malloc, calloc may fail without ending the process.
+	memory := C.calloc(1, C.size_t(len(answer)))
+	if memory == nil {
+		return
+	}
+	copy(unsafe.Slice((*byte)(memory), len(answer)), answer)
+	*response, *responseLength = memory, C.size_t(len(answer))
+}
+
+func main() {}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/boundary"
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+)
+
+// cFunctionsHeader is cgo/functions_gen.h: prototypes and the function list.
+func cFunctionsHeader() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "/* %s */\n#ifndef FUNCTIONS_GEN_H\n#define FUNCTIONS_GEN_H\n\n", notice)
+	b.WriteString("typedef struct CK_FUNCTION_LIST CK_FUNCTION_LIST, *CK_FUNCTION_LIST_PTR, **CK_FUNCTION_LIST_PTR_PTR;\n\n")
+	b.WriteString("#pragma GCC visibility push(default)\n")
+	for _, f := range boundary.Functions {
+		fmt.Fprintf(&b, "CK_RV %s(%s);\n", f.Name, cParams(f))
+	}
+	b.WriteString("#pragma GCC visibility pop\n\nstruct CK_FUNCTION_LIST {\n\tCK_VERSION version;\n")
+	for _, f := range boundary.Functions {
+		if f.Since == boundary.V2_40 {
+			fmt.Fprintf(&b, "\tCK_RV (*%s)(%s);\n", f.Name, cParams(f))
+		}
+	}
+	b.WriteString("};\n\n#endif\n")
+	return b.String()
+}
+
+// cMessagesHeader is cgo/messages_gen.h: the functions' numbers and the limits.
+func cMessagesHeader() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "/* %s */\n#ifndef MESSAGES_GEN_H\n#define MESSAGES_GEN_H\n\n", notice)
+	fmt.Fprintf(&b, "#define MAX_MESSAGE %dUL /* bytes */\n#define PART_SIZE %dUL /* bytes */\n#define MAX_FOUND %dUL /* handles */\n\nenum function_number {\n",
+		wire.MaxMessage, boundary.PartSize, boundary.MaxFound)
+	for _, f := range boundary.Functions {
+		if f.Dispatched() {
+			fmt.Fprintf(&b, "\tCALL_%s = %d,\n", f.Name, f.Number)
+		}
+	}
+	b.WriteString("};\n\n#endif\n")
+	return b.String()
+}
+
+// cFunctionList is cgo/functionlist_gen.c.
+func cFunctionList() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "/* %s */\n#include \"boundary.h\"\n\nconst CK_FUNCTION_LIST function_list = {\n\t.version = {2, 40},\n", notice)
+	for _, f := range boundary.Functions {
+		if f.Since == boundary.V2_40 {
+			fmt.Fprintf(&b, "\t.%s = %[1]s,\n", f.Name)
+		}
+	}
+	b.WriteString("};\n")
+	return b.String()
+}
+
+// exportsMap is cgo/exports.map, the linker's version script.
+func exportsMap() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s\n{\nglobal:\n", notice)
+	for _, f := range boundary.Functions {
+		fmt.Fprintf(&b, "\t%s;\n", f.Name)
+	}
+	b.WriteString("local:\n\t*;\n};\n")
+	return b.String()
+}
+
+// cParameterLayouts is cgo/mechanisms_gen.c.
+func cParameterLayouts() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "/* %s */\n#include \"call.h\"\n", notice)
+	for _, p := range boundary.Parameters {
+		fmt.Fprintf(&b, "\nstatic const struct parameter_field %s_fields[] = {\n", p.Name)
+		for _, f := range p.Fields {
+			if f.Length == "" {
+				fmt.Fprintf(&b, "\t{FIELD_ULONG, offsetof(%s, %s), 0},\n", p.Name, f.C)
+			} else {
+				fmt.Fprintf(&b, "\t{FIELD_BUFFER, offsetof(%s, %s), offsetof(%[1]s, %[3]s)},\n", p.Name, f.C, f.Length)
+			}
+		}
+		fmt.Fprintf(&b, "};\n\nstatic const struct parameter_layout %s_layout = {\n\tsizeof(%[1]s), %[2]d, %[1]s_fields,\n};\n", p.Name, len(p.Fields))
+	}
+	b.WriteString("\nconst struct parameter_layout *parameter_layout(CK_MECHANISM_TYPE mechanism)\n{\n\tswitch (mechanism) {\n")
+	for _, p := range boundary.Parameters {
+		for _, m := range p.Mechanisms {
+			fmt.Fprintf(&b, "\tcase %s:\n", m)
+		}
+		fmt.Fprintf(&b, "\t\treturn &%s_layout;\n", p.Name)
+	}
+	b.WriteString("\t}\n\treturn NULL;\n}\n")
+	return b.String()
+}
+
+// cParams are a function's parameters as C declares them.
+func cParams(f boundary.Function) string {
+	var params []string
+	for _, a := range f.Args {
+		params = append(params, a.C+" "+a.Params[0])
+		switch a.Kind {
+		case boundary.Bytes, boundary.Template, boundary.Query, boundary.OutExact:
+			params = append(params, "CK_ULONG "+a.Params[1])
+		case boundary.OutBuffer, boundary.OutList:
+			params = append(params, "CK_ULONG_PTR "+a.Params[1])
+		case boundary.OutFound:
+			params = append(params, "CK_ULONG "+a.Params[1], "CK_ULONG_PTR "+a.Params[2])
+		}
+	}
+	return strings.Join(params, ", ")
+}

@@ -1,0 +1,123 @@
+package p11
+
+import (
+	"crypto/sha1"
+	"crypto/x509"
+	"encoding/asn1"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// certificateObject is certificate n of a key's chain. The leaf has its key's label and CKA_ID; the others have their common name and
+// the SHA-1 of their public key bits.
+func (k storedKey) certificateObject(n int) *object {
+	c := k.entry.Certificates[n]
+	label, id, category := k.entry.Label, k.entry.CKAID, CK_CERTIFICATE_CATEGORY_TOKEN_USER
+	if n > 0 {
+		label, id, category = c.Subject.CommonName, publicKeyID(c), CK_CERTIFICATE_CATEGORY_AUTHORITY
+	}
+	a := certificateAttributes(c, true, label, id, category)
+	handle, unique := tokenHandle(k.token.Serial(), CKO_CERTIFICATE, c.Raw)
+	a[CKA_UNIQUE_ID] = []byte(unique)
+	return &object{handle: handle, class: CKO_CERTIFICATE, attributes: a, entry: k.entry}
+}
+
+// certificateAttributes are those of an X.509 certificate (PKCS #11 v3.1, section 4.6.3).
+func certificateAttributes(c *x509.Certificate, token bool, label string, id []byte, category uint64) attributes {
+	a := common(CKO_CERTIFICATE, token, false, label, id)
+	digest := sha1.Sum(c.Raw)
+	serial, err := asn1.Marshal(c.SerialNumber)
+	if err != nil {
+		serial = []byte{} // asn1 marshals every integer
+	}
+	a[CKA_CERTIFICATE_TYPE] = ulong(CKC_X_509)
+	a[CKA_CERTIFICATE_CATEGORY] = ulong(category)
+	a[CKA_TRUSTED] = boolean(false)
+	a[CKA_VALUE] = c.Raw
+	a[CKA_SUBJECT] = c.RawSubject
+	a[CKA_ISSUER] = c.RawIssuer
+	a[CKA_SERIAL_NUMBER] = serial
+	a[CKA_CHECK_VALUE] = digest[:3]
+	a[CKA_PUBLIC_KEY_INFO] = c.RawSubjectPublicKeyInfo
+	a[CKA_NAME_HASH_ALGORITHM] = ulong(uint64(CKM_SHA_1))
+	a[CKA_JAVA_MIDP_SECURITY_DOMAIN] = ulong(0)
+	for _, empty := range []AttributeType{CKA_START_DATE, CKA_END_DATE, CKA_URL, CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_HASH_OF_ISSUER_PUBLIC_KEY} {
+		a[empty] = []byte{}
+	}
+	return a
+}
+
+// publicKeyID is the key identifier of RFC 5280, section 4.2.1.2, method 1.
+func publicKeyID(c *x509.Certificate) []byte {
+	var spki struct {
+		Algorithm asn1.RawValue
+		Bits      asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(c.RawSubjectPublicKeyInfo, &spki); err != nil {
+		return []byte{}
+	}
+	id := sha1.Sum(spki.Bits.RightAlign())
+	return id[:]
+}
+
+// storeCertificate puts a certificate beside the key it was issued for, in place of that key's leaf. Its chain stays when the issuer
+// is the same.
+func (l *library) storeCertificate(s *session, c *x509.Certificate, t template) (ObjectHandle, error) {
+	if err := s.mayChange(); err != nil {
+		return 0, err
+	}
+	stored, err := l.read(s.slot)
+	if err != nil {
+		return 0, err
+	}
+	for _, o := range stored.list {
+		if o.class != CKO_PRIVATE_KEY || !o.attributes.match([]Attribute{{CKA_PUBLIC_KEY_INFO, c.RawSubjectPublicKeyInfo}}) {
+			continue
+		}
+		if id := t[CKA_ID]; len(id) > 0 && string(id) != string(o.entry.CKAID) {
+			return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the certificate's CKA_ID would be %x, but its key %q has %x", id, o.entry.Label, o.entry.CKAID)
+		}
+		chain := []*x509.Certificate{c}
+		if before := o.entry.Certificates; len(before) > 1 && string(before[0].RawIssuer) == string(c.RawIssuer) {
+			chain = append(chain, before[1:]...)
+		}
+		if _, err := s.slot.token.SetCertificates(o.entry, chain); err != nil {
+			return 0, err
+		}
+		l.forget(s.slot)
+		handle, _ := tokenHandle(s.slot.token.Serial(), CKO_CERTIFICATE, c.Raw)
+		return handle, nil
+	}
+	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "no key of the token belongs to the certificate of %q: only certificates of its keys are kept", c.Subject.String())
+}
+
+// removeCertificate takes a certificate out of every chain it is in. Without its leaf a chain goes as a whole.
+func (l *library) removeCertificate(s *slot, der []byte) error {
+	keys, err := s.token.Keys()
+	if err != nil {
+		return err
+	}
+	defer l.forget(s)
+	for _, entry := range keys {
+		if chain, changed := without(entry, der); changed {
+			if _, err := s.token.SetCertificates(entry, chain); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func without(e keystore.Entry, der []byte) (chain []*x509.Certificate, changed bool) {
+	for i, c := range e.Certificates {
+		switch {
+		case string(c.Raw) != string(der):
+			chain = append(chain, c)
+		case i == 0:
+			return nil, true
+		default:
+			changed = true
+		}
+	}
+	return chain, changed
+}

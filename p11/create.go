@@ -1,0 +1,195 @@
+package p11
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"maps"
+	"math/big"
+)
+
+// What the templates of objects may say.
+var (
+	storageAttributes = []AttributeType{CKA_CLASS, CKA_TOKEN, CKA_PRIVATE, CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE, CKA_LABEL, CKA_ID}
+
+	certificateTemplate = []AttributeType{
+		CKA_CERTIFICATE_TYPE, CKA_CERTIFICATE_CATEGORY, CKA_TRUSTED, CKA_VALUE, CKA_SUBJECT, CKA_ISSUER, CKA_SERIAL_NUMBER,
+		CKA_CHECK_VALUE, CKA_PUBLIC_KEY_INFO, CKA_START_DATE, CKA_END_DATE, CKA_JAVA_MIDP_SECURITY_DOMAIN,
+	}
+	publicKeyTemplate = []AttributeType{
+		CKA_KEY_TYPE, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE, CKA_DERIVE, CKA_TRUSTED,
+		CKA_ENCRYPT, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP,
+	}
+	rsaPublicTemplate = []AttributeType{CKA_MODULUS, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO}
+	ecPublicTemplate  = []AttributeType{CKA_EC_PARAMS, CKA_EC_POINT, CKA_PUBLIC_KEY_INFO}
+)
+
+// CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects, and
+// certificates as token objects when the token has their key. Private keys are born in the TPM.
+func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created ObjectHandle, err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return 0, err
+	}
+	defer s.lib.report("C_CreateObject", &err)
+	t, err := parseTemplate(list)
+	if err != nil {
+		return 0, err
+	}
+	if !t.has(CKA_CLASS) {
+		return 0, CKR_TEMPLATE_INCOMPLETE
+	}
+	class, err := t.ulong(CKA_CLASS, 0)
+	if err != nil {
+		return 0, err
+	}
+	if err := t.mustBe(false, CKA_COPYABLE, CKA_PRIVATE); err != nil {
+		return 0, err
+	}
+	if err := t.mustBe(true, CKA_MODIFIABLE, CKA_DESTROYABLE); err != nil {
+		return 0, err
+	}
+	token, err := t.bool(CKA_TOKEN, false)
+	if err != nil {
+		return 0, err
+	}
+	switch ObjectClass(class) {
+	case CKO_CERTIFICATE:
+		return s.createCertificate(t, token)
+	case CKO_PUBLIC_KEY:
+		return s.createPublicKey(t, token)
+	}
+	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "objects of class %d cannot be created: private keys are made by C_GenerateKeyPair or `tpm2-p11 key import`", class)
+}
+
+func (s *session) createCertificate(t template, token bool) (ObjectHandle, error) {
+	if err := t.only(storageAttributes, certificateTemplate); err != nil {
+		return 0, err
+	}
+	if !t.has(CKA_VALUE) || !t.has(CKA_CERTIFICATE_TYPE) {
+		return 0, CKR_TEMPLATE_INCOMPLETE
+	}
+	c, err := x509.ParseCertificate(t[CKA_VALUE])
+	if err != nil {
+		return 0, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "the certificate cannot be read: %v", err)
+	}
+	category, err := t.ulong(CKA_CERTIFICATE_CATEGORY, CK_CERTIFICATE_CATEGORY_UNSPECIFIED)
+	if err != nil {
+		return 0, err
+	}
+	a := certificateAttributes(c, token, string(t[CKA_LABEL]), t[CKA_ID], category)
+	for _, described := range []AttributeType{CKA_CERTIFICATE_TYPE, CKA_TRUSTED, CKA_SUBJECT, CKA_ISSUER, CKA_CHECK_VALUE, CKA_PUBLIC_KEY_INFO} {
+		if len(t[described]) > 0 {
+			if err := t.mustEqual(described, a[described]); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if token {
+		return s.lib.storeCertificate(s, c, t)
+	}
+	return s.add(&object{class: CKO_CERTIFICATE, attributes: a})
+}
+
+func (s *session) createPublicKey(t template, token bool) (ObjectHandle, error) {
+	if token {
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only; this one can be a session object")
+	}
+	kind, err := t.ulong(CKA_KEY_TYPE, CK_UNAVAILABLE_INFORMATION)
+	if err != nil {
+		return 0, err
+	}
+	o := &object{class: CKO_PUBLIC_KEY}
+	switch kind {
+	case CKK_RSA:
+		o.public, err = rsaPublic(t)
+	case CKK_EC:
+		o.public, err = ecPublic(t)
+	case CK_UNAVAILABLE_INFORMATION:
+		return 0, CKR_TEMPLATE_INCOMPLETE
+	default:
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "keys of type %d are not offered", kind)
+	}
+	if err != nil {
+		return 0, err
+	}
+	material, err := keyMaterial(o.public)
+	if err != nil {
+		return 0, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
+	}
+	if err := t.mustEqual(CKA_PUBLIC_KEY_INFO, material[CKA_PUBLIC_KEY_INFO]); err != nil {
+		return 0, err
+	}
+	if err := t.mustBe(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DERIVE); err != nil {
+		return 0, err
+	}
+	o.attributes = common(CKO_PUBLIC_KEY, false, false, string(t[CKA_LABEL]), t[CKA_ID])
+	maps.Copy(o.attributes, material)
+	o.attributes.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DERIVE, CKA_LOCAL)
+	o.attributes[CKA_KEY_GEN_MECHANISM] = ulong(CK_UNAVAILABLE_INFORMATION)
+	for _, kept := range []AttributeType{CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
+		o.attributes[kept] = append([]byte{}, t[kept]...)
+	}
+	if key, ok := o.public.(*rsa.PublicKey); ok {
+		o.attributes[CKA_MODULUS_BITS] = ulong(uint64(key.N.BitLen()))
+	}
+	for use, otherwise := range map[AttributeType]bool{CKA_VERIFY: true, CKA_ENCRYPT: kind == CKK_RSA} {
+		allowed, err := t.bool(use, otherwise)
+		if err != nil {
+			return 0, err
+		}
+		o.attributes[use] = boolean(allowed)
+	}
+	return s.add(o)
+}
+
+// The RSA keys that are verified with, in bits.
+const (
+	leastRSABits = 1024
+	mostRSABits  = 16384
+)
+
+func rsaPublic(t template) (*rsa.PublicKey, error) {
+	if err := t.only(storageAttributes, publicKeyTemplate, rsaPublicTemplate); err != nil {
+		return nil, err
+	}
+	if !t.has(CKA_MODULUS) || !t.has(CKA_PUBLIC_EXPONENT) {
+		return nil, CKR_TEMPLATE_INCOMPLETE
+	}
+	n, e := new(big.Int).SetBytes(t[CKA_MODULUS]), new(big.Int).SetBytes(t[CKA_PUBLIC_EXPONENT])
+	if n.BitLen() < leastRSABits || n.BitLen() > mostRSABits || n.Bit(0) == 0 {
+		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "an RSA modulus is an odd number of %d to %d bits", leastRSABits, mostRSABits)
+	}
+	if e.BitLen() < 2 || e.BitLen() > 31 || e.Bit(0) == 0 {
+		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "an RSA public exponent is an odd number from 3 to 2^31-1")
+	}
+	if err := t.mustEqual(CKA_MODULUS_BITS, ulong(uint64(n.BitLen()))); err != nil {
+		return nil, err
+	}
+	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
+}
+
+func ecPublic(t template) (*ecdsa.PublicKey, error) {
+	if err := t.only(storageAttributes, publicKeyTemplate, ecPublicTemplate); err != nil {
+		return nil, err
+	}
+	if !t.has(CKA_EC_PARAMS) || !t.has(CKA_EC_POINT) {
+		return nil, CKR_TEMPLATE_INCOMPLETE
+	}
+	curve, err := parseCurve(t[CKA_EC_PARAMS])
+	if err != nil {
+		return nil, err
+	}
+	// The point is an OCTET STRING; some applications give its contents alone.
+	point := t[CKA_EC_POINT]
+	var contents []byte
+	if rest, err := asn1.Unmarshal(point, &contents); err == nil && len(rest) == 0 {
+		point = contents
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	if err != nil {
+		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "the EC point cannot be read: %v", err)
+	}
+	return key, nil
+}

@@ -1,0 +1,200 @@
+package p11
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"unicode/utf8"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+)
+
+// Dispatch does one call: a request as package boundary describes it, from whatever transport brought it, becomes a response.
+// The request may be anything; what is no request is CKR_ARGUMENTS_BAD, and a number that is no function's is
+// CKR_FUNCTION_NOT_SUPPORTED. A panic is logged and becomes CKR_GENERAL_ERROR. The request is wiped; wiping the response is the caller's.
+func (m *Module) Dispatch(request []byte) (response []byte) {
+	return dispatch(m, m.logger, request)
+}
+
+// logger is where a panic is told.
+func (m *Module) logger() *slog.Logger {
+	if l, err := m.library(); err == nil {
+		return l.log
+	}
+	return tokens.DefaultLogger()
+}
+
+// handler decodes one function's request, calls the method, and encodes its response.
+type handler struct {
+	name string
+	call func(functions, *call)
+}
+
+func dispatch(f functions, logger func() *slog.Logger, request []byte) (response []byte) {
+	defer clear(request)
+	c := &call{in: wire.NewReader(request)}
+	number := c.in.Uint32()
+	h, known := handlers[number]
+	defer func() {
+		if reason := recover(); reason != nil {
+			logger().Error("panic in "+h.name, "reason", fmt.Sprint(reason), "stack", string(debug.Stack()))
+			response = c.refuse(CKR_GENERAL_ERROR)
+		}
+	}()
+	switch {
+	case c.in.Err() != nil:
+		return c.refuse(CKR_ARGUMENTS_BAD)
+	case !known:
+		return c.refuse(CKR_FUNCTION_NOT_SUPPORTED)
+	}
+	h.call(f, c)
+	return c.response()
+}
+
+// call is one request and its response.
+type call struct {
+	in    *wire.Reader
+	out   wire.Writer
+	fault bool // a method gave what has no place in a response
+}
+
+// decoded tells whether the arguments were what they should be; if not it answers.
+func (c *call) decoded() bool {
+	if c.in.End() != nil {
+		c.answer(CKR_ARGUMENTS_BAD)
+		return false
+	}
+	return true
+}
+
+// answer begins the response. It tells whether outputs follow.
+func (c *call) answer(err error) bool { return c.begin(err) == CKR_OK }
+
+// answerPartly is answer for functions that tell lengths although they fail.
+func (c *call) answerPartly(err error) bool {
+	switch c.begin(err) {
+	case CKR_OK, CKR_BUFFER_TOO_SMALL, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID:
+		return true
+	}
+	return false
+}
+
+func (c *call) begin(err error) RV {
+	rv := RVOf(err)
+	if err != nil && rv == CKR_OK {
+		rv = CKR_GENERAL_ERROR
+	}
+	c.out.Uint64(uint64(rv))
+	return rv
+}
+
+func (c *call) response() []byte {
+	message, err := c.out.Message()
+	if err != nil || c.fault {
+		return c.refuse(CKR_GENERAL_ERROR)
+	}
+	return message
+}
+
+// refuse is a response of rv alone, whatever was written before.
+func (c *call) refuse(rv RV) []byte {
+	c.out.Reset()
+	c.out.Uint64(uint64(rv))
+	message, _ := c.out.Message() // eight bytes are never too long
+	return message
+}
+
+// limited is a number that must not be over most.
+func (c *call) limited(most uint64) uint64 {
+	n := c.in.Uint64()
+	if n > most {
+		c.in.Fail()
+	}
+	return n
+}
+
+func (c *call) mechanism() Mechanism {
+	m := Mechanism{Type: MechanismType(c.in.Uint64())}
+	parameter := c.in.Bytes()
+	m.Parameter, m.HasParameter = kept(parameter), parameter != nil
+	return m
+}
+
+func (c *call) template() []Attribute {
+	attributes := make([]Attribute, c.in.Count(16))
+	for i := range attributes {
+		attributes[i] = Attribute{Type: AttributeType(c.in.Uint64()), Value: kept(c.in.Bytes())}
+	}
+	return attributes
+}
+
+func (c *call) queries() []AttributeQuery {
+	queries := make([]AttributeQuery, c.in.Count(17))
+	for i := range queries {
+		queries[i] = AttributeQuery{Type: AttributeType(c.in.Uint64()), Query: c.in.Bool(), Capacity: c.in.Uint64()}
+	}
+	return queries
+}
+
+func (c *call) output() *Output { return &Output{Query: c.in.Bool(), Capacity: c.in.Uint64()} }
+
+// kept is a copy that outlives the request; nil stays nil, and empty stays empty.
+func kept(b []byte) []byte {
+	if b == nil {
+		return nil
+	}
+	return append([]byte{}, b...)
+}
+
+// putOutput sends a result, and wipes it: it may be a plaintext.
+func (c *call) putOutput(o *Output) {
+	length, data := o.Result()
+	defer clear(data)
+	if data != nil && (o.Query || length > o.Capacity || length != uint64(len(data))) {
+		c.fault = true
+		return
+	}
+	c.out.Uint64(length)
+	c.out.Bytes(data)
+}
+
+func (c *call) putExact(b []byte, n uint64) {
+	defer clear(b)
+	c.fault = c.fault || uint64(len(b)) != n
+	c.out.Bytes(b)
+}
+
+func (c *call) putResults(queries []AttributeQuery, results []AttributeResult) {
+	c.fault = c.fault || len(results) != len(queries)
+	c.out.Uint64(uint64(len(results)))
+	for _, r := range results {
+		c.out.Bool(r.Unavailable)
+		c.out.Uint64(r.Length)
+		c.out.Bytes(r.Value)
+	}
+}
+
+func putList[T ~uint64](c *call, list []T) {
+	c.out.Uint64(uint64(len(list)))
+	for _, v := range list {
+		c.out.Uint64(uint64(v))
+	}
+}
+
+func (c *call) putVersion(v Version) { c.out.Fixed([]byte{v.Major, v.Minor}) }
+
+// putText sends a fixed field: padded with spaces, or cut between two characters.
+func (c *call) putText(text string, size int) {
+	if len(text) > size {
+		end := size
+		for end > 0 && !utf8.RuneStart(text[end]) {
+			end--
+		}
+		text = text[:end]
+	}
+	field := bytes.Repeat([]byte{' '}, size)
+	copy(field, text)
+	c.out.Fixed(field)
+}

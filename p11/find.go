@@ -1,0 +1,95 @@
+package p11
+
+import (
+	"cmp"
+	"slices"
+)
+
+// search is what C_FindObjects has still to give.
+type search struct{ handles []ObjectHandle }
+
+// FindObjectsInit is C_FindObjectsInit (PKCS #11 v3.1, section 5.7): the objects are those of this moment.
+func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report("C_FindObjectsInit", &err)
+	s.mu.Lock()
+	active := s.search != nil
+	s.mu.Unlock()
+	if active {
+		return CKR_OPERATION_ACTIVE
+	}
+	found, err := s.find(template)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return CKR_SESSION_HANDLE_INVALID
+	case s.search != nil:
+		return CKR_OPERATION_ACTIVE
+	}
+	s.search = &search{found}
+	return nil
+}
+
+// find gives the handles of what the session sees and the template matches, token objects first.
+func (s *session) find(template []Attribute) ([]ObjectHandle, error) {
+	stored, err := s.lib.read(s.slot)
+	if err != nil {
+		return nil, err
+	}
+	candidates := slices.Clone(stored.list)
+	s.lib.mu.Lock()
+	first := len(candidates)
+	for _, o := range s.slot.objects {
+		candidates = append(candidates, o)
+	}
+	s.lib.mu.Unlock()
+	slices.SortFunc(candidates[first:], func(a, b *object) int { return cmp.Compare(a.handle, b.handle) })
+
+	seesPrivate := s.userOrOpen()
+	var found []ObjectHandle
+	for _, o := range candidates {
+		if (seesPrivate || !o.private) && o.attributes.match(template) {
+			found = append(found, o.handle)
+		}
+	}
+	return found, nil
+}
+
+// FindObjects is C_FindObjects.
+func (m *Module) FindObjects(h SessionHandle, max uint64) ([]ObjectHandle, error) {
+	s, err := m.session(h)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.search == nil {
+		return nil, CKR_OPERATION_NOT_INITIALIZED
+	}
+	n := int(min(max, uint64(len(s.search.handles))))
+	next := s.search.handles[:n]
+	s.search.handles = s.search.handles[n:]
+	return next, nil
+}
+
+// FindObjectsFinal is C_FindObjectsFinal.
+func (m *Module) FindObjectsFinal(h SessionHandle) error {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.search == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	s.search = nil
+	return nil
+}

@@ -1,0 +1,282 @@
+package p11
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"encoding/hex"
+	"math/big"
+	"unicode/utf8"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+const ecFlags = CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_UNCOMPRESS
+
+// keyGenerations make keys in the TPM (PKCS #11 v3.1, sections 6.1.4 and 6.3).
+var keyGenerations = []mechanism{
+	{id: CKM_RSA_PKCS_KEY_PAIR_GEN, flags: CKF_HW | CKF_GENERATE_KEY_PAIR, keys: CKK_RSA, sizes: rsaSizes},
+	{id: CKM_EC_KEY_PAIR_GEN, flags: CKF_HW | CKF_GENERATE_KEY_PAIR | ecFlags, keys: CKK_EC, sizes: ecSizes},
+}
+
+func generationOf(public crypto.PublicKey) MechanismType {
+	if _, ok := public.(*ecdsa.PublicKey); ok {
+		return CKM_EC_KEY_PAIR_GEN
+	}
+	return CKM_RSA_PKCS_KEY_PAIR_GEN
+}
+
+// What the templates of a key pair may say besides storageAttributes.
+var (
+	pairPublicTemplate = []AttributeType{
+		CKA_KEY_TYPE, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE, CKA_DERIVE, CKA_TRUSTED, CKA_ENCRYPT, CKA_VERIFY, CKA_VERIFY_RECOVER,
+		CKA_WRAP, CKA_ALLOWED_MECHANISMS, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS,
+	}
+	pairPrivateTemplate = []AttributeType{
+		CKA_KEY_TYPE, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE, CKA_DERIVE, CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_DECRYPT, CKA_SIGN,
+		CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE, CKA_ALLOWED_MECHANISMS, CKA_TPM2_POLICY,
+	}
+)
+
+// GenerateKeyPair is C_GenerateKeyPair (PKCS #11 v3.1, section 5.18): a key pair in the TPM, as token objects. CKA_SIGN and
+// CKA_DECRYPT say what the key is for: signatures when the templates do not say. What a key in a TPM cannot be is refused.
+func (m *Module) GenerateKeyPair(h SessionHandle, mechanism Mechanism, public, private []Attribute) (publicHandle, privateHandle ObjectHandle, err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.lib.report("C_GenerateKeyPair", &err)
+	row, err := findMechanism(mechanism.Type, CKF_GENERATE_KEY_PAIR)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(mechanism.Parameter) != 0 {
+		return 0, 0, CKR_MECHANISM_PARAM_INVALID
+	}
+	spec, err := keySpec(row, s.slot.token.HasPIN(), public, private)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := s.mayChange(); err != nil {
+		return 0, 0, err
+	}
+	if ok, err := s.slot.token.TPM().Supports(s.lib.ctx, spec.Type); err != nil {
+		return 0, 0, err
+	} else if !ok && row.keys == CKK_EC {
+		return 0, 0, refuse(CKR_CURVE_NOT_SUPPORTED, "the TPM makes no %s keys", spec.Type)
+	} else if !ok {
+		return 0, 0, refuse(CKR_KEY_SIZE_RANGE, "the TPM makes no %s keys", spec.Type)
+	}
+	entry, err := s.slot.token.CreateKey(s.lib.ctx, spec)
+	if err != nil {
+		return 0, 0, err
+	}
+	s.lib.forget(s.slot)
+	serial, name := s.slot.token.Serial(), entry.Object.Public.Name()
+	publicHandle, _ = tokenHandle(serial, CKO_PUBLIC_KEY, name)
+	privateHandle, _ = tokenHandle(serial, CKO_PRIVATE_KEY, name)
+	return publicHandle, privateHandle, nil
+}
+
+// keySpec reads the templates of a key pair.
+func keySpec(row *mechanism, hasPIN bool, publicList, privateList []Attribute) (spec keystore.KeySpec, err error) {
+	public, err := parseTemplate(publicList)
+	if err != nil {
+		return spec, err
+	}
+	private, err := parseTemplate(privateList)
+	if err != nil {
+		return spec, err
+	}
+	if err := checkPair(row, hasPIN, public, private); err != nil {
+		return spec, err
+	}
+	if spec.Type, err = keyTypeWanted(row, public); err != nil {
+		return spec, err
+	}
+	if spec.Use, err = useWanted(row, public, private); err != nil {
+		return spec, err
+	}
+	id, err := either(public, private, CKA_ID)
+	if err != nil {
+		return spec, err
+	}
+	if len(id) > 0 {
+		spec.CKAID = id
+	}
+	label, err := either(public, private, CKA_LABEL)
+	if err != nil {
+		return spec, err
+	}
+	switch {
+	case !utf8.Valid(label):
+		return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a label is UTF-8")
+	case len(label) > 0:
+		spec.Label = string(label)
+	case len(id) > 0:
+		spec.Label = hex.EncodeToString(id)
+	default:
+		spec.Label = "unnamed"
+	}
+	if wanted := private[CKA_TPM2_POLICY]; len(wanted) > 0 {
+		pcrs, err := policy.ParsePCR(string(wanted))
+		if err != nil {
+			return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
+		}
+		spec.Policy = policy.Policy{Root: pcrs}
+	}
+	return spec, nil
+}
+
+// checkPair refuses what no key in a TPM is.
+func checkPair(row *mechanism, hasPIN bool, public, private template) error {
+	if err := public.only(storageAttributes, pairPublicTemplate); err != nil {
+		return err
+	}
+	if err := private.only(storageAttributes, pairPrivateTemplate); err != nil {
+		return err
+	}
+	if token, err := private.bool(CKA_TOKEN, false); err != nil {
+		return err
+	} else if !token {
+		return refuse(CKR_TEMPLATE_INCONSISTENT, "private keys are token objects: CKA_TOKEN must be true")
+	}
+	for _, half := range []struct {
+		t      template
+		class  ObjectClass
+		never  []AttributeType
+		always []AttributeType
+	}{
+		{public, CKO_PUBLIC_KEY, []AttributeType{CKA_PRIVATE, CKA_COPYABLE, CKA_TRUSTED, CKA_VERIFY_RECOVER, CKA_WRAP}, []AttributeType{CKA_MODIFIABLE}},
+		{private, CKO_PRIVATE_KEY, []AttributeType{CKA_COPYABLE, CKA_EXTRACTABLE, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE}, []AttributeType{CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_SENSITIVE}},
+	} {
+		if err := half.t.mustEqual(CKA_CLASS, ulong(uint64(half.class))); err != nil {
+			return err
+		}
+		if err := half.t.mustEqual(CKA_KEY_TYPE, ulong(row.keys)); err != nil {
+			return err
+		}
+		if err := half.t.mustBe(false, half.never...); err != nil {
+			return err
+		}
+		if err := half.t.mustBe(true, half.always...); err != nil {
+			return err
+		}
+		// pkcs11-tool asks every EC key to derive. The key made does not, and says so.
+		if _, err := half.t.bool(CKA_DERIVE, false); err != nil {
+			return err
+		}
+		for _, fixed := range []AttributeType{CKA_ALLOWED_MECHANISMS, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
+			if len(half.t[fixed]) != 0 {
+				return refuse(CKR_TEMPLATE_INCONSISTENT, "attribute 0x%x cannot be chosen", uint64(fixed))
+			}
+		}
+	}
+	if hasPIN {
+		return private.mustBe(true, CKA_PRIVATE)
+	}
+	_, err := private.bool(CKA_PRIVATE, true) // applications ask for it in every token; without a PIN nothing is private
+	return err
+}
+
+// keyTypeWanted reads the size or the curve.
+func keyTypeWanted(row *mechanism, public template) (provider.KeyType, error) {
+	var bits uint64
+	if row.keys == CKK_RSA {
+		if !public.has(CKA_MODULUS_BITS) {
+			return "", CKR_TEMPLATE_INCOMPLETE
+		}
+		if public.has(CKA_PUBLIC_EXPONENT) && new(big.Int).SetBytes(public[CKA_PUBLIC_EXPONENT]).Cmp(big.NewInt(65537)) != 0 {
+			return "", refuse(CKR_ATTRIBUTE_VALUE_INVALID, "the public exponent is 65537")
+		}
+		var err error
+		if bits, err = public.ulong(CKA_MODULUS_BITS, 0); err != nil {
+			return "", err
+		}
+	} else {
+		if !public.has(CKA_EC_PARAMS) {
+			return "", CKR_TEMPLATE_INCOMPLETE
+		}
+		curve, err := parseCurve(public[CKA_EC_PARAMS])
+		if err != nil {
+			return "", err
+		}
+		bits = uint64(curve.Params().BitSize)
+	}
+	for _, k := range keyTypes {
+		if k.kind == row.keys && k.bits == bits {
+			return k.name, nil
+		}
+	}
+	if row.keys == CKK_EC {
+		return "", CKR_CURVE_NOT_SUPPORTED
+	}
+	return "", refuse(CKR_KEY_SIZE_RANGE, "RSA keys have 2048, 3072 or 4096 bits, not %d", bits)
+}
+
+// useWanted reads what the key is for: from the private template, and from the public one where that is silent.
+func useWanted(row *mechanism, public, private template) (provider.Use, error) {
+	sign, err := wanted(public, private, CKA_VERIFY, CKA_SIGN)
+	if err != nil {
+		return provider.Use{}, err
+	}
+	decrypt, err := wanted(public, private, CKA_ENCRYPT, CKA_DECRYPT)
+	if err != nil {
+		return provider.Use{}, err
+	}
+	use := provider.Use{Sign: sign == yes || sign == unsaid && decrypt != yes, Decrypt: decrypt == yes}
+	switch {
+	case use.Decrypt && row.keys == CKK_EC:
+		return use, refuse(CKR_TEMPLATE_INCONSISTENT, "EC keys do not decrypt")
+	case !use.Sign && !use.Decrypt:
+		return use, refuse(CKR_TEMPLATE_INCONSISTENT, "a key that may neither sign nor decrypt")
+	}
+	return use, nil
+}
+
+type answer int
+
+const (
+	unsaid answer = iota
+	no
+	yes
+)
+
+// wanted reads one use of both halves, which must not contradict each other.
+func wanted(public, private template, publicUse, privateUse AttributeType) (answer, error) {
+	result := unsaid
+	for _, half := range []struct {
+		t template
+		a AttributeType
+	}{{public, publicUse}, {private, privateUse}} {
+		if !half.t.has(half.a) {
+			continue
+		}
+		v, err := half.t.bool(half.a, false)
+		if err != nil {
+			return unsaid, err
+		}
+		said := no
+		if v {
+			said = yes
+		}
+		if result != unsaid && result != said {
+			return unsaid, refuse(CKR_TEMPLATE_INCONSISTENT, "attributes 0x%x and 0x%x contradict each other", uint64(publicUse), uint64(privateUse))
+		}
+		result = said
+	}
+	return result, nil
+}
+
+// either gives an attribute that both halves share.
+func either(public, private template, a AttributeType) ([]byte, error) {
+	value := private[a]
+	if len(value) == 0 {
+		return public[a], nil
+	}
+	if len(public[a]) != 0 {
+		return value, public.mustEqual(a, value)
+	}
+	return value, nil
+}

@@ -1,0 +1,139 @@
+package p11
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	p256    = Attribute{CKA_EC_PARAMS, []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}}
+	onToken = Attribute{CKA_TOKEN, []byte{1}}
+)
+
+func yesTo(a AttributeType) Attribute { return Attribute{a, []byte{1}} }
+func noTo(a AttributeType) Attribute  { return Attribute{a, []byte{0}} }
+
+func TestGeneratedKeyIsTheTPMsOwn(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	public, private, err := w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN),
+		[]Attribute{p256, yesTo(CKA_TOKEN), yesTo(CKA_VERIFY)},
+		[]Attribute{onToken, yesTo(CKA_PRIVATE), yesTo(CKA_SENSITIVE), yesTo(CKA_SIGN), label("web"), {CKA_ID, []byte{7}}, noTo(CKA_EXTRACTABLE)})
+	w.must(err)
+	if got := w.one(s, CKO_PRIVATE_KEY, label("web"), Attribute{CKA_ID, []byte{7}}); got != private {
+		t.Errorf("found %x, made %x", got, private)
+	}
+	if got := w.one(s, CKO_PUBLIC_KEY, label("web")); got != public {
+		t.Errorf("found %x, made %x", got, public)
+	}
+	for a, want := range map[AttributeType]byte{
+		CKA_LOCAL: 1, CKA_ALWAYS_SENSITIVE: 1, CKA_NEVER_EXTRACTABLE: 1, CKA_SENSITIVE: 1, CKA_EXTRACTABLE: 0,
+		CKA_SIGN: 1, CKA_DECRYPT: 0, CKA_UNWRAP: 0, CKA_TOKEN: 1, CKA_ALWAYS_AUTHENTICATE: 0,
+	} {
+		if got := w.attribute(s, private, a)[0]; got != want {
+			t.Errorf("attribute 0x%x is %d, want %d", uint64(a), got, want)
+		}
+	}
+	_, err = w.GetAttributeValue(s, private, []AttributeQuery{{Type: CKA_VALUE, Query: true}})
+	w.refused(err, CKR_ATTRIBUTE_SENSITIVE)
+	_, err = w.sign(s, mechanismOf(CKM_ECDSA_SHA256), private, []byte("hello"))
+	w.must(err)
+}
+
+func TestTemplatesOfKeysThatCannotBe(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	rw, ro := w.session(true), w.session(false)
+	bits := func(n uint64) Attribute { return Attribute{CKA_MODULUS_BITS, ulong(n)} }
+	ec, rsa := mechanismOf(CKM_EC_KEY_PAIR_GEN), mechanismOf(CKM_RSA_PKCS_KEY_PAIR_GEN)
+	private := []Attribute{onToken}
+	and := func(a ...Attribute) []Attribute { return slices.Concat(private, a) }
+	for name, c := range map[string]struct {
+		session         SessionHandle
+		mechanism       Mechanism
+		public, private []Attribute
+		want            RV
+	}{
+		"session key":            {rw, ec, []Attribute{p256}, nil, CKR_TEMPLATE_INCONSISTENT},
+		"read-only session":      {ro, ec, []Attribute{p256}, private, CKR_SESSION_READ_ONLY},
+		"extractable":            {rw, ec, []Attribute{p256}, and(yesTo(CKA_EXTRACTABLE)), CKR_TEMPLATE_INCONSISTENT},
+		"not sensitive":          {rw, ec, []Attribute{p256}, and(noTo(CKA_SENSITIVE)), CKR_TEMPLATE_INCONSISTENT},
+		"unwrapping":             {rw, rsa, []Attribute{bits(2048)}, and(yesTo(CKA_UNWRAP)), CKR_TEMPLATE_INCONSISTENT},
+		"EC that decrypts":       {rw, ec, []Attribute{p256}, and(yesTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
+		"no use":                 {rw, ec, []Attribute{p256}, and(noTo(CKA_SIGN)), CKR_TEMPLATE_INCONSISTENT},
+		"contradictory uses":     {rw, rsa, []Attribute{bits(2048), yesTo(CKA_ENCRYPT)}, and(noTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
+		"contradictory labels":   {rw, ec, []Attribute{p256, label("a")}, and(label("b")), CKR_TEMPLATE_INCONSISTENT},
+		"another key type":       {rw, ec, []Attribute{p256, {CKA_KEY_TYPE, ulong(CKK_RSA)}}, private, CKR_TEMPLATE_INCONSISTENT},
+		"attribute twice":        {rw, ec, []Attribute{p256, p256}, private, CKR_TEMPLATE_INCONSISTENT},
+		"own PIN":                {rw, ec, []Attribute{p256}, and(yesTo(CKA_ALWAYS_AUTHENTICATE)), CKR_TEMPLATE_INCONSISTENT},
+		"history":                {rw, ec, []Attribute{p256}, and(yesTo(CKA_LOCAL)), CKR_ATTRIBUTE_READ_ONLY},
+		"foreign attribute":      {rw, ec, []Attribute{p256, {CKA_VALUE, nil}}, private, CKR_ATTRIBUTE_TYPE_INVALID},
+		"boolean of 4 bytes":     {rw, ec, []Attribute{p256}, []Attribute{{CKA_TOKEN, make([]byte, 4)}}, CKR_ATTRIBUTE_VALUE_INVALID},
+		"no curve":               {rw, ec, nil, private, CKR_TEMPLATE_INCOMPLETE},
+		"unknown curve":          {rw, ec, []Attribute{{CKA_EC_PARAMS, []byte{6, 1, 42}}}, private, CKR_CURVE_NOT_SUPPORTED},
+		"no size":                {rw, rsa, nil, private, CKR_TEMPLATE_INCOMPLETE},
+		"1024 bits":              {rw, rsa, []Attribute{bits(1024)}, private, CKR_KEY_SIZE_RANGE},
+		"exponent 3":             {rw, rsa, []Attribute{bits(2048), {CKA_PUBLIC_EXPONENT, []byte{3}}}, private, CKR_ATTRIBUTE_VALUE_INVALID},
+		"bad policy":             {rw, ec, []Attribute{p256}, and(Attribute{CKA_TPM2_POLICY, []byte("sha9:x")}), CKR_ATTRIBUTE_VALUE_INVALID},
+		"mechanism that signs":   {rw, mechanismOf(CKM_ECDSA), []Attribute{p256}, private, CKR_MECHANISM_INVALID},
+		"mechanism with a param": {rw, mechanismOf(CKM_EC_KEY_PAIR_GEN, 1), []Attribute{p256}, private, CKR_MECHANISM_PARAM_INVALID},
+	} {
+		_, _, err := w.GenerateKeyPair(c.session, c.mechanism, c.public, c.private)
+		if RVOf(err) != c.want {
+			t.Errorf("%s: %v (%v), want %v", name, RVOf(err), err, c.want)
+		}
+	}
+	if keys, err := w.token.Keys(); err != nil || len(keys) != 0 {
+		t.Errorf("%d keys were made: %v", len(keys), err)
+	}
+}
+
+func TestPolicyRefusesAndTheLogNamesThePCR(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	_, key, err := w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p256},
+		[]Attribute{onToken, label("bound"), {CKA_TPM2_POLICY, []byte("sha256:16")}})
+	w.must(err)
+	if got := string(w.attribute(s, key, CKA_TPM2_POLICY)); !strings.HasPrefix(got, "sha256:16=") {
+		t.Errorf("CKA_TPM2_POLICY %q", got)
+	}
+	_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.must(err)
+	w.token.TPM().Release()
+	w.machine.Extend(t, "sha256", 16, []byte("another image"))
+	_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.refused(err, CKR_FUNCTION_REJECTED)
+	if text := w.log.String(); !strings.Contains(text, "PCR16") || !strings.Contains(text, "C_Sign failed") {
+		t.Errorf("the log does not name the PCR:\n%s", text)
+	}
+	// The refusal ended the operation, and the session goes on.
+	w.refused(w.Sign(s, nil, &Output{Capacity: 64}), CKR_OPERATION_NOT_INITIALIZED)
+}
+
+func TestRandomComesFromTheTPM(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(false)
+	var a, b []byte
+	n := w.commands(func() {
+		var err error
+		a, err = w.GenerateRandom(s, 100)
+		w.must(err)
+		b, err = w.GenerateRandom(s, 100)
+		w.must(err)
+	})
+	if len(a) != 100 || slices.Equal(a, b) || n == 0 {
+		t.Errorf("%d bytes, %d commands", len(a), n)
+	}
+	empty, err := w.GenerateRandom(s, 0)
+	w.must(err)
+	if len(empty) != 0 {
+		t.Errorf("%d bytes", len(empty))
+	}
+	_, err = w.GenerateRandom(s, 1<<40)
+	w.refused(err, CKR_ARGUMENTS_BAD)
+	w.refused(w.SeedRandom(s, []byte("seed")), CKR_RANDOM_SEED_NOT_SUPPORTED)
+}

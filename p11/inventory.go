@@ -1,0 +1,57 @@
+package p11
+
+import "github.com/tpm2-p11/tpm2-p11/keystore"
+
+// inventory is a store's objects as they were at one moment. Immutable.
+type inventory struct {
+	list     []*object
+	byHandle map[ObjectHandle]*object
+}
+
+func (i *inventory) add(o *object) {
+	if i.byHandle[o.handle] == nil {
+		i.byHandle[o.handle] = o
+		i.list = append(i.list, o)
+	}
+}
+
+// read reads a slot's store anew. C_FindObjectsInit does so each time, so that keys which other processes make or delete come and go.
+func (l *library) read(s *slot) (*inventory, error) {
+	keys, err := s.token.Keys()
+	if err != nil {
+		return nil, err
+	}
+	i := &inventory{byHandle: map[ObjectHandle]*object{}}
+	for _, entry := range keys {
+		if entry.State != keystore.Ready {
+			continue
+		}
+		public, err := entry.Object.Public.Key()
+		if err != nil {
+			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
+			continue
+		}
+		material, err := keyMaterial(public)
+		if err != nil {
+			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
+			continue
+		}
+		key := storedKey{s.token, entry, public, material, useOf(entry.Object.Public)}
+		i.add(key.privateObject())
+		i.add(key.publicObject())
+		for n := range entry.Certificates {
+			i.add(key.certificateObject(n))
+		}
+	}
+	l.mu.Lock()
+	s.stored = i
+	l.mu.Unlock()
+	return i, nil
+}
+
+// forget makes the next lookup read the store.
+func (l *library) forget(s *slot) {
+	l.mu.Lock()
+	s.stored = nil
+	l.mu.Unlock()
+}

@@ -1,0 +1,128 @@
+package p11
+
+import (
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// Login is C_Login (PKCS #11 v3.1, section 5.6). A token without a PIN takes the empty PIN of the user and nothing else. The PIN of
+// CKU_CONTEXT_SPECIFIC is a key's own; the TPM checks it when the key is used.
+func (m *Module) Login(h SessionHandle, user UserType, pin []byte) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report("C_Login", &err)
+	given := secret.From(pin)
+	switch user {
+	case CKU_CONTEXT_SPECIFIC:
+		return s.authenticate(given)
+	case CKU_USER:
+		defer given.Wipe()
+		return s.lib.logIn(s, keystore.User, given)
+	case CKU_SO:
+		defer given.Wipe()
+		return s.lib.logIn(s, keystore.SO, given)
+	}
+	given.Wipe()
+	return CKR_USER_TYPE_INVALID
+}
+
+func (l *library) logIn(s *session, role keystore.Role, pin *secret.Bytes) error {
+	s.slot.pinMu.Lock()
+	defer s.slot.pinMu.Unlock()
+
+	l.mu.Lock()
+	err := l.mayLogIn(s, role)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	byPIN := s.slot.token.HasPIN()
+	if byPIN {
+		if err := s.slot.token.Login(l.ctx, role, pin); err != nil {
+			return err
+		}
+	} else if role != keystore.User || pin.Len() != 0 {
+		return CKR_USER_PIN_NOT_INITIALIZED
+	}
+	// Sessions may have come and gone while the TPM worked.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.mayLogIn(s, role); err != nil {
+		s.slot.token.Logout()
+		return err
+	}
+	s.slot.login, s.slot.byPIN = role, byPIN
+	return nil
+}
+
+// mayLogIn checks the states of PKCS #11 v3.1, section 5.6.8; library.mu is held.
+func (l *library) mayLogIn(s *session, role keystore.Role) error {
+	if l.sessions[s.handle] == nil {
+		return CKR_SESSION_HANDLE_INVALID
+	}
+	switch s.slot.role() {
+	case 0:
+	case role:
+		return CKR_USER_ALREADY_LOGGED_IN
+	default:
+		return CKR_USER_ANOTHER_ALREADY_LOGGED_IN
+	}
+	if role == keystore.SO {
+		for _, open := range s.slot.sessions {
+			if !open.readWrite() {
+				return CKR_SESSION_READ_ONLY_EXISTS
+			}
+		}
+	}
+	return nil
+}
+
+// Logout is C_Logout. Handles of private objects come back to life with the next login: they follow from the keys' Names.
+func (m *Module) Logout(h SessionHandle) error {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	if s.slot.role() == 0 {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	s.slot.logout()
+	return nil
+}
+
+// authenticate gives the PIN of a key with CKA_ALWAYS_AUTHENTICATE to the operation that waits for it.
+func (s *session) authenticate(pin *secret.Bytes) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, auth := range s.waiting() {
+		if auth.needed && auth.pin == nil {
+			auth.pin = pin
+			return nil
+		}
+	}
+	pin.Wipe()
+	return CKR_OPERATION_NOT_INITIALIZED
+}
+
+// waiting lists the private key operations that are active; session.mu is held.
+func (s *session) waiting() (auths []*ownAuth) {
+	if s.signing != nil {
+		auths = append(auths, &s.signing.auth)
+	}
+	if s.opening != nil {
+		auths = append(auths, &s.opening.auth)
+	}
+	return auths
+}
+
+// ownAuth is the PIN of a key's own for one operation.
+type ownAuth struct {
+	needed bool
+	pin    *secret.Bytes
+}
+
+func (a *ownAuth) wipe() { a.pin.Wipe() }

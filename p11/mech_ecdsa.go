@@ -1,0 +1,96 @@
+package p11
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"encoding/asn1"
+	"math/big"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
+
+const ecdsaFlags = CKF_HW | CKF_SIGN | CKF_VERIFY | ecFlags
+
+// ecdsaMechanisms are ECDSA (PKCS #11 v3.1, section 6.3): signatures are r || s, each as long as the curve's order.
+var ecdsaMechanisms = []mechanism{
+	{id: CKM_ECDSA, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, sign: newECDSA, sizes: ecSizes},
+	{id: CKM_ECDSA_SHA256, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA256, sign: newECDSA, sizes: ecSizes},
+	{id: CKM_ECDSA_SHA384, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA384, sign: newECDSA, sizes: ecSizes},
+	{id: CKM_ECDSA_SHA512, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA512, sign: newECDSA, sizes: ecSizes},
+}
+
+// The digests that are given to a TPM as they are, in bytes: SHA-224's to SHA-512's.
+const (
+	shortestDigest = 28
+	longestDigest  = 64
+)
+
+// rawECDSALimit is the most CKM_ECDSA takes. Only the leftmost bits count, as many as the order has.
+const rawECDSALimit = 1024
+
+// ecdsaScheme is ECDSA. Without a hash the caller gives the digest.
+type ecdsaScheme struct {
+	key *ecdsa.PublicKey
+	h   crypto.Hash
+}
+
+func newECDSA(m *mechanism, public crypto.PublicKey, p parameter) (signature, error) {
+	key, ok := public.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, CKR_KEY_TYPE_INCONSISTENT
+	}
+	return ecdsaScheme{key, m.hash}, p.end()
+}
+
+func (s ecdsaScheme) order() int        { return (s.key.Params().N.BitLen() + 7) / 8 }
+func (s ecdsaScheme) hash() crypto.Hash { return s.h }
+func (s ecdsaScheme) limit() int        { return rawECDSALimit }
+func (s ecdsaScheme) size() int         { return 2 * s.order() }
+
+func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) ([]byte, error) {
+	if s.h == 0 {
+		if len(digest) == 0 {
+			return nil, CKR_DATA_LEN_RANGE
+		}
+		digest = s.fit(digest)
+	}
+	der, err := key.SignContext(ctx, digest, s.h)
+	if err != nil {
+		return nil, err
+	}
+	var rs struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(der, &rs); err != nil || len(rest) != 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 {
+		return nil, refuse(CKR_DEVICE_ERROR, "an ECDSA signature is malformed")
+	}
+	if n := s.key.Params().N; rs.R.Cmp(n) >= 0 || rs.S.Cmp(n) >= 0 {
+		return nil, refuse(CKR_DEVICE_ERROR, "an ECDSA signature is out of range")
+	}
+	signature := make([]byte, s.size())
+	rs.R.FillBytes(signature[:s.order()])
+	rs.S.FillBytes(signature[s.order():])
+	return signature, nil
+}
+
+// fit changes the length of an unusual digest but not the number that ECDSA makes of it (FIPS 186-5, section 6.4.1): the leftmost bits,
+// as many as the order has.
+func (s ecdsaScheme) fit(digest []byte) []byte {
+	switch {
+	case len(digest) > longestDigest:
+		return digest[:s.order()]
+	case len(digest) < shortestDigest:
+		return append(make([]byte, s.order()-len(digest)), digest...)
+	}
+	return digest
+}
+
+func (s ecdsaScheme) verify(digest, signature []byte) error {
+	half := s.order()
+	r, t := new(big.Int).SetBytes(signature[:half]), new(big.Int).SetBytes(signature[half:])
+	if !ecdsa.Verify(s.key, digest, r, t) {
+		return CKR_SIGNATURE_INVALID
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package p11
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
+
+// rsaPKCS1Mechanisms are RSASSA-PKCS1-v1_5 and RSAES-PKCS1-v1_5 (PKCS #11 v3.1, section 6.1.6). Decryption is not offered:
+// telling good padding from bad lets an attacker decrypt. SHA-1 signatures are verified but not made.
+var rsaPKCS1Mechanisms = []mechanism{
+	{id: CKM_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY | CKF_ENCRYPT, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, sign: newRSAPKCS1, cipher: newRSAPKCS1Cipher, sizes: rsaSizes},
+	{id: CKM_SHA1_RSA_PKCS, flags: CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA1, sign: newRSAPKCS1, sizes: rsaSizes},
+	{id: CKM_SHA256_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA256, sign: newRSAPKCS1, sizes: rsaSizes},
+	{id: CKM_SHA384_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA384, sign: newRSAPKCS1, sizes: rsaSizes},
+	{id: CKM_SHA512_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA512, sign: newRSAPKCS1, sizes: rsaSizes},
+}
+
+// pkcs1Overhead is what PKCS #1 v1.5 padding takes at least (RFC 8017, section 9.2).
+const pkcs1Overhead = 11
+
+// rsaPKCS1 is RSASSA-PKCS1-v1_5. Without a hash the caller gives the DigestInfo.
+type rsaPKCS1 struct {
+	key *rsa.PublicKey
+	h   crypto.Hash
+}
+
+func newRSAPKCS1(m *mechanism, public crypto.PublicKey, p parameter) (signature, error) {
+	key, err := rsaKeyOf(public)
+	if err != nil {
+		return nil, err
+	}
+	return rsaPKCS1{key, m.hash}, p.end()
+}
+
+func (s rsaPKCS1) hash() crypto.Hash { return s.h }
+func (s rsaPKCS1) limit() int        { return s.key.Size() - pkcs1Overhead }
+func (s rsaPKCS1) size() int         { return s.key.Size() }
+
+func (s rsaPKCS1) sign(ctx context.Context, key *signer.Key, digest []byte) ([]byte, error) {
+	return key.SignContext(ctx, digest, s.h)
+}
+
+func (s rsaPKCS1) verify(digest, signature []byte) error {
+	if rsa.VerifyPKCS1v15(s.key, s.h, digest, signature) != nil {
+		return CKR_SIGNATURE_INVALID
+	}
+	return nil
+}
+
+// rsaPKCS1Cipher is RSAES-PKCS1-v1_5.
+type rsaPKCS1Cipher struct{ key *rsa.PublicKey }
+
+func newRSAPKCS1Cipher(_ *mechanism, public crypto.PublicKey, p parameter) (cipher, error) {
+	key, err := rsaKeyOf(public)
+	if err != nil {
+		return nil, err
+	}
+	return rsaPKCS1Cipher{key}, p.end()
+}
+
+func (c rsaPKCS1Cipher) limit() int { return c.key.Size() - pkcs1Overhead }
+func (c rsaPKCS1Cipher) size() int  { return c.key.Size() }
+
+func (c rsaPKCS1Cipher) encrypt(plaintext []byte) ([]byte, error) {
+	return rsa.EncryptPKCS1v15(rand.Reader, c.key, plaintext)
+}
+
+func (c rsaPKCS1Cipher) decrypt(context.Context, *signer.Key, []byte) ([]byte, error) {
+	return nil, CKR_MECHANISM_INVALID
+}

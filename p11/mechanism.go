@@ -1,0 +1,207 @@
+package p11
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/binary"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
+
+// mechanism is a row of the table of mechanisms. What it cannot do is nil.
+type mechanism struct {
+	id     MechanismType
+	flags  Flags
+	keys   uint64        // CKK_ of its keys
+	scheme tpm2.TPMAlgID // what the TPM calls it, for keys that were made for one scheme
+	hash   crypto.Hash   // the hash of the scheme; 0 for any
+	digest crypto.Hash   // of C_Digest
+	sign   newSignature  // for C_Sign and C_Verify
+	cipher newCipher     // for C_Encrypt and C_Decrypt
+	sizes  func(keySizes) (least, most uint64)
+}
+
+// newSignature checks a mechanism's parameter and makes its scheme for one key.
+type newSignature func(m *mechanism, public crypto.PublicKey, p parameter) (signature, error)
+
+// signature is a signature scheme of one key.
+type signature interface {
+	hash() crypto.Hash // of the message; 0 when the caller hashes
+	limit() int        // most bytes the caller may give when hash is 0
+	size() int         // of every signature
+	sign(ctx context.Context, key *signer.Key, digest []byte) ([]byte, error)
+	verify(digest, signature []byte) error // CKR_SIGNATURE_INVALID
+}
+
+// newCipher is newSignature for encryption schemes.
+type newCipher func(m *mechanism, public crypto.PublicKey, p parameter) (cipher, error)
+
+// cipher is an encryption scheme of one key.
+type cipher interface {
+	limit() int // most bytes of plaintext
+	size() int  // of every ciphertext
+	encrypt(plaintext []byte) ([]byte, error)
+	decrypt(ctx context.Context, key *signer.Key, ciphertext []byte) ([]byte, error)
+}
+
+// mechanisms is the table, in the order of C_GetMechanismList.
+var mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms)
+
+// find gives a mechanism that does all of uses.
+func findMechanism(id MechanismType, uses Flags) (*mechanism, error) {
+	for i := range mechanisms {
+		if m := &mechanisms[i]; m.id == id && m.flags&uses == uses {
+			return m, nil
+		}
+	}
+	return nil, CKR_MECHANISM_INVALID
+}
+
+func keyTypeOf(public crypto.PublicKey) uint64 {
+	if _, ok := public.(*ecdsa.PublicKey); ok {
+		return CKK_EC
+	}
+	return CKK_RSA
+}
+
+// use is what a key's public area lets the TPM do with it.
+type use struct {
+	sign, decrypt bool
+	scheme        tpm2.TPMAlgID // TPMAlgNull when each use chooses its own
+	hash          crypto.Hash   // of scheme
+}
+
+// useOf reads a public area (TPM 2.0 Library Part 2, sections 8.3 and 12.2). A restricted key works on the TPM's own structures only.
+func useOf(p provider.Public) *use {
+	a, area := p.Attributes(), p.Area()
+	u := &use{sign: a.SignEncrypt && !a.Restricted, scheme: tpm2.TPMAlgNull}
+	var hash tpm2.TPMIAlgHash
+	if detail, err := area.Parameters.RSADetail(); err == nil {
+		u.decrypt = a.Decrypt && !a.Restricted
+		u.scheme = detail.Scheme.Scheme
+		if d, err := detail.Scheme.Details.RSASSA(); err == nil {
+			hash = d.HashAlg
+		} else if d, err := detail.Scheme.Details.RSAPSS(); err == nil {
+			hash = d.HashAlg
+		} else if d, err := detail.Scheme.Details.OAEP(); err == nil {
+			hash = d.HashAlg
+		}
+	} else if detail, err := area.Parameters.ECCDetail(); err == nil {
+		u.sign = u.sign && (detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384)
+		u.scheme = detail.Scheme.Scheme
+		if d, err := detail.Scheme.Details.ECDSA(); err == nil {
+			hash = d.HashAlg
+		}
+	}
+	if u.scheme != tpm2.TPMAlgNull {
+		if h, err := hash.Hash(); err == nil {
+			u.hash = h
+		}
+	}
+	return u
+}
+
+func (u *use) permits(m *mechanism) bool {
+	return u.scheme == tpm2.TPMAlgNull || u.scheme == m.scheme && (m.hash == 0 || m.hash == u.hash)
+}
+
+// mechanisms are those a key may be used with for any of some uses.
+func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismType) {
+	if !u.sign {
+		uses &^= CKF_SIGN | CKF_VERIFY
+	}
+	if !u.decrypt {
+		uses &^= CKF_DECRYPT | CKF_ENCRYPT
+	}
+	for i := range mechanisms {
+		m := &mechanisms[i]
+		if m.flags&uses != 0 && m.keys == keyTypeOf(public) && u.permits(m) {
+			ids = append(ids, m.id)
+		}
+	}
+	return ids
+}
+
+// mechanismList is the value of CKA_ALLOWED_MECHANISMS.
+func mechanismList(ids []MechanismType) []byte {
+	list := []byte{}
+	for _, id := range ids {
+		list = append(list, ulong(uint64(id))...)
+	}
+	return list
+}
+
+// parameter reads a mechanism's parameter field by field.
+type parameter struct {
+	rest []byte
+	bad  bool
+}
+
+func (p *parameter) number() uint64 {
+	if len(p.rest) < 8 {
+		p.bad = true
+		return 0
+	}
+	n := binary.LittleEndian.Uint64(p.rest)
+	p.rest = p.rest[8:]
+	return n
+}
+
+// bytes reads a buffer; nil for a NULL one.
+func (p *parameter) bytes() []byte {
+	n := p.number()
+	if p.bad || n == ^uint64(0) {
+		return nil
+	}
+	if n > uint64(len(p.rest)) {
+		p.bad = true
+		return nil
+	}
+	b := p.rest[:n]
+	p.rest = p.rest[n:]
+	return b
+}
+
+// end refuses a parameter that was too short or too long.
+func (p *parameter) end() error {
+	if p.bad || len(p.rest) != 0 {
+		return CKR_MECHANISM_PARAM_INVALID
+	}
+	return nil
+}
+
+// hashMechanisms are the hashes by their mechanism and mask generation function.
+var hashMechanisms = []struct {
+	id   MechanismType
+	mgf1 uint64
+	hash crypto.Hash
+}{
+	{CKM_SHA_1, CKG_MGF1_SHA1, crypto.SHA1},
+	{CKM_SHA256, CKG_MGF1_SHA256, crypto.SHA256},
+	{CKM_SHA384, CKG_MGF1_SHA384, crypto.SHA384},
+	{CKM_SHA512, CKG_MGF1_SHA512, crypto.SHA512},
+}
+
+// hashPair gives the hash of a hash mechanism and an MGF that belong together: a TPM uses one hash for both.
+func hashPair(id MechanismType, mgf uint64) (crypto.Hash, error) {
+	for _, known := range hashMechanisms {
+		if known.id == id && known.mgf1 == mgf {
+			return known.hash, nil
+		}
+	}
+	return 0, refuse(CKR_MECHANISM_PARAM_INVALID, "hash 0x%x with mask generation function %d: a TPM uses one hash, SHA-1, SHA-256, SHA-384 or SHA-512, for both", uint64(id), mgf)
+}
+
+func rsaKeyOf(public crypto.PublicKey) (*rsa.PublicKey, error) {
+	key, ok := public.(*rsa.PublicKey)
+	if !ok {
+		return nil, CKR_KEY_TYPE_INCONSISTENT
+	}
+	return key, nil
+}

@@ -1,0 +1,116 @@
+package p11
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+)
+
+// Module is a Cryptoki library for one application. Its methods are the C functions of the same names; each returns nil for CKR_OK
+// and otherwise an error whose return value RVOf knows. Safe for concurrent use, and it starts no goroutine.
+type Module struct {
+	load func() (*tokens.Set, error)
+
+	mu  sync.RWMutex
+	lib *library // nil outside of C_Initialize and C_Finalize
+}
+
+// New makes a module. load is called by C_Initialize; it must not touch a TPM, since many programs initialise every module there is.
+func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
+
+// library is what lives from C_Initialize to C_Finalize.
+type library struct {
+	set    *tokens.Set
+	log    *slog.Logger
+	ctx    context.Context // of everything that reaches a TPM; C_Finalize ends it
+	cancel context.CancelFunc
+	slots  []*slot
+
+	// mu guards the fields below and those of slots that say so. It is held to look things up, never while a TPM or a disk works.
+	mu          sync.Mutex
+	sessions    map[SessionHandle]*session
+	lastSession SessionHandle
+	lastObject  ObjectHandle
+}
+
+// Initialize is C_Initialize (PKCS #11 v3.1, section 5.4). It reads the configuration and no more. A configuration that is not there
+// is none; one that is wrong is CKR_FUNCTION_FAILED, with the reason in the log. An application may forbid threads
+// (CKF_LIBRARY_CANT_CREATE_OS_THREADS, as p11-kit does): the runtime's are there since the library was loaded.
+func (m *Module) Initialize(flags Flags, hasArgs bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lib != nil {
+		return CKR_CRYPTOKI_ALREADY_INITIALIZED
+	}
+	set, err := m.load()
+	if err != nil {
+		tokens.DefaultLogger().Warn("C_Initialize failed", "rv", CKR_FUNCTION_FAILED.Error(), "reason", err.Error())
+		return CKR_FUNCTION_FAILED
+	}
+	m.lib = newLibrary(set)
+	return nil
+}
+
+func newLibrary(set *tokens.Set) *library {
+	l := &library{set: set, log: set.Logger, sessions: map[SessionHandle]*session{}, lastObject: sessionObjectBit}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	for i, token := range set.Tokens {
+		l.slots = append(l.slots, &slot{id: SlotID(i), token: token, sessions: map[SessionHandle]*session{}, objects: map[ObjectHandle]*object{}})
+	}
+	return l
+}
+
+// Finalize is C_Finalize: it ends what runs, closes all sessions, wipes the secrets and lets go of the TPMs.
+func (m *Module) Finalize() (err error) {
+	m.mu.Lock()
+	l := m.lib
+	m.lib = nil
+	m.mu.Unlock()
+	if l == nil {
+		return CKR_CRYPTOKI_NOT_INITIALIZED
+	}
+	defer l.report("C_Finalize", &err)
+	l.cancel()
+	for _, s := range l.slots {
+		l.closeAll(s)
+	}
+	return l.set.Close()
+}
+
+// GetInfo is C_GetInfo.
+func (m *Module) GetInfo() (Info, error) {
+	if _, err := m.library(); err != nil {
+		return Info{}, err
+	}
+	return Info{
+		CryptokiVersion:    Version{2, 40},
+		ManufacturerID:     "tpm2-p11",
+		LibraryDescription: "Keys in a TPM 2.0",
+		LibraryVersion:     Version{0, 1},
+	}, nil
+}
+
+func (m *Module) library() (*library, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.lib == nil {
+		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
+	}
+	return m.lib, nil
+}
+
+// report logs why a call failed. A bare RV is the application's own affair; everything else the operator must be able to find out.
+func (l *library) report(function string, err *error) {
+	switch e := (*err).(type) {
+	case nil:
+	case RV:
+		l.log.Debug(function, "rv", e.Error())
+	default:
+		l.log.Warn(function+" failed", "rv", RVOf(e).Error(), "reason", e.Error())
+	}
+}

@@ -1,0 +1,102 @@
+package p11
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// sessionObjectBit is set in the handles of session objects, which are counted; token objects' handles are 62 bits of a digest.
+const sessionObjectBit ObjectHandle = 1 << 62
+
+// object is a Cryptoki object. Immutable; C_SetAttributeValue puts another one in its place.
+type object struct {
+	handle     ObjectHandle
+	class      ObjectClass
+	private    bool // CKA_PRIVATE
+	attributes attributes
+
+	public crypto.PublicKey // of keys
+	tpm    *use             // of private keys
+	entry  keystore.Entry   // of token objects: the key, for a certificate the one whose chain it was found in
+	owner  SessionHandle    // of session objects
+}
+
+// tokenHandle is an object's handle, the same in every process, and its CKA_UNIQUE_ID. identity is the key's Name or the certificate's DER.
+func tokenHandle(serial string, class ObjectClass, identity []byte) (ObjectHandle, string) {
+	h := sha256.New()
+	h.Write([]byte(serial))
+	h.Write(ulong(uint64(class)))
+	h.Write(identity)
+	digest := h.Sum(nil)
+	return ObjectHandle(binary.BigEndian.Uint64(digest[len(digest)-8:])) &^ (3 << 62), hex.EncodeToString(digest)
+}
+
+// common are the storage attributes (PKCS #11 v3.1, section 4.4).
+func common(class ObjectClass, token, private bool, label string, id []byte) attributes {
+	return attributes{
+		CKA_CLASS:       ulong(uint64(class)),
+		CKA_TOKEN:       boolean(token),
+		CKA_PRIVATE:     boolean(private),
+		CKA_MODIFIABLE:  boolean(true),
+		CKA_COPYABLE:    boolean(false),
+		CKA_DESTROYABLE: boolean(true),
+		CKA_LABEL:       []byte(label),
+		CKA_ID:          id,
+	}
+}
+
+// object looks up what the session may see: CKR_OBJECT_HANDLE_INVALID for all else.
+func (s *session) object(h ObjectHandle) (*object, error) {
+	o, err := s.lib.lookup(s.slot, h)
+	if err != nil {
+		return nil, err
+	}
+	if o == nil || o.private && !s.userOrOpen() {
+		return nil, CKR_OBJECT_HANDLE_INVALID
+	}
+	return o, nil
+}
+
+// lookup gives an object of a slot, nil when there is none.
+func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
+	l.mu.Lock()
+	o, stored := s.objects[h], s.stored
+	l.mu.Unlock()
+	if h&sessionObjectBit != 0 {
+		return o, nil
+	}
+	if stored != nil {
+		if o := stored.byHandle[h]; o != nil {
+			return o, nil
+		}
+	}
+	stored, err := l.read(s)
+	if err != nil {
+		return nil, err
+	}
+	return stored.byHandle[h], nil
+}
+
+// add makes a session object.
+func (s *session) add(o *object) (ObjectHandle, error) {
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	switch {
+	case s.lib.sessions[s.handle] == nil:
+		return 0, CKR_SESSION_HANDLE_INVALID
+	case len(s.slot.objects) >= maxSessionObjects:
+		return 0, CKR_DEVICE_MEMORY
+	}
+	s.lib.lastObject++
+	o.handle, o.owner = s.lib.lastObject, s.handle
+	o.attributes[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(ulong(uint64(o.handle))))
+	s.slot.objects[o.handle] = o
+	return o.handle, nil
+}
+
+// maxSessionObjects is the most session objects of a token.
+const maxSessionObjects = 4096

@@ -1,0 +1,270 @@
+package p11
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/x509"
+	"encoding/asn1"
+	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+func TestAttributesOfAnImportedRSAKey(t *testing.T) {
+	t.Parallel()
+	w, s, private, public, key := rsaWorld(t, provider.Use{Sign: true, Decrypt: true})
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	w.must(err)
+	for _, c := range []struct {
+		object ObjectHandle
+		a      AttributeType
+		want   []byte
+	}{
+		{private, CKA_CLASS, ulong(3)},
+		{private, CKA_KEY_TYPE, ulong(CKK_RSA)},
+		{private, CKA_MODULUS, key.N.Bytes()},
+		{private, CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}},
+		{private, CKA_PUBLIC_KEY_INFO, spki},
+		{private, CKA_LABEL, []byte("rsa")},
+		{private, CKA_SUBJECT, nil},
+		{private, CKA_START_DATE, nil},
+		// It was born outside of the TPM, and can be taken out of it again.
+		{private, CKA_LOCAL, []byte{0}},
+		{private, CKA_KEY_GEN_MECHANISM, ulong(CK_UNAVAILABLE_INFORMATION)},
+		{private, CKA_ALWAYS_SENSITIVE, []byte{0}},
+		{private, CKA_NEVER_EXTRACTABLE, []byte{0}},
+		{private, CKA_EXTRACTABLE, []byte{1}},
+		{private, CKA_SENSITIVE, []byte{1}},
+		{private, CKA_SIGN, []byte{1}},
+		{private, CKA_DECRYPT, []byte{1}},
+		{private, CKA_TPM2_POLICY, nil},
+		{private, CKA_ALLOWED_MECHANISMS, numbers(uint64(CKM_RSA_PKCS), uint64(CKM_SHA256_RSA_PKCS), uint64(CKM_SHA384_RSA_PKCS), uint64(CKM_SHA512_RSA_PKCS),
+			uint64(CKM_RSA_PKCS_PSS), uint64(CKM_SHA256_RSA_PKCS_PSS), uint64(CKM_SHA384_RSA_PKCS_PSS), uint64(CKM_SHA512_RSA_PKCS_PSS), uint64(CKM_RSA_PKCS_OAEP))},
+		{public, CKA_CLASS, ulong(2)},
+		{public, CKA_PRIVATE, []byte{0}},
+		{public, CKA_VERIFY, []byte{1}},
+		{public, CKA_ENCRYPT, []byte{1}},
+		{public, CKA_MODULUS_BITS, ulong(2048)},
+	} {
+		if got := w.attribute(s, c.object, c.a); !bytes.Equal(got, c.want) {
+			t.Errorf("object %x, attribute 0x%x: %x, want %x", c.object, uint64(c.a), got, c.want)
+		}
+	}
+	entries, err := w.token.Keys()
+	w.must(err)
+	if got := w.attribute(s, private, CKA_TPM2_NAME); !bytes.Equal(got, entries[0].Object.Public.Name()) {
+		t.Errorf("CKA_TPM2_NAME %x", got)
+	}
+	if a, b := w.attribute(s, private, CKA_UNIQUE_ID), w.attribute(s, public, CKA_UNIQUE_ID); len(a) != 64 || bytes.Equal(a, b) {
+		t.Errorf("CKA_UNIQUE_ID %s and %s", a, b)
+	}
+	if private>>62 != 0 || public>>62 != 0 {
+		t.Errorf("handles %x and %x", private, public)
+	}
+	size, err := w.GetObjectSize(s, private)
+	w.must(err)
+	if size < 256 {
+		t.Errorf("size %d", size)
+	}
+}
+
+func TestEveryQueryOfATemplateIsAnswered(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.make(ecKey("web"))
+	s := w.session(false)
+	key := w.one(s, CKO_PRIVATE_KEY)
+	ask := func(q ...AttributeQuery) ([]AttributeResult, RV) {
+		t.Helper()
+		r, err := w.GetAttributeValue(s, key, q)
+		return r, RVOf(err)
+	}
+	r, rv := ask(AttributeQuery{Type: CKA_LABEL, Query: true}, AttributeQuery{Type: CKA_LABEL, Capacity: 3}, AttributeQuery{Type: CKA_SUBJECT, Query: true})
+	if rv != CKR_OK || r[0].Length != 3 || r[0].Value != nil || string(r[1].Value) != "web" || r[2].Length != 0 || r[2].Unavailable {
+		t.Errorf("%v: %+v", rv, r)
+	}
+	for want, bad := range map[RV]AttributeQuery{
+		CKR_BUFFER_TOO_SMALL:       {Type: CKA_LABEL, Capacity: 2},
+		CKR_ATTRIBUTE_SENSITIVE:    {Type: CKA_VALUE, Capacity: 99},
+		CKR_ATTRIBUTE_TYPE_INVALID: {Type: CKA_MODULUS, Capacity: 999},
+	} {
+		r, rv := ask(bad, AttributeQuery{Type: CKA_LABEL, Capacity: 9})
+		if rv != want || !r[0].Unavailable || r[0].Value != nil || string(r[1].Value) != "web" {
+			t.Errorf("%v, want %v: %+v", rv, want, r)
+		}
+	}
+}
+
+func TestFindingIsASnapshot(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.make(ecKey("a"))
+	w.make(ecKey("b"))
+	s := w.session(true)
+	if _, err := w.FindObjects(s, 1); RVOf(err) != CKR_OPERATION_NOT_INITIALIZED {
+		t.Errorf("C_FindObjects: %v", err)
+	}
+	w.must(w.FindObjectsInit(s, nil))
+	w.refused(w.FindObjectsInit(s, nil), CKR_OPERATION_ACTIVE)
+	w.make(ecKey("c"))
+	var found []ObjectHandle
+	for {
+		next, err := w.FindObjects(s, 3)
+		w.must(err)
+		if len(next) == 0 {
+			break
+		}
+		found = append(found, next...)
+	}
+	w.must(w.FindObjectsFinal(s))
+	w.refused(w.FindObjectsFinal(s), CKR_OPERATION_NOT_INITIALIZED)
+	if len(found) != 4 {
+		t.Errorf("found %d objects, want 4", len(found))
+	}
+	if all := w.find(s); len(all) != 6 {
+		t.Errorf("found %d objects, want 6", len(all))
+	}
+	if none := w.find(s, Attribute{0x4711, nil}); len(none) != 0 {
+		t.Errorf("found %d objects by an unknown attribute", len(none))
+	}
+	if none := w.find(s, class(CKO_PRIVATE_KEY), Attribute{CKA_LABEL, nil}); len(none) != 0 {
+		t.Errorf("found %d objects by an empty label", len(none))
+	}
+}
+
+func TestCertificateBesideItsKey(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	entry := w.make(ecKey("web"))
+	public, err := entry.Object.Public.Key()
+	w.must(err)
+	der := issue(t, "www.example.org", public)
+	certificate := func(a ...Attribute) []Attribute {
+		return append([]Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, der}, onToken}, a...)
+	}
+	s, ro := w.session(true), w.session(false)
+	_, err = w.CreateObject(ro, certificate())
+	w.refused(err, CKR_SESSION_READ_ONLY)
+	_, err = w.CreateObject(s, certificate(Attribute{CKA_ID, []byte("another")}))
+	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	_, err = w.CreateObject(s, certificate(Attribute{CKA_SUBJECT, []byte("another")}))
+	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	made, err := w.CreateObject(s, certificate(Attribute{CKA_ID, entry.CKAID}, label("web")))
+	w.must(err)
+	if got := w.one(s, CKO_CERTIFICATE); got != made {
+		t.Errorf("made %x, found %x", made, got)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	w.must(err)
+	digest := sha1.Sum(der)
+	serial, err := asn1.Marshal(parsed.SerialNumber)
+	w.must(err)
+	for a, want := range map[AttributeType][]byte{
+		CKA_VALUE: der, CKA_SUBJECT: parsed.RawSubject, CKA_ISSUER: parsed.RawIssuer, CKA_SERIAL_NUMBER: serial,
+		CKA_ID: entry.CKAID, CKA_LABEL: []byte("web"), CKA_CHECK_VALUE: digest[:3], CKA_TRUSTED: {0}, CKA_PRIVATE: {0},
+		CKA_CERTIFICATE_CATEGORY: ulong(CK_CERTIFICATE_CATEGORY_TOKEN_USER), CKA_CERTIFICATE_TYPE: ulong(0),
+	} {
+		if got := w.attribute(s, made, a); !bytes.Equal(got, want) {
+			t.Errorf("attribute 0x%x: %x, want %x", uint64(a), got, want)
+		}
+	}
+	if got := w.attribute(s, w.one(s, CKO_PRIVATE_KEY), CKA_SUBJECT); !bytes.Equal(got, parsed.RawSubject) {
+		t.Errorf("the key's CKA_SUBJECT: %x", got)
+	}
+	w.refused(w.SetAttributeValue(s, made, []Attribute{label("x")}), CKR_ATTRIBUTE_READ_ONLY)
+	w.must(w.DestroyObject(s, made))
+	if left := w.find(s, class(CKO_CERTIFICATE)); len(left) != 0 {
+		t.Errorf("%d certificates left", len(left))
+	}
+	w.one(s, CKO_PRIVATE_KEY)
+
+	stranger := issue(t, "stranger", strangersKey(t))
+	_, err = w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, stranger}, onToken})
+	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	session, err := w.CreateObject(ro, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, stranger}, label("stranger")})
+	w.must(err)
+	w.one(s, CKO_CERTIFICATE, label("stranger"))
+	w.must(w.DestroyObject(ro, session))
+	_, err = w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, stranger[1:]}})
+	w.refused(err, CKR_ATTRIBUTE_VALUE_INVALID)
+}
+
+func strangersKey(t *testing.T) *rsa.PublicKey {
+	t.Helper()
+	n := bytes.Repeat([]byte{0xc5}, 128)
+	key, err := rsaPublic(template{CKA_MODULUS: n, CKA_PUBLIC_EXPONENT: []byte{1, 0, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func TestRenamingAndDestroyingAKey(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.make(keystore.KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}})
+	s, ro := w.session(true), w.session(false)
+	private, public := w.one(s, CKO_PRIVATE_KEY), w.one(s, CKO_PUBLIC_KEY)
+	w.refused(w.SetAttributeValue(ro, private, []Attribute{label("x")}), CKR_SESSION_READ_ONLY)
+	w.refused(w.SetAttributeValue(s, private, []Attribute{noTo(CKA_SENSITIVE)}), CKR_ATTRIBUTE_READ_ONLY)
+	w.must(w.SetAttributeValue(s, private, []Attribute{label("renamed"), {CKA_ID, []byte{1, 2}}}))
+	if got := w.one(s, CKO_PUBLIC_KEY, label("renamed"), Attribute{CKA_ID, []byte{1, 2}}); got != public {
+		t.Errorf("handle %x became %x", public, got)
+	}
+	w.refused(w.DestroyObject(ro, private), CKR_SESSION_READ_ONLY)
+	w.refused(w.DestroyObject(s, public), CKR_ACTION_PROHIBITED)
+	w.must(w.DestroyObject(s, private))
+	w.refused(w.DestroyObject(s, private), CKR_OBJECT_HANDLE_INVALID)
+	if left := w.find(s); len(left) != 0 {
+		t.Errorf("%d objects left", len(left))
+	}
+	w.token.TPM().Release()
+	if c := w.machine.Count(t); c.Persistent != 1 {
+		t.Errorf("%d persistent objects, want the SRK alone", c.Persistent)
+	}
+}
+
+func TestKeyDeletedByAnotherProcess(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	entry := w.make(keystore.KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}})
+	s := w.session(false)
+	key := w.one(s, CKO_PRIVATE_KEY)
+	w.must(w.token.Delete(t.Context(), entry, false))
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	if err == nil {
+		t.Fatal("a deleted key signs")
+	}
+	if found := w.find(s); len(found) != 0 {
+		t.Errorf("found %d objects", len(found))
+	}
+}
+
+func TestMechanismsAreDescribed(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	ids, err := w.GetMechanismList(0)
+	w.must(err)
+	for _, id := range ids {
+		info, err := w.GetMechanismInfo(0, id)
+		w.must(err)
+		switch {
+		case info.Flags == 0:
+			t.Errorf("mechanism 0x%x does nothing", uint64(id))
+		case info.Flags&CKF_DIGEST == 0 && (info.MinKeySize == 0 || info.MaxKeySize < info.MinKeySize):
+			t.Errorf("mechanism 0x%x: keys of %d to %d bits", uint64(id), info.MinKeySize, info.MaxKeySize)
+		}
+	}
+	ec, err := w.GetMechanismInfo(0, CKM_EC_KEY_PAIR_GEN)
+	w.must(err)
+	if ec.MinKeySize != 256 || ec.MaxKeySize != 384 {
+		t.Errorf("EC keys of %d to %d bits", ec.MinKeySize, ec.MaxKeySize)
+	}
+	_, err = w.GetMechanismInfo(0, 0x9999)
+	w.refused(err, CKR_MECHANISM_INVALID)
+	if n := w.commands(func() { w.GetMechanismInfo(0, CKM_RSA_PKCS) }); n != 0 {
+		t.Errorf("%d TPM commands for what is known", n)
+	}
+}

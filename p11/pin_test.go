@@ -1,0 +1,194 @@
+package p11
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+func ecKey(label string) keystore.KeySpec {
+	return keystore.KeySpec{Label: label, Type: provider.P256, Use: provider.Use{Sign: true}, Wrapped: true}
+}
+
+func TestTokenWithoutPINNeedsNone(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	w.refused(w.Login(s, CKU_USER, []byte("1234")), CKR_USER_PIN_NOT_INITIALIZED)
+	w.refused(w.Login(s, CKU_SO, []byte("12345678")), CKR_USER_PIN_NOT_INITIALIZED)
+	w.must(w.Login(s, CKU_USER, nil))
+	w.refused(w.Login(s, CKU_USER, nil), CKR_USER_ALREADY_LOGGED_IN)
+	w.must(w.Logout(s))
+	w.refused(w.SetPIN(s, []byte("1234"), []byte("5678")), CKR_USER_PIN_NOT_INITIALIZED)
+	w.refused(w.InitPIN(s, []byte("5678")), CKR_USER_NOT_LOGGED_IN)
+	w.make(ecKey("web"))
+	key := w.one(s, CKO_PRIVATE_KEY)
+	if w.attribute(s, key, CKA_PRIVATE)[0] != 0 {
+		t.Error("CKA_PRIVATE is true")
+	}
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.must(err)
+}
+
+func TestSecurityOfficerGivesTheUserAPIN(t *testing.T) {
+	t.Parallel()
+	w := fresh(t)
+	w.refused(w.InitToken(0, []byte("abc"), padded("web")), CKR_PIN_LEN_RANGE)
+	w.refused(w.InitToken(0, nil, padded("")), CKR_ARGUMENTS_BAD)
+	w.must(w.InitToken(0, []byte(soPIN), padded("web")))
+	info, err := w.GetTokenInfo(0)
+	w.must(err)
+	if want := CKF_RNG | CKF_TOKEN_INITIALIZED | CKF_LOGIN_REQUIRED; info.Flags != want {
+		t.Errorf("flags 0x%x, want 0x%x", info.Flags, want)
+	}
+	s := w.session(true)
+	w.refused(w.Login(s, CKU_USER, []byte(userPIN)), CKR_USER_PIN_NOT_INITIALIZED)
+	w.must(w.Login(s, CKU_SO, []byte(soPIN)))
+	w.refused(w.InitPIN(s, []byte("abc")), CKR_PIN_LEN_RANGE)
+	w.must(w.InitPIN(s, []byte(userPIN)))
+	w.must(w.Logout(s))
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	info, err = w.GetTokenInfo(0)
+	w.must(err)
+	if info.Flags&CKF_USER_PIN_INITIALIZED == 0 {
+		t.Errorf("flags 0x%x", info.Flags)
+	}
+}
+
+func TestChangingPINs(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	ro, rw := w.session(false), w.session(true)
+	w.refused(w.SetPIN(ro, []byte(userPIN), []byte("another")), CKR_SESSION_READ_ONLY)
+	w.must(w.CloseSession(ro))
+	w.refused(w.SetPIN(rw, []byte("wrong-pin"), []byte("another")), CKR_PIN_INCORRECT)
+	w.must(w.SetPIN(rw, []byte(userPIN), []byte("another")))
+	w.must(w.Login(rw, CKU_USER, []byte("another")))
+	w.must(w.Logout(rw))
+	w.must(w.Login(rw, CKU_SO, []byte(soPIN)))
+	w.must(w.SetPIN(rw, []byte(soPIN), []byte("officer-2")))
+	w.must(w.Logout(rw))
+	w.must(w.Login(rw, CKU_SO, []byte("officer-2")))
+	for _, pin := range []string{userPIN, soPIN, "another", "officer-2", "wrong-pin"} {
+		if strings.Contains(w.log.String(), pin) {
+			t.Errorf("the log holds the PIN %q", pin)
+		}
+	}
+}
+
+func TestWrongPINsLeadToTheLockout(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	w.make(keystore.KeySpec{Label: "free", Type: provider.P256, Use: provider.Use{Sign: true}, NoPIN: true, Wrapped: true})
+	s := w.session(true)
+	w.refused(w.Login(s, CKU_USER, []byte("wrong-pin")), CKR_PIN_INCORRECT)
+	info, err := w.GetTokenInfo(0)
+	w.must(err)
+	if info.Flags&CKF_USER_PIN_COUNT_LOW == 0 {
+		t.Errorf("flags 0x%x after a wrong PIN", info.Flags)
+	}
+	for range 40 {
+		if err = w.Login(s, CKU_USER, []byte("wrong-pin")); RVOf(err) != CKR_PIN_INCORRECT {
+			break
+		}
+	}
+	w.refused(err, CKR_PIN_LOCKED)
+	info, err = w.GetTokenInfo(0)
+	w.must(err)
+	if info.Flags&CKF_USER_PIN_LOCKED == 0 || info.Flags&CKF_SO_PIN_LOCKED == 0 {
+		t.Errorf("flags 0x%x in lockout", info.Flags)
+	}
+	if !strings.Contains(w.log.String(), "CKR_PIN_LOCKED") {
+		t.Error("the log does not tell of the lockout")
+	}
+}
+
+func TestPrivateKeysHideUntilLogin(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	w.make(ecKey("web"))
+	key := w.one(s, CKO_PRIVATE_KEY)
+	if w.attribute(s, key, CKA_PRIVATE)[0] != 1 {
+		t.Error("CKA_PRIVATE is false")
+	}
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.must(err)
+
+	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+	w.must(w.Logout(s))
+	w.refused(w.Sign(s, make([]byte, 32), &Output{Capacity: 64}), CKR_USER_NOT_LOGGED_IN)
+	if found := w.find(s, class(CKO_PRIVATE_KEY)); len(found) != 0 {
+		t.Errorf("found %d private keys", len(found))
+	}
+	w.one(s, CKO_PUBLIC_KEY)
+	_, err = w.GetAttributeValue(s, key, []AttributeQuery{{Type: CKA_LABEL, Query: true}})
+	w.refused(err, CKR_OBJECT_HANDLE_INVALID)
+	w.refused(w.DestroyObject(s, key), CKR_OBJECT_HANDLE_INVALID)
+	w.refused(w.SignInit(s, mechanismOf(CKM_ECDSA), key), CKR_USER_NOT_LOGGED_IN)
+	_, _, err = w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p256}, []Attribute{onToken})
+	w.refused(err, CKR_USER_NOT_LOGGED_IN)
+
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	if again := w.one(s, CKO_PRIVATE_KEY); again != key {
+		t.Errorf("handle %x became %x", key, again)
+	}
+}
+
+func TestKeyWithAPINOfItsOwn(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	spec := ecKey("careful")
+	spec.OwnPIN = secret.From([]byte("key-pin"))
+	w.make(spec)
+	s := w.session(true)
+	key := w.one(s, CKO_PRIVATE_KEY)
+	if w.attribute(s, key, CKA_ALWAYS_AUTHENTICATE)[0] != 1 {
+		t.Error("CKA_ALWAYS_AUTHENTICATE is false")
+	}
+	digest := make([]byte, 32)
+	w.refused(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")), CKR_OPERATION_NOT_INITIALIZED)
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, digest)
+	w.refused(err, CKR_USER_NOT_LOGGED_IN)
+
+	for range 2 {
+		w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+		w.must(w.Sign(s, digest, &Output{Query: true}))
+		w.must(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")))
+		w.refused(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")), CKR_OPERATION_NOT_INITIALIZED)
+		w.must(w.Sign(s, digest, &Output{Capacity: 64}))
+	}
+
+	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+	w.must(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("wrong-pin")))
+	w.refused(w.Sign(s, digest, &Output{Capacity: 64}), CKR_PIN_INCORRECT)
+	if text := w.log.String(); strings.Contains(text, "key-pin") || strings.Contains(text, "wrong-pin") {
+		t.Error("the log holds a PIN")
+	}
+}
+
+func TestInitTokenAgainNeedsTheSOPINAndDestroysTheKeys(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	w.make(ecKey("web"))
+	w.must(w.CloseSession(s))
+	serial := w.token.Serial()
+	w.refused(w.InitToken(0, nil, padded("taken")), CKR_PIN_LEN_RANGE)
+	w.refused(w.InitToken(0, []byte("wrong-officer"), padded("taken")), CKR_PIN_INCORRECT)
+	if keys, err := w.token.Keys(); err != nil || len(keys) != 1 {
+		t.Fatalf("%d keys after refusals: %v", len(keys), err)
+	}
+	w.must(w.InitToken(0, []byte(soPIN), padded("renewed")))
+	if keys, err := w.token.Keys(); err != nil || len(keys) != 0 {
+		t.Errorf("%d keys: %v", len(keys), err)
+	}
+	if w.token.Serial() == serial || w.token.Label() != "renewed" || w.token.HasUserPIN() {
+		t.Errorf("token %q, serial %s, was %s; user PIN: %v", w.token.Label(), w.token.Serial(), serial, w.token.HasUserPIN())
+	}
+}

@@ -1,0 +1,28 @@
+package p11
+
+// SeedRandom is C_SeedRandom. The TPM's generator takes no seed from applications.
+func (m *Module) SeedRandom(h SessionHandle, seed []byte) error {
+	if _, err := m.session(h); err != nil {
+		return err
+	}
+	return CKR_RANDOM_SEED_NOT_SUPPORTED
+}
+
+// maxRandom is the most random bytes of one call.
+const maxRandom = 1 << 20
+
+// GenerateRandom is C_GenerateRandom: n bytes of the TPM's generator.
+func (m *Module) GenerateRandom(h SessionHandle, n uint64) (random []byte, err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return nil, err
+	}
+	defer s.lib.report("C_GenerateRandom", &err)
+	switch {
+	case n == 0:
+		return nil, nil
+	case n > maxRandom:
+		return nil, CKR_ARGUMENTS_BAD
+	}
+	return s.slot.token.TPM().Random(s.lib.ctx, int(n))
+}

@@ -1,0 +1,207 @@
+package p11
+
+import (
+	"sync"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// session is one session, with at most one operation of each kind.
+type session struct {
+	handle SessionHandle
+	lib    *library
+	slot   *slot
+	flags  Flags
+
+	mu      sync.Mutex // guards the operations; not held while a TPM works
+	closed  bool
+	search  *search
+	signing *signing
+	proving *proving
+	sealing *encryption
+	opening *decryption
+	hashing *input
+}
+
+func (s *session) readWrite() bool { return s.flags&CKF_RW_SESSION != 0 }
+
+// OpenSession is C_OpenSession (PKCS #11 v3.1, section 5.6).
+func (m *Module) OpenSession(id SlotID, flags Flags) (SessionHandle, error) {
+	l, err := m.library()
+	if err != nil {
+		return 0, err
+	}
+	s, err := l.slot(id)
+	switch {
+	case err != nil:
+		return 0, err
+	case flags&CKF_SERIAL_SESSION == 0:
+		return 0, CKR_SESSION_PARALLEL_NOT_SUPPORTED
+	case !s.token.Initialized():
+		return 0, CKR_TOKEN_NOT_RECOGNIZED
+	case flags&CKF_RW_SESSION != 0 && !s.token.Writable():
+		return 0, CKR_TOKEN_WRITE_PROTECTED
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.role() == keystore.SO && flags&CKF_RW_SESSION == 0 {
+		return 0, CKR_SESSION_READ_WRITE_SO_EXISTS
+	}
+	if len(l.sessions) >= maxSessions {
+		return 0, CKR_SESSION_COUNT
+	}
+	l.lastSession++
+	opened := &session{handle: l.lastSession, lib: l, slot: s, flags: flags & (CKF_RW_SESSION | CKF_SERIAL_SESSION)}
+	l.sessions[opened.handle] = opened
+	s.sessions[opened.handle] = opened
+	return opened.handle, nil
+}
+
+// CloseSession is C_CloseSession. The last session of a token logs out.
+func (m *Module) CloseSession(h SessionHandle) error {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	if !s.lib.close(s) {
+		return CKR_SESSION_HANDLE_INVALID
+	}
+	return nil
+}
+
+// CloseAllSessions is C_CloseAllSessions.
+func (m *Module) CloseAllSessions(id SlotID) error {
+	l, err := m.library()
+	if err != nil {
+		return err
+	}
+	s, err := l.slot(id)
+	if err != nil {
+		return err
+	}
+	l.closeAll(s)
+	return nil
+}
+
+// GetSessionInfo is C_GetSessionInfo.
+func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
+	s, err := m.session(h)
+	if err != nil {
+		return SessionInfo{}, err
+	}
+	return SessionInfo{SlotID: s.slot.id, State: s.state(), Flags: s.flags}, nil
+}
+
+// session looks an open session up.
+func (m *Module) session(h SessionHandle) (*session, error) {
+	l, err := m.library()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, ok := l.sessions[h]
+	if !ok {
+		return nil, CKR_SESSION_HANDLE_INVALID
+	}
+	return s, nil
+}
+
+func (s *session) state() State {
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	switch role := s.slot.role(); {
+	case role == keystore.SO:
+		return CKS_RW_SO_FUNCTIONS
+	case role == keystore.User && s.readWrite():
+		return CKS_RW_USER_FUNCTIONS
+	case role == keystore.User:
+		return CKS_RO_USER_FUNCTIONS
+	case s.readWrite():
+		return CKS_RW_PUBLIC_SESSION
+	}
+	return CKS_RO_PUBLIC_SESSION
+}
+
+// userOrOpen says whether what is private may be used: the user is logged in, or the token has no PIN.
+func (s *session) userOrOpen() bool {
+	if !s.slot.token.HasPIN() {
+		return true
+	}
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	return s.slot.role() == keystore.User
+}
+
+// mayChange refuses what changes the token in a session that may not.
+func (s *session) mayChange() error {
+	switch {
+	case !s.readWrite():
+		return CKR_SESSION_READ_ONLY
+	case !s.slot.token.Writable():
+		return CKR_TOKEN_WRITE_PROTECTED
+	case !s.userOrOpen():
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	return nil
+}
+
+// close takes a session and its objects away; false when somebody else did.
+func (l *library) close(s *session) bool {
+	l.mu.Lock()
+	_, open := l.sessions[s.handle]
+	if open {
+		delete(l.sessions, s.handle)
+		delete(s.slot.sessions, s.handle)
+		for h, o := range s.slot.objects {
+			if o.owner == s.handle {
+				delete(s.slot.objects, h)
+			}
+		}
+		if len(s.slot.sessions) == 0 {
+			s.slot.logout()
+		}
+	}
+	l.mu.Unlock()
+	if open {
+		s.end()
+	}
+	return open
+}
+
+func (l *library) closeAll(s *slot) {
+	l.mu.Lock()
+	open := make([]*session, 0, len(s.sessions))
+	for _, session := range s.sessions {
+		open = append(open, session)
+	}
+	l.mu.Unlock()
+	for _, session := range open {
+		l.close(session)
+	}
+}
+
+// logout forgets the login; library.mu is held.
+func (s *slot) logout() {
+	s.login, s.byPIN = 0, false
+	s.token.Logout()
+	for h, o := range s.objects {
+		if o.private {
+			delete(s.objects, h)
+		}
+	}
+}
+
+// end drops a closed session's operations.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.signing != nil {
+		s.signing.auth.wipe()
+	}
+	if s.opening != nil {
+		s.opening.auth.wipe()
+	}
+	s.search, s.signing, s.proving, s.sealing, s.opening, s.hashing = nil, nil, nil, nil, nil, nil
+}

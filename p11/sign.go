@@ -1,0 +1,165 @@
+package p11
+
+import (
+	"errors"
+
+	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
+
+// signing is an active signature operation.
+type signing struct {
+	input
+	scheme signature
+	key    *object
+	auth   ownAuth
+}
+
+// SignInit is C_SignInit (PKCS #11 v3.1, section 5.13).
+func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report("C_SignInit", &err)
+	o, row, err := s.key(key, mechanism, CKF_SIGN, CKA_SIGN)
+	if err != nil {
+		return err
+	}
+	scheme, err := row.sign(row, o.public, parameter{rest: mechanism.Parameter})
+	if err != nil {
+		return err
+	}
+	return start(s, &s.signing, &signing{
+		input: newInput(scheme.hash(), scheme.limit()), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.OwnPIN},
+	})
+}
+
+// Sign is C_Sign. Only the call that gets the signature reaches the TPM.
+func (m *Module) Sign(h SessionHandle, data []byte, out *Output) (err error) {
+	return m.sign("C_Sign", h, data, false, out)
+}
+
+// SignUpdate is C_SignUpdate.
+func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.signing == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	s.signing.parts = true
+	if err := s.signing.write(part); err != nil {
+		s.signing.auth.wipe()
+		s.signing = nil
+		return err
+	}
+	return nil
+}
+
+// SignFinal is C_SignFinal.
+func (m *Module) SignFinal(h SessionHandle, out *Output) (err error) {
+	return m.sign("C_SignFinal", h, nil, true, out)
+}
+
+func (m *Module) sign(function string, h SessionHandle, data []byte, final bool, out *Output) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report(function, &err)
+	s.mu.Lock()
+	op := s.signing
+	if op == nil {
+		s.mu.Unlock()
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	if final || !op.parts {
+		if done, err := out.Room(op.scheme.size()); done {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	s.signing = nil
+	s.mu.Unlock()
+
+	defer op.auth.wipe()
+	if !final {
+		if op.parts {
+			return CKR_OPERATION_ACTIVE
+		}
+		if err := op.write(data); err != nil {
+			return err
+		}
+	}
+	return s.useKey(op.key, &op.auth, func(key *signer.Key) error {
+		signature, err := op.scheme.sign(s.lib.ctx, key, op.sum())
+		if err != nil {
+			return err
+		}
+		return out.Put(signature)
+	})
+}
+
+// useKey runs one private operation. No lock is held.
+func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) error {
+	if auth.needed && auth.pin == nil {
+		return refuse(CKR_USER_NOT_LOGGED_IN, "key %q has a PIN of its own, which C_Login with CKU_CONTEXT_SPECIFIC gives for each use", o.entry.Label)
+	}
+	if o.private && !s.userOrOpen() {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	key, err := signer.ForEntry(s.slot.token, o.entry, auth.pin)
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+	err = run(key)
+	if errors.Is(err, provider.ErrNoObject) || errors.Is(err, provider.ErrOtherObject) {
+		s.lib.forget(s.slot) // another process moved or deleted it
+	}
+	return err
+}
+
+// key finds a key that may be used with a mechanism in one way.
+func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
+	row, err := findMechanism(wanted.Type, how)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := s.lib.lookup(s.slot, h)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case o == nil:
+		return nil, nil, CKR_KEY_HANDLE_INVALID
+	case o.private && !s.userOrOpen():
+		return nil, nil, CKR_USER_NOT_LOGGED_IN
+	case o.public == nil:
+		return nil, nil, CKR_KEY_HANDLE_INVALID
+	case keyTypeOf(o.public) != row.keys:
+		return nil, nil, CKR_KEY_TYPE_INCONSISTENT
+	case !o.attributes.is(attribute):
+		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q", o.attributes[CKA_LABEL])
+	case o.tpm != nil && !o.tpm.permits(row):
+		return nil, nil, refuse(CKR_MECHANISM_INVALID, "key %q was made for another scheme", o.entry.Label)
+	}
+	return o, row, nil
+}
+
+// start makes an operation active unless one of its kind is.
+func start[T any](s *session, place **T, operation *T) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return CKR_SESSION_HANDLE_INVALID
+	case *place != nil:
+		return CKR_OPERATION_ACTIVE
+	}
+	*place = operation
+	return nil
+}

@@ -1,0 +1,151 @@
+package p11
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// maxSessions is the most sessions an application may have open at once.
+const maxSessions = 65536
+
+// slot is one token of the configuration and what the application has going on in it.
+type slot struct {
+	id    SlotID
+	token *keystore.Token
+
+	// pinMu serialises what checks or changes PINs, so that a login and its effect are one step. Nothing else waits for it.
+	pinMu sync.Mutex
+
+	// Guarded by library.mu.
+	login    keystore.Role // 0 for none
+	byPIN    bool          // the login's PIN opened the token's secret
+	sessions map[SessionHandle]*session
+	objects  map[ObjectHandle]*object // session objects
+	stored   *inventory               // the store as last read; nil before
+	keys     *keySizes                // what the TPM can make; nil before it was asked
+}
+
+// role is who is logged in. A token that another process made anew has lost its secret, and with it the login. library.mu is held.
+func (s *slot) role() keystore.Role {
+	if s.byPIN && s.token.LoggedIn() != s.login {
+		s.logout()
+	}
+	return s.login
+}
+
+func (l *library) slot(id SlotID) (*slot, error) {
+	if id >= SlotID(len(l.slots)) {
+		return nil, CKR_SLOT_ID_INVALID
+	}
+	return l.slots[id], nil
+}
+
+// GetSlotList is C_GetSlotList: one slot for each token of the configuration, in its order. A slot always has its token, whether or
+// not the TPM answers: listing slots touches no TPM.
+func (m *Module) GetSlotList(tokenPresent bool) ([]SlotID, error) {
+	l, err := m.library()
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]SlotID, len(l.slots))
+	for i, s := range l.slots {
+		ids[i] = s.id
+	}
+	return ids, nil
+}
+
+// GetSlotInfo is C_GetSlotInfo.
+func (m *Module) GetSlotInfo(id SlotID) (SlotInfo, error) {
+	l, err := m.library()
+	if err != nil {
+		return SlotInfo{}, err
+	}
+	s, err := l.slot(id)
+	if err != nil {
+		return SlotInfo{}, err
+	}
+	return SlotInfo{
+		SlotDescription: "TPM " + s.token.TPM().String(),
+		ManufacturerID:  "tpm2-p11",
+		Flags:           CKF_TOKEN_PRESENT | CKF_HW_SLOT,
+		HardwareVersion: Version{2, 0},
+	}, nil
+}
+
+// GetTokenInfo is C_GetTokenInfo. It asks the TPM one thing, its lockout counters, and only for a token with a PIN that nobody is
+// logged in to.
+func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
+	l, err := m.library()
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	s, err := l.slot(id)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	info := TokenInfo{
+		Label:              s.token.Label(),
+		ManufacturerID:     "tpm2-p11",
+		Model:              "TPM 2.0",
+		SerialNumber:       s.token.Serial(),
+		Flags:              CKF_RNG,
+		MaxSessionCount:    maxSessions,
+		MaxRwSessionCount:  maxSessions,
+		MaxPinLen:          keystore.MaxPIN,
+		MinPinLen:          keystore.MinPIN,
+		TotalPublicMemory:  CK_UNAVAILABLE_INFORMATION,
+		FreePublicMemory:   CK_UNAVAILABLE_INFORMATION,
+		TotalPrivateMemory: CK_UNAVAILABLE_INFORMATION,
+		FreePrivateMemory:  CK_UNAVAILABLE_INFORMATION,
+		HardwareVersion:    Version{2, 0},
+	}
+	if !s.token.Writable() {
+		info.Flags |= CKF_WRITE_PROTECTED
+	}
+	l.mu.Lock()
+	for _, open := range s.sessions {
+		info.SessionCount++
+		if open.readWrite() {
+			info.RwSessionCount++
+		}
+	}
+	loggedIn := s.role() != 0
+	l.mu.Unlock()
+	if !s.token.Initialized() {
+		return info, nil
+	}
+	info.Flags |= CKF_TOKEN_INITIALIZED
+	if s.token.HasPIN() {
+		info.Flags |= CKF_LOGIN_REQUIRED
+		if s.token.HasUserPIN() {
+			info.Flags |= CKF_USER_PIN_INITIALIZED
+		}
+		if !loggedIn {
+			info.Flags |= l.lockoutFlags(s.token.TPM())
+		}
+	}
+	return info, nil
+}
+
+// lockoutFlags tells how near the TPM is to its lockout, which user and security officer share. A TPM that does not answer soon tells nothing.
+func (l *library) lockoutFlags(t *provider.TPM) Flags {
+	ctx, cancel := context.WithTimeout(l.ctx, 2*time.Second)
+	defer cancel()
+	p, err := t.Properties(ctx)
+	switch {
+	case err != nil:
+		l.log.Debug("lockout counters are not known", "reason", err.Error())
+		return 0
+	case p.InLockout:
+		return CKF_USER_PIN_LOCKED | CKF_SO_PIN_LOCKED
+	case p.LockoutCounter == 0:
+		return 0
+	case p.LockoutCounter+1 >= p.MaxAuthFail:
+		return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
+	}
+	return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW
+}
