@@ -1,0 +1,99 @@
+# make demo     the main job, on a TPM emulator of its own
+# make build    build/tpm2-p11.so and build/tpm2-p11
+# make check    what to run all day (under 5 minutes)
+# make test     everything
+# make install  into PREFIX, below DESTDIR
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+BINDIR     ?= $(PREFIX)/bin
+LIBDIR     ?= $(PREFIX)/lib
+MODULEDIR  ?= $(LIBDIR)/pkcs11
+DATADIR    ?= $(PREFIX)/share
+# p11-kit reads the distribution's modules from /usr/share and the administrator's from /etc.
+P11KITDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/share/p11-kit/modules,$(SYSCONFDIR)/pkcs11/modules)
+CONFIG      = $(DESTDIR)$(SYSCONFDIR)/tpm2-p11/tpm2-p11.conf
+
+# PACKAGES=present skips the installation of Debian packages.
+PACKAGES ?= missing
+packages  = $(if $(filter present,$(PACKAGES)),,packaging/install-packages)
+
+GOFLAGS_BUILD = -trimpath -buildvcs=false
+LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$(VERSION)
+# Only the functions of the standard are visible; no lazy binding; no executable stack.
+LDFLAGS_MODULE = $(LDFLAGS) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
+
+.PHONY: build module command generate demo check test vet test-vectors fuzz install uninstall clean
+
+build: module command
+
+module:
+	CGO_ENABLED=1 $(GO) build $(GOFLAGS_BUILD) -buildmode=c-shared -ldflags '$(LDFLAGS_MODULE)' -o build/tpm2-p11.so ./cgo
+	@rm -f build/tpm2-p11.h
+
+command:
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o build/tpm2-p11 ./cmd/tpm2-p11
+
+generate:
+	$(GO) generate ./...
+
+demo:
+	@$(and $(packages),$(packages) demo)
+	@$(MAKE) --no-print-directory build
+	@demo/demo.sh
+
+vet:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+
+check: build vet
+	$(GO) test -short -timeout 5m ./...
+
+test:
+	@$(and $(packages),$(packages) test)
+	@$(MAKE) --no-print-directory build vet
+	$(GO) test -race -timeout 20m ./...
+	demo/demo.sh --quiet
+
+# Tests on data from the outside world: VECTORS is the folder that holds it.
+test-vectors:
+	@test -d "$(VECTORS)" || { echo "VECTORS=$(VECTORS): no such folder"; exit 1; }
+	TPM2_P11_VECTORS="$(abspath $(VECTORS))" $(GO) test -count=1 -tags vectors -run '^TestVectors' ./...
+
+# Every fuzz target for T each.
+T ?= 60s
+fuzz:
+	@set -e; for package in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	    echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(T) $$package; \
+	  done; \
+	done
+
+# Needs no Go, so that sudo may run it after make.
+install:
+	@test -x build/tpm2-p11 -a -f build/tpm2-p11.so || { echo "run make first"; exit 1; }
+	install -d $(DESTDIR)$(MODULEDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(P11KITDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
+	  $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(DATADIR)/zsh/site-functions \
+	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(dir $(CONFIG))
+	install -m 0755 build/tpm2-p11 $(DESTDIR)$(BINDIR)/tpm2-p11
+	install -m 0644 build/tpm2-p11.so $(DESTDIR)$(MODULEDIR)/tpm2-p11.so
+	sed 's|@MODULE@|$(MODULEDIR)/tpm2-p11.so|' packaging/tpm2-p11.module >$(DESTDIR)$(P11KITDIR)/tpm2-p11.module
+	sed 's|@MODULE@|$(MODULEDIR)/tpm2-p11.so|; s|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' packaging/tpm2-p11.pc.in \
+	  >$(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc
+	build/tpm2-p11 completion bash >$(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11
+	build/tpm2-p11 completion zsh >$(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11
+	build/tpm2-p11 completion fish >$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
+	test -e $(CONFIG) || install -m 0644 tpm2-p11.conf $(CONFIG)
+
+# A configuration that was changed stays.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/tpm2-p11 $(DESTDIR)$(MODULEDIR)/tpm2-p11.so $(DESTDIR)$(P11KITDIR)/tpm2-p11.module \
+	  $(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc $(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11 \
+	  $(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11 $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
+	if cmp -s tpm2-p11.conf $(CONFIG); then rm -f $(CONFIG); rmdir $(dir $(CONFIG)); fi
+
+clean:
+	rm -rf build
