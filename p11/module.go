@@ -82,6 +82,14 @@ func (m *Module) Finalize() (err error) {
 	return l.set.Close()
 }
 
+// Release lets go of the TPMs that no call uses now, which flushes the sessions
+// kept in them: for a process that ends without C_Finalize.
+func (m *Module) Release() {
+	if l, err := m.library(); err == nil {
+		l.set.Release()
+	}
+}
+
 // GetInfo is C_GetInfo.
 func (m *Module) GetInfo() (Info, error) {
 	if _, err := m.library(); err != nil {

@@ -36,6 +36,7 @@ type connection struct {
 	session *session   // salted HMAC session, reused
 }
 
+// open opens a connection. Dialers name the address in their errors.
 func open(ctx context.Context, t *TPM) (*connection, error) {
 	ctx, cancel := withTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -44,11 +45,11 @@ func open(ctx context.Context, t *TPM) (*connection, error) {
 	case err == nil:
 		return &connection{tpm: t, conn: conn, live: make(map[Handle]struct{})}, nil
 	case errors.Is(err, context.Canceled):
-		return nil, fmt.Errorf("open %s: %w", t, err)
+		return nil, fmt.Errorf("open the TPM: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("%w: open %s: %w", ErrBusy, t, err)
+		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
-	return nil, fmt.Errorf("%w: open %s: %w", ErrUnavailable, t, err)
+	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // withTimeout gives a context that ends after d unless the caller set a deadline of its own.

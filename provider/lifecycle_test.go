@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -180,7 +179,7 @@ func TestATPMThatCannotBeOpened(t *testing.T) {
 		context.DeadlineExceeded: provider.ErrBusy,
 	} {
 		tpm := provider.New(&script{dialErr: cause})
-		if _, err := tpm.Random(t.Context(), 4); !errors.Is(err, want) || !errors.Is(err, cause) || !strings.Contains(err.Error(), "script") {
+		if _, err := tpm.Random(t.Context(), 4); !errors.Is(err, want) || !errors.Is(err, cause) {
 			t.Errorf("%v: %v", cause, err)
 		}
 		tpm.Close()

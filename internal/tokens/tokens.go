@@ -72,6 +72,13 @@ func (s *Set) openTPM(address string) (*provider.TPM, error) {
 	return tpm, nil
 }
 
+// Release lets go of the TPMs that nothing uses now; the next use opens them again.
+func (s *Set) Release() {
+	for _, t := range s.tpms {
+		t.Release()
+	}
+}
+
 // Close logs every token out and closes the TPMs. The Set is of no use afterwards; closing it again does nothing.
 func (s *Set) Close() error {
 	var failed []error
