@@ -315,6 +315,8 @@ func TestFlippedAndCutDocumentsAreRefused(t *testing.T) {
 		if _, err := attest.Verify(document[:i], p); !typed(err) {
 			t.Fatalf("cut at byte %d: %v", i, err)
 		}
+	}
+	for i := 0; i < len(document); i += 17 { // each costs five verifications
 		flipped := bytes.Clone(document)
 		flipped[i] ^= 1 << (i % 8)
 		if _, err := attest.Verify(flipped, p); !typed(err) {
