@@ -13,7 +13,7 @@ var layers = [][]string{
 	{"internal/boundary/...", "internal/p11uri", "internal/nitrosim/nsm", "policy"},
 	{"config", "provider/transport"},
 	{"provider"},
-	{"keystore/tss2", "attest"},
+	{"keystore/tss2", "internal/keyuse", "attest"},
 	{"keystore", "kms/..."},
 	{"internal/tokens"},
 	{"signer"},
@@ -24,7 +24,7 @@ var layers = [][]string{
 }
 
 // testOnly are packages that only test files import.
-var testOnly = []string{"internal/tpmtest", "provider/internal/wiretap", "tests/..."}
+var testOnly = []string{"internal/tpmtest", "internal/nitrosim/simtest", "provider/internal/wiretap", "tests/..."}
 
 // testOnlyModules are dependencies that only test files import.
 var testOnlyModules = []string{

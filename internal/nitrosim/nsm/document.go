@@ -25,8 +25,8 @@ type Draft struct {
 
 // Content is what a document states besides identity and time.
 type Content struct {
-	PCRs                       [24][]byte // SHA-384
-	PublicKey, UserData, Nonce []byte     // nil for null
+	PCRs                       PCRs
+	PublicKey, UserData, Nonce []byte // nil for null
 }
 
 // Draft prepares a document made at now.

@@ -37,6 +37,21 @@ const LeafLifetime = 3 * time.Hour
 // an hour before now.
 func New(instance, region string, now time.Time) (*Authority, error) {
 	a := &Authority{Instance: instance, Region: region}
+	return a, a.issue(now)
+}
+
+// Renew replaces all certificates below the root when a leaf made at now would
+// outlive them, as AWS does long before.
+func (a *Authority) Renew(now time.Time) error {
+	if a.Chain[len(a.Chain)-1].Certificate.NotAfter.After(now.Add(LeafLifetime)) {
+		return nil
+	}
+	a.Chain = a.Chain[:1]
+	return a.issue(now)
+}
+
+// issue makes the certificates that the chain lacks.
+func (a *Authority) issue(now time.Time) error {
 	from := now.Add(-time.Hour)
 	for _, level := range []struct {
 		name     string
@@ -44,10 +59,10 @@ func New(instance, region string, now time.Time) (*Authority, error) {
 		lifetime time.Duration
 	}{
 		{"nitro-sim.nitro-enclaves", -1, 30 * 365 * 24 * time.Hour},
-		{"sim." + region + ".nitro-sim.nitro-enclaves", 2, 20 * 24 * time.Hour},
-		{"sim.zonal." + region + ".nitro-sim.nitro-enclaves", 1, 6 * 24 * time.Hour},
-		{instance + "." + region + ".nitro-sim.nitro-enclaves", 0, 24 * time.Hour},
-	} {
+		{"sim." + a.Region + ".nitro-sim.nitro-enclaves", 2, 20 * 24 * time.Hour},
+		{"sim.zonal." + a.Region + ".nitro-sim.nitro-enclaves", 1, 6 * 24 * time.Hour},
+		{a.Instance + "." + a.Region + ".nitro-sim.nitro-enclaves", 0, 24 * time.Hour},
+	}[len(a.Chain):] {
 		template := Template(level.name, from, from.Add(level.lifetime))
 		template.IsCA, template.BasicConstraintsValid = true, true
 		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -58,11 +73,11 @@ func New(instance, region string, now time.Time) (*Authority, error) {
 		}
 		issuer, err := Issue(template, parent, elliptic.P384())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		a.Chain = append(a.Chain, issuer)
 	}
-	return a, nil
+	return nil
 }
 
 // Root is the certificate that verifiers of this authority trust.
