@@ -78,6 +78,9 @@ func parseAnchor(text []byte) (*anchor, error) {
 	if !bytes.Equal(public.Name(), a.SRK.Name) {
 		return corrupt("srk", fmt.Errorf("its name is not that of its public area"))
 	}
+	if !public.IsStorageKey() {
+		return corrupt("srk", fmt.Errorf("it is %s, and no storage key", public.Describe()))
+	}
 	if err := checkHandle(provider.Handle(a.SRK.Handle)); err != nil {
 		return corrupt("srk", err)
 	}

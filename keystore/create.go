@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 
@@ -20,18 +21,22 @@ func (t *Token) CreateKey(ctx context.Context, s KeySpec) (Entry, error) {
 		return t.tpm.CreateKey(ctx, p.template(s), p.value)
 	})
 	if err != nil {
-		return Entry{}, fmt.Errorf("creating key %q: %w", s.Label, err)
+		return Entry{}, fmt.Errorf("creating key %q: %w", shortened(s.Label), err)
 	}
 	return e, nil
 }
 
 // ImportKey wraps an existing private key into the TPM. Type is ignored.
 func (t *Token) ImportKey(ctx context.Context, key crypto.PrivateKey, s KeySpec) (Entry, error) {
+	s.Type = ""
+	if _, ec := key.(*ecdsa.PrivateKey); ec && s.Use.Decrypt {
+		return Entry{}, fmt.Errorf("importing key %q: %w", shortened(s.Label), errDecryptEC)
+	}
 	e, err := t.make(ctx, s, func(p plan) (provider.Object, error) {
 		return t.tpm.ImportKey(ctx, key, p.template(s), p.value)
 	})
 	if err != nil {
-		return Entry{}, fmt.Errorf("importing key %q: %w", s.Label, err)
+		return Entry{}, fmt.Errorf("importing key %q: %w", shortened(s.Label), err)
 	}
 	return e, nil
 }
@@ -43,6 +48,9 @@ func (t *Token) make(ctx context.Context, s KeySpec, object func(plan) (provider
 	}
 	a, err := t.writableStore()
 	if err != nil {
+		return Entry{}, err
+	}
+	if err := t.checkUnique(s); err != nil {
 		return Entry{}, err
 	}
 	p, err := t.plan(ctx, a, s)
@@ -63,7 +71,7 @@ func (t *Token) make(ctx context.Context, s KeySpec, object func(plan) (provider
 	if err != nil {
 		return Entry{}, err
 	}
-	return t.install(ctx, side, o, s)
+	return t.install(ctx, a, side, o, s)
 }
 
 // AddObject adds a wrapped object that other tools made (a TSS2 PEM or tpm2-tools' files), after loading it once. Its
@@ -72,13 +80,13 @@ func (t *Token) make(ctx context.Context, s KeySpec, object func(plan) (provider
 func (t *Token) AddObject(ctx context.Context, o provider.Object, emptyAuth bool, s KeySpec) (Entry, error) {
 	e, err := t.addObject(ctx, o, emptyAuth, s)
 	if err != nil {
-		return Entry{}, fmt.Errorf("adding key %q: %w", s.Label, err)
+		return Entry{}, fmt.Errorf("adding key %q: %w", shortened(s.Label), err)
 	}
 	return e, nil
 }
 
 func (t *Token) addObject(ctx context.Context, o provider.Object, emptyAuth bool, s KeySpec) (Entry, error) {
-	s.OwnPIN, s.NoPIN = nil, false
+	s.OwnPIN, s.NoPIN, s.Type = nil, false, ""
 	if err := s.check(); err != nil {
 		return Entry{}, err
 	}
@@ -101,7 +109,7 @@ func (t *Token) addObject(ctx context.Context, o provider.Object, emptyAuth bool
 	if o.Parent != 0 && o.Parent != tpm2.TPMRHOwner && o.Parent != a.srk.Handle {
 		side.SRK = nil
 	}
-	return t.install(ctx, side, o, s)
+	return t.install(ctx, a, side, o, s)
 }
 
 // Link adopts a persistent key that other tools made. Only its public area goes into the store. Of the spec, OwnPIN says
@@ -110,13 +118,13 @@ func (t *Token) addObject(ctx context.Context, o provider.Object, emptyAuth bool
 func (t *Token) Link(ctx context.Context, h provider.Handle, s KeySpec) (Entry, error) {
 	e, err := t.link(ctx, h, s)
 	if err != nil {
-		return Entry{}, fmt.Errorf("linking key %q: %w", s.Label, err)
+		return Entry{}, fmt.Errorf("linking key %q: %w", shortened(s.Label), err)
 	}
 	return e, nil
 }
 
 func (t *Token) link(ctx context.Context, h provider.Handle, s KeySpec) (Entry, error) {
-	s.Handle, s.Wrapped, s.NoPIN = h, false, false
+	s.Handle, s.Wrapped, s.NoPIN, s.Type = h, false, false, ""
 	if err := s.check(); err != nil {
 		return Entry{}, err
 	}
@@ -139,17 +147,17 @@ func (t *Token) link(ctx context.Context, h provider.Handle, s KeySpec) (Entry, 
 	if err != nil {
 		return Entry{}, err
 	}
-	return t.installLink(ctx, side, public, h)
+	return t.installLink(ctx, a, side, public, h, s.Unique)
 }
 
-func (t *Token) installLink(ctx context.Context, side sidecar, public provider.Public, h provider.Handle) (Entry, error) {
+func (t *Token) installLink(ctx context.Context, a *anchor, side sidecar, public provider.Public, h provider.Handle, unique bool) (Entry, error) {
 	side.Handle, side.Public, side.SRK = handleText(h), public.Marshal(), nil
-	w, err := t.change(ctx)
+	w, err := t.changeOf(ctx, a)
 	if err != nil {
 		return Entry{}, err
 	}
 	defer w.close()
-	if err := t.checkNew(side.Name); err != nil {
+	if err := t.checkNew(side.Name, KeySpec{Label: side.Label, Unique: unique}); err != nil {
 		return Entry{}, err
 	}
 	id := randomHex(16)
@@ -159,21 +167,31 @@ func (t *Token) installLink(ctx context.Context, side sidecar, public provider.P
 	return t.entry(w.dir, id)
 }
 
-// install puts a wrapped object into the store, and makes it persistent unless the spec says otherwise.
-func (t *Token) install(ctx context.Context, side sidecar, o provider.Object, s KeySpec) (Entry, error) {
+// install puts a wrapped object that was made for token a into the store, and makes it persistent unless the spec says otherwise.
+func (t *Token) install(ctx context.Context, a *anchor, side sidecar, o provider.Object, s KeySpec) (Entry, error) {
 	text, err := tss2.Encode(tss2.Key{Object: o, EmptyAuth: side.Auth == authEmpty, Policy: side.Policy})
 	if err != nil {
 		return Entry{}, err
 	}
-	w, err := t.change(ctx)
+	w, err := t.changeOf(ctx, a)
 	if err != nil {
 		return Entry{}, err
 	}
 	defer w.close()
-	if err := t.checkNew(side.Name); err != nil {
+	if err := t.checkNew(side.Name, s); err != nil {
 		return Entry{}, err
 	}
 	id := randomHex(16)
+	if !s.Wrapped {
+		// The first word about the key says where it goes: whoever finishes after a crash does not leave it wrapped.
+		h := s.Handle
+		if h == 0 {
+			if h, err = t.freeHandle(ctx, id, FirstHandle); err != nil {
+				return Entry{}, err
+			}
+		}
+		side.Handle = handleText(h)
+	}
 	undo := func(cause error) (Entry, error) {
 		return Entry{}, errors.Join(cause, w.remove(id+pemSuffix, id+sidecarSuffix))
 	}
@@ -201,14 +219,29 @@ func (t *Token) install(ctx context.Context, side sidecar, o provider.Object, s 
 	return t.entry(w.dir, id)
 }
 
-// checkNew refuses a key that the store has; the caller holds the lock.
-func (t *Token) checkNew(name []byte) error {
+// checkNew refuses a key that the store has, or whose label it has if that shall not be; the caller holds the lock.
+func (t *Token) checkNew(name []byte, s KeySpec) error {
 	have, err := t.findAll(Query{Name: name})
 	if err != nil {
 		return err
 	}
 	if len(have) > 0 {
 		return fmt.Errorf("%w: as %s", ErrExists, have[0])
+	}
+	return t.checkUnique(s)
+}
+
+// checkUnique refuses a label that the token has, if the spec asks for that.
+func (t *Token) checkUnique(s KeySpec) error {
+	if !s.Unique {
+		return nil
+	}
+	have, err := t.findAll(Query{Label: s.Label})
+	if err != nil {
+		return err
+	}
+	if len(have) > 0 {
+		return fmt.Errorf("%w: %s", ErrLabelTaken, have[0])
 	}
 	return nil
 }
@@ -237,6 +270,23 @@ func (t *Token) change(ctx context.Context) (*writer, error) {
 	return w, nil
 }
 
+// changeOf is change for what was planned when a was the token: another one has another secret, and perhaps another SRK.
+func (t *Token) changeOf(ctx context.Context, a *anchor) (*writer, error) {
+	w, err := t.change(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := t.initialized()
+	if err == nil && now.Serial != a.Serial {
+		err = fmt.Errorf("%w anew meanwhile by another process: try again", ErrInitialized)
+	}
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
 func (w *writer) saveSidecar(id string, s sidecar) error {
 	text, err := s.encode()
 	if err != nil {
@@ -255,8 +305,17 @@ func (t *Token) entry(d *dir, id string) (Entry, error) {
 }
 
 // reread is the record of an entry as it is now, for a change of it; the caller holds the lock. ErrNotFound when the key
-// was deleted, or is another one.
+// was deleted, or is another one, ErrUnfinished when another change of it was interrupted and could not be finished.
 func (t *Token) reread(w *writer, e Entry) (record, error) {
+	r, err := t.rereadUnfinished(w, e)
+	if err == nil && r.side.State != Ready {
+		return record{}, fmt.Errorf("%w: %s is %s: run `tpm2-p11 doctor`", ErrUnfinished, e, r.side.State)
+	}
+	return r, err
+}
+
+// rereadUnfinished is reread for a change that can be made in every state.
+func (t *Token) rereadUnfinished(w *writer, e Entry) (record, error) {
 	if err := checkID(e.ID); err != nil {
 		return record{}, err
 	}
@@ -264,8 +323,9 @@ func (t *Token) reread(w *writer, e Entry) (record, error) {
 	if !r.listed || !bytes.Equal(r.entry.Object.Public.Name(), e.Object.Public.Name()) {
 		return record{}, fmt.Errorf("%w: %s is no longer in %s", ErrNotFound, e, t.Dir())
 	}
-	if r.side.State != Ready {
-		return record{}, fmt.Errorf("%w: %s is %s: run `tpm2-p11 doctor`", ErrUnfinished, e, r.side.State)
+	if r.sideErr != nil {
+		return record{}, fmt.Errorf("%s is not changed, since only its file says which handle it may have: restore %s or move it away: %w",
+			e, r.id+sidecarSuffix, r.sideErr)
 	}
 	return r, nil
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +18,10 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 func TestAStoreThatDoesNotExistIsEmpty(t *testing.T) {
@@ -110,7 +114,7 @@ func TestAPEMThatSomebodyDroppedInIsAKey(t *testing.T) {
 	if e.ID != "my server" || !e.EmptyAuth || e.Object.Handle != 0 || len(e.CKAID) != 20 {
 		t.Errorf("%+v", e)
 	}
-	e, err = token.SetLabel(e, "web")
+	e, err = token.SetMetadata(e, Metadata{Label: "web"})
 	must(t, err)
 	if e.Label != "web" || e.ID != "my server" || !e.EmptyAuth {
 		t.Errorf("after a change of its label: %+v", e)
@@ -135,53 +139,55 @@ func TestFilesThatCannotBeUnderstoodAreSkippedAndNamed(t *testing.T) {
 			s.write(t, "bad.json", text)
 		}
 	}
+	pem := []string{"bad"} // which alone is a key
 	for _, c := range []struct {
 		name    string
 		prepare func(*testing.T, *store)
 		file    string
 		want    error
+		keys    []string
 	}{
-		{"an empty PEM", func(t *testing.T, s *store) { good(t, s); s.write(t, "bad.pem", nil) }, "bad.pem", ErrCorrupt},
-		{"a torn PEM", func(t *testing.T, s *store) { s.write(t, "bad.pem", good(t, s)[:100]) }, "bad.pem", ErrCorrupt},
-		{"a huge PEM", func(t *testing.T, s *store) { good(t, s); s.write(t, "bad.pem", make([]byte, 1<<20)) }, "bad.pem", ErrCorrupt},
-		{"no PEM", func(t *testing.T, s *store) { good(t, s) }, "bad.json", ErrCorrupt},
-		{"an empty sidecar", func(t *testing.T, s *store) { s.write(t, "bad.pem", good(t, s)); s.write(t, "bad.json", nil) }, "bad.json", ErrCorrupt},
+		{"an empty PEM", func(t *testing.T, s *store) { good(t, s); s.write(t, "bad.pem", nil) }, "bad.pem", ErrCorrupt, nil},
+		{"a torn PEM", func(t *testing.T, s *store) { s.write(t, "bad.pem", good(t, s)[:100]) }, "bad.pem", ErrCorrupt, nil},
+		{"a huge PEM", func(t *testing.T, s *store) { good(t, s); s.write(t, "bad.pem", make([]byte, 1<<20)) }, "bad.pem", ErrCorrupt, nil},
+		{"no PEM", func(t *testing.T, s *store) { good(t, s) }, "bad.json", ErrCorrupt, nil},
+		{"an empty sidecar", func(t *testing.T, s *store) { s.write(t, "bad.pem", good(t, s)); s.write(t, "bad.json", nil) }, "bad.json", ErrCorrupt, pem},
 		{"a torn sidecar", func(t *testing.T, s *store) {
 			s.write(t, "bad.pem", good(t, s))
 			s.write(t, "bad.json", s.read(t, "bad.json")[:50])
-		}, "bad.json", ErrCorrupt},
+		}, "bad.json", ErrCorrupt, pem},
 		{"two objects in a sidecar", func(t *testing.T, s *store) {
 			s.write(t, "bad.pem", good(t, s))
 			s.write(t, "bad.json", append(s.read(t, "bad.json"), "{}"...))
-		}, "bad.json", ErrCorrupt},
-		{"a newer sidecar", side(func(m map[string]any) { m["version"] = 2; m["new"] = "field" }), "bad.json", ErrNewer},
-		{"an older sidecar", side(func(m map[string]any) { m["version"] = 0 }), "bad.json", ErrCorrupt},
-		{"an unknown field", side(func(m map[string]any) { m["lable"] = "x" }), "bad.json", ErrCorrupt},
-		{"an unknown state", side(func(m map[string]any) { m["state"] = "lost" }), "bad.json", ErrCorrupt},
-		{"a foreign handle", side(func(m map[string]any) { m["handle"] = "0x81800000" }), "bad.json", ErrCorrupt},
-		{"no label", side(func(m map[string]any) { m["label"] = "" }), "bad.json", ErrCorrupt},
-		{"a label with a line break", side(func(m map[string]any) { m["label"] = "a\nb" }), "bad.json", ErrCorrupt},
+		}, "bad.json", ErrCorrupt, pem},
+		{"a newer sidecar", side(func(m map[string]any) { m["version"] = 2; m["new"] = "field" }), "bad.json", ErrNewer, nil},
+		{"an older sidecar", side(func(m map[string]any) { m["version"] = 0 }), "bad.json", ErrCorrupt, pem},
+		{"an unknown field", side(func(m map[string]any) { m["lable"] = "x" }), "bad.json", ErrCorrupt, pem},
+		{"an unknown state", side(func(m map[string]any) { m["state"] = "lost" }), "bad.json", ErrCorrupt, pem},
+		{"a foreign handle", side(func(m map[string]any) { m["handle"] = "0x81800000" }), "bad.json", ErrCorrupt, pem},
+		{"no label", side(func(m map[string]any) { m["label"] = "" }), "bad.json", ErrCorrupt, pem},
+		{"a label with a line break", side(func(m map[string]any) { m["label"] = "a\nb" }), "bad.json", ErrCorrupt, pem},
 		{"a symbolic link", func(t *testing.T, s *store) {
 			target := filepath.Join(t.TempDir(), "target")
 			must(t, os.WriteFile(target, good(t, s), 0o600))
 			must(t, os.Symlink(target, filepath.Join(s.dir, "bad.pem")))
-		}, "bad.pem", ErrCorrupt},
+		}, "bad.pem", ErrCorrupt, nil},
 		{"a FIFO", func(t *testing.T, s *store) {
 			good(t, s)
 			must(t, syscall.Mkfifo(filepath.Join(s.dir, "bad.pem"), 0o600))
-		}, "bad.pem", ErrCorrupt},
+		}, "bad.pem", ErrCorrupt, nil},
 		{"a folder", func(t *testing.T, s *store) {
 			good(t, s)
 			must(t, os.Mkdir(filepath.Join(s.dir, "bad.pem"), 0o700))
-		}, "bad.pem", ErrCorrupt},
-		{"a certificate without a key", func(t *testing.T, s *store) { s.write(t, "bad.crt", []byte("x")) }, "bad.crt", ErrCorrupt},
+		}, "bad.pem", ErrCorrupt, nil},
+		{"a certificate without a key", func(t *testing.T, s *store) { s.write(t, "bad.crt", []byte("x")) }, "bad.crt", ErrCorrupt, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := diskStore(t)
 			s.softKey(t, "good", "good")
 			c.prepare(t, s)
 			token := s.open(t)
-			if got := labels(t, token); !slices.Equal(got, []string{"good"}) {
+			if got := labels(t, token); !slices.Equal(got, append(c.keys, "good")) {
 				t.Errorf("keys: %v", got)
 			}
 			problems, err := token.Problems()
@@ -262,16 +268,26 @@ func TestKeysAreFoundByWhatTheyAre(t *testing.T) {
 		t.Errorf("by name: %v, %v", e, err)
 	}
 	id := bytes.Repeat([]byte{1}, 20)
-	e, err = token.SetCKAID(e, id)
+	e, err = token.SetMetadata(e, Metadata{CKAID: id})
 	must(t, err)
 	if found, err := token.Find(Query{CKAID: id}); err != nil || found.ID != e.ID {
 		t.Errorf("by CKA_ID: %v, %v", found, err)
 	}
-	if _, err := token.SetLabel(e, ""); err == nil {
-		t.Error("an empty label was taken")
+	e, err = token.SetMetadata(e, Metadata{Label: "post"})
+	must(t, err)
+	if e.Label != "post" || !bytes.Equal(e.CKAID, id) {
+		t.Errorf("after a change of the label alone: %+v", e)
 	}
-	if _, err := token.SetCKAID(e, nil); err == nil {
-		t.Error("an empty CKA_ID was taken")
+	for name, bad := range map[string]Metadata{
+		"a label of two lines": {Label: "a\nb", CKAID: []byte{7}},
+		"a long CKA_ID":        {Label: "b", CKAID: make([]byte, 256)},
+	} {
+		if _, err := token.SetMetadata(e, bad); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if e, err = token.Find(Query{Label: "post"}); err != nil || !bytes.Equal(e.CKAID, id) {
+		t.Errorf("what was refused as a whole changed a part: %v, %v", e, err)
 	}
 }
 
@@ -283,11 +299,11 @@ func TestAChangeOfAKeyThatIsGoneIsRefused(t *testing.T) {
 	e, err := token.Find(Query{Label: "web"})
 	must(t, err)
 	s.softKey(t, "0011", "another")
-	if _, err := token.SetLabel(e, "mine"); !errors.Is(err, ErrNotFound) {
+	if _, err := token.SetMetadata(e, Metadata{Label: "mine"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the key was replaced: %v", err)
 	}
 	e.ID = "../0011"
-	if _, err := token.SetLabel(e, "mine"); !errors.Is(err, ErrInvalid) {
+	if _, err := token.SetMetadata(e, Metadata{Label: "mine"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a path for an ID: %v", err)
 	}
 }
@@ -298,16 +314,218 @@ func TestAFolderThatOthersCanChangeIsRefused(t *testing.T) {
 	s.softKey(t, "0011", "web")
 	for _, mode := range []os.FileMode{0o720, 0o702, 0o777} {
 		must(t, os.Chmod(s.dir, mode))
-		if _, err := s.tryOpen(t); !errors.Is(err, ErrUnsafe) {
-			t.Errorf("mode %o: %v", mode, err)
-		}
+		unusable(t, s, ErrUnsafe, "chmod go-w "+s.dir)
 	}
 	must(t, os.Chmod(s.dir, 0o755))
-	s.open(t)
-	must(t, os.Chown(s.dir, 12345, -1))
-	if _, err := s.tryOpen(t); !errors.Is(err, ErrUnsafe) {
-		t.Errorf("a stranger's folder: %v", err)
+	if _, err := s.open(t).Find(Query{Label: "web"}); err != nil {
+		t.Errorf("mode 755: %v", err)
 	}
+	must(t, os.Chown(s.dir, 12345, -1))
+	unusable(t, s, ErrUnsafe, "belongs to user 12345")
+}
+
+// unusable opens a store that cannot be used: it looks like one that is not initialised and cannot be written, each method says
+// why, and the log says so once.
+func unusable(t *testing.T, s *store, want error, text string) {
+	t.Helper()
+	s.log = new(logLines)
+	token := s.open(t)
+	if token.Initialized() || token.HasPIN() || token.HasUserPIN() || token.Writable() || token.Label() != "" || token.Serial() != "" {
+		t.Error("it seems usable")
+	}
+	ctx := t.Context()
+	_, create := token.CreateKey(ctx, KeySpec{Label: "new", Type: provider.P256, Use: provider.Use{Sign: true}})
+	_, ensure := token.Compare(ctx, Declared{Label: "new"})
+	for what, err := range map[string]error{
+		"Check": token.Check(), "Init": token.Init(ctx, InitOptions{Label: "x"}), "Init by force": token.Init(ctx, InitOptions{Label: "x", Force: true}),
+		"Login": token.Login(ctx, User, pin("1234")), "CreateKey": create, "Compare": ensure,
+	} {
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v, want %v with %s", what, err, want, text)
+		}
+	}
+	if n := strings.Count(s.log.String(), "level=WARN msg=\"the store cannot be used\""); n != 1 {
+		t.Errorf("the log says it %d times: %s", n, s.log)
+	}
+}
+
+// Most programs that load every token may not read another user's store, and nobody needs to be told.
+func TestAStoreOfAnotherUserIsPassedOverQuietly(t *testing.T) {
+	t.Parallel()
+	s := diskStore(t)
+	s.softKey(t, "0011", "web")
+	asStranger(t, s, func() {
+		_ = unix.Setfsuid(0)
+		must(t, os.Chmod(s.dir, 0))
+		_ = unix.Setfsuid(65534)
+		token := s.open(t)
+		if token.Initialized() || token.Writable() {
+			t.Error("it seems usable")
+		}
+		_, err := token.Keys()
+		for what, err := range map[string]error{"Check": token.Check(), "Keys": err} {
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+	if text := s.log.String(); text != "" {
+		t.Errorf("the log says %s", text)
+	}
+}
+
+func TestAFileThatOthersCanChangeIsNotTrusted(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(string) error{
+		"mode 620": func(path string) error { return os.Chmod(path, 0o620) },
+		"mode 602": func(path string) error { return os.Chmod(path, 0o602) },
+		"an owner": func(path string) error { return os.Chown(path, 12345, -1) },
+	} {
+		s := diskStore(t)
+		s.softKey(t, "0011", "web")
+		s.softKey(t, "0022", "mail")
+		must(t, spoil(filepath.Join(s.dir, "0011.pem")))
+		must(t, spoil(filepath.Join(s.dir, "0022.json")))
+		token := s.open(t)
+		if got := labels(t, token); !slices.Equal(got, []string{"0022"}) {
+			t.Errorf("%s: keys %v", name, got)
+		}
+		problems, err := token.Problems()
+		if err != nil || len(problems) != 2 || !errors.Is(problems[0].Err, ErrUnsafe) || !errors.Is(problems[1].Err, ErrUnsafe) {
+			t.Errorf("%s: problems %v, %v", name, problems, err)
+		}
+		s.write(t, anchorFile, []byte("{}"))
+		must(t, spoil(filepath.Join(s.dir, anchorFile)))
+		if err := s.open(t).Check(); !errors.Is(err, ErrUnsafe) {
+			t.Errorf("%s: token.json: %v", name, err)
+		}
+	}
+}
+
+// `cp` of a key's PEM makes another file of the same key: it neither hides the key nor is it one more.
+func TestACopiedPEMDoesNotHideItsKey(t *testing.T) {
+	t.Parallel()
+	s := diskStore(t)
+	s.softKey(t, "0011", "web")
+	token := s.open(t)
+	for name, copied := range map[string]string{"a backup": "0000.pem", "a later name": "web.pem"} {
+		s.write(t, copied, s.read(t, "0011.pem"))
+		e, err := token.Find(Query{Label: "web"})
+		if err != nil || e.ID != "0011" || len(labels(t, token)) != 1 {
+			t.Errorf("%s: %v, %v, keys %v", name, e, err, labels(t, token))
+		}
+		problems, err := token.Problems()
+		if err != nil || len(problems) != 1 || problems[0].File != copied || !strings.Contains(problems[0].Err.Error(), `a copy of "web" (0011)`) {
+			t.Errorf("%s: problems %v, %v", name, problems, err)
+		}
+		if !strings.Contains(s.log.String(), "file="+copied) {
+			t.Errorf("%s: the log does not name it: %s", name, s.log)
+		}
+		must(t, os.Remove(filepath.Join(s.dir, copied)))
+	}
+	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
+		t.Errorf("after the copies are gone: %v, %v", problems, err)
+	}
+}
+
+// Of several PEMs of a key without sidecars, the oldest is the key.
+func TestOfPEMsAloneTheOldestCounts(t *testing.T) {
+	t.Parallel()
+	s := diskStore(t)
+	text := pemOf(t, softPublic(t, policy.Policy{}), policy.Policy{}, true)
+	now := time.Now()
+	for i, name := range []string{"c.pem", "web.pem", "a.pem"} {
+		s.write(t, name, text)
+		age := now.Add(-time.Duration([]int{1, 3, 2}[i]) * time.Hour)
+		must(t, os.Chtimes(filepath.Join(s.dir, name), age, age))
+	}
+	token := s.open(t)
+	if got := labels(t, token); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("keys: %v", got)
+	}
+	problems, err := token.Problems()
+	if err != nil || len(problems) != 2 {
+		t.Errorf("problems: %v, %v", problems, err)
+	}
+}
+
+// A key without a readable sidecar is what its PEM says, and stays as it is: only its sidecar knew whether it has a handle.
+func TestAKeyIsUsedWithoutItsSidecarAndNotChanged(t *testing.T) {
+	t.Parallel()
+	s := diskStore(t)
+	s.softKey(t, "0011", "web")
+	s.write(t, "0011.json", []byte("{"))
+	token := s.open(t)
+	_, err := token.Find(Query{Label: "web"})
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "files there that cannot be used: 1; run `tpm2-p11 doctor`") {
+		t.Errorf("by the label that it had: %v", err)
+	}
+	e, err := token.Find(Query{Label: "0011"})
+	must(t, err)
+	if _, err := token.Auth(e, nil); err != nil {
+		t.Errorf("its use: %v", err)
+	}
+	before := s.snapshot(t)
+	_, err = token.SetMetadata(e, Metadata{Label: "mail"})
+	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "restore 0011.json") {
+		t.Errorf("a change: %v", err)
+	}
+	if after := s.snapshot(t); after != before && !strings.HasPrefix(after, lockFile) {
+		t.Errorf("it was changed:\n%s\nwas\n%s", after, before)
+	}
+	must(t, os.Remove(filepath.Join(s.dir, "0011.json")))
+	if _, err := token.SetMetadata(e, Metadata{Label: "mail"}); err != nil {
+		t.Errorf("when the file is out of the way: %v", err)
+	}
+}
+
+// A file system that hangs keeps the one who reads waiting, and nobody who asks for the login.
+func TestAHungFileSystemDoesNotHoldTheLogin(t *testing.T) {
+	t.Parallel()
+	token := diskStore(t).open(t)
+	token.reading.Lock() // as a reader that hangs
+	defer token.reading.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if token.LoggedIn() != 0 {
+			t.Error("somebody is logged in")
+		}
+		if _, err := token.tokenSecret(); !errors.Is(err, ErrLoginNeeded) {
+			t.Error(err)
+		}
+		token.Logout()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("the login waits for the disk")
+	}
+}
+
+// A key of another SRK does not load, and doctor can say why.
+func TestAKeyOfAnotherStorageRootKeyIsAProblem(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	token := s.initialized(t, "", "")
+	e := create(t, token, KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}, Wrapped: true})
+	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
+		t.Errorf("problems: %v, %v", problems, err)
+	}
+	side, err := parseSidecar(s.read(t, e.ID+sidecarSuffix))
+	must(t, err)
+	side.SRK = hexText("another SRK's Name")
+	s.writeSidecar(t, e.ID, side)
+	problems, err := token.Problems()
+	if err != nil || len(problems) != 1 || problems[0].File != e.ID+pemSuffix || !errors.Is(problems[0].Err, provider.ErrWrongTPM) {
+		t.Errorf("problems: %v, %v", problems, err)
+	}
+}
+
+// anchorOf is a token file that pins a key as its SRK.
+func anchorOf(p provider.Public) string {
+	return fmt.Sprintf(`{"version": 1, "label": "x", "serial": "0123456789abcdef", "created": "2026-01-01T00:00:00Z",
+		"srk": {"handle": "0x81000001", "name": %q, "public": %q}}`, p.Name(), base64.StdEncoding.EncodeToString(p.Marshal()))
 }
 
 func TestATokenFileThatCannotBeUnderstoodIsRefused(t *testing.T) {
@@ -316,17 +534,19 @@ func TestATokenFileThatCannotBeUnderstoodIsRefused(t *testing.T) {
 		text string
 		want error
 	}{
-		"empty": {"", ErrCorrupt},
-		"torn":  {`{"version": 1, "label": "x`, ErrCorrupt},
-		"newer": {`{"version": 2, "something": "else"}`, ErrNewer},
-		"bare":  {`{"version": 1}`, ErrCorrupt},
-		"null":  {`null`, ErrCorrupt},
+		"empty":      {"", ErrCorrupt},
+		"torn":       {`{"version": 1, "label": "x`, ErrCorrupt},
+		"newer":      {`{"version": 2, "something": "else"}`, ErrNewer},
+		"bare":       {`{"version": 1}`, ErrCorrupt},
+		"null":       {`null`, ErrCorrupt},
+		"not an SRK": {anchorOf(softPublic(t, policy.Policy{})), ErrCorrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := diskStore(t)
 			s.write(t, anchorFile, []byte(c.text))
-			if _, err := s.tryOpen(t); !errors.Is(err, c.want) || !strings.Contains(err.Error(), anchorFile) {
-				t.Errorf("the error is %v", err)
+			unusable(t, s, c.want, anchorFile)
+			if got := string(s.read(t, anchorFile)); got != c.text {
+				t.Errorf("it was overwritten with %s", got)
 			}
 		})
 	}
@@ -354,7 +574,7 @@ func TestUnchangedFilesAreReadOnce(t *testing.T) {
 		t.Errorf("keys: %v", got)
 	}
 	// Another process changes the label, at the same size and time.
-	if _, err := s.open(t).SetLabel(first, "bew"); err != nil {
+	if _, err := s.open(t).SetMetadata(first, Metadata{Label: "bew"}); err != nil {
 		t.Fatal(err)
 	}
 	must(t, syscall.UtimesNano(filepath.Join(s.dir, "0011.json"), []syscall.Timespec{long, long}))

@@ -55,7 +55,7 @@ func (t *Token) Ensure(ctx context.Context, d Declared) (Entry, Outcome, error) 
 }
 
 func (t *Token) ensure(ctx context.Context, d Declared) (Entry, Outcome, error) {
-	if err := checkLabel(d.Label); err != nil {
+	if err := CheckLabel(d.Label); err != nil {
 		return Entry{}, "", err
 	}
 	if err := checkHandle(d.Handle); err != nil {
@@ -100,10 +100,60 @@ func (t *Token) find(ctx context.Context, a *anchor, d Declared) (Entry, Outcome
 	return t.adoptKey(ctx, a, public, d)
 }
 
+// Compare tells what Ensure would do with a declared key, and does nothing: Unchanged, Created, Adopted or Updated, or
+// ErrConflict with the difference.
+func (t *Token) Compare(ctx context.Context, d Declared) (Outcome, error) {
+	outcome, err := t.compare(ctx, d)
+	if err != nil {
+		return "", fmt.Errorf("comparing key %q: %w", shortened(d.Label), err)
+	}
+	return outcome, nil
+}
+
+func (t *Token) compare(ctx context.Context, d Declared) (Outcome, error) {
+	a, err := t.initialized()
+	if err != nil {
+		return "", err
+	}
+	e, err := t.Find(Query{Label: d.Label})
+	if err == nil {
+		there, err := t.compareStored(ctx, e, d)
+		if there && (len(d.Chain) == 0 || sameChain(d.Chain, e.Certificates)) {
+			return Unchanged, err
+		}
+		return Updated, err
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return "", err
+	}
+	public, found, err := t.at(ctx, d.Handle)
+	if err != nil || !found {
+		return Created, err
+	}
+	return Adopted, t.compareHeld(ctx, a, public, d)
+}
+
 // ensureStored compares a key of the store with its declaration, and brings it back to its handle.
 func (t *Token) ensureStored(ctx context.Context, e Entry, d Declared) (Entry, Outcome, error) {
+	there, err := t.compareStored(ctx, e, d)
+	switch {
+	case err != nil:
+		return Entry{}, "", err
+	case there:
+		return e, Unchanged, nil
+	case e.Object.Handle == 0:
+		e, err = t.Persist(ctx, e, d.Handle)
+	default:
+		// The store says that it is there, and the TPM lost it.
+		err = t.tpm.Persist(ctx, wrapped(e.Object), d.Handle)
+	}
+	return e, Updated, err
+}
+
+// compareStored compares a key of the store with its declaration, and tells whether it is at its handle.
+func (t *Token) compareStored(ctx context.Context, e Entry, d Declared) (there bool, err error) {
 	if e.State != Ready {
-		return Entry{}, "", fmt.Errorf("%w: %s is %s: run `tpm2-p11 doctor`", ErrUnfinished, e, e.State)
+		return false, fmt.Errorf("%w: %s is %s: run `tpm2-p11 doctor`", ErrUnfinished, e, e.State)
 	}
 	auth := authToken
 	switch {
@@ -122,25 +172,16 @@ func (t *Token) ensureStored(ctx context.Context, e Entry, d Declared) (Entry, O
 	public, found, err := t.at(ctx, d.Handle)
 	switch {
 	case err != nil:
-		return Entry{}, "", err
+		return false, err
 	case found && !bytes.Equal(public.Name(), e.Object.Public.Name()):
 		differences = append(differences, fmt.Sprintf("at 0x%08x is another object (%s)", uint32(d.Handle), describe(public)))
 	case !found && e.Linked():
 		differences = append(differences, fmt.Sprintf("it is gone from 0x%08x, and there is no wrapped form of it: delete it to make a new one", uint32(d.Handle)))
 	}
 	if len(differences) > 0 {
-		return Entry{}, "", conflict(e.String(), differences)
+		return false, conflict(e.String(), differences)
 	}
-	if found && e.Object.Handle == d.Handle {
-		return e, Unchanged, nil
-	}
-	if e.Object.Handle == 0 {
-		e, err = t.Persist(ctx, e, d.Handle)
-	} else {
-		// The store says that it is there, and the TPM lost it.
-		err = t.tpm.Persist(ctx, wrapped(e.Object), d.Handle)
-	}
-	return e, Updated, err
+	return found && e.Object.Handle == d.Handle, nil
 }
 
 // wrapped is an object without its handle.
@@ -151,24 +192,10 @@ func wrapped(o provider.Object) provider.Object {
 
 // adoptKey takes in what the TPM holds at the declared handle, if it is the declared key.
 func (t *Token) adoptKey(ctx context.Context, a *anchor, public provider.Public, d Declared) (Entry, Outcome, error) {
-	what := fmt.Sprintf("what is at 0x%08x (%s)", uint32(d.Handle), describe(public))
-	if have, err := t.findAll(Query{Name: public.Name()}); err != nil {
+	if err := t.compareHeld(ctx, a, public, d); err != nil {
 		return Entry{}, "", err
-	} else if len(have) > 0 {
-		return Entry{}, "", conflict(what, []string{"it is the store's key " + have[0].String()})
 	}
-	if a.PIN != nil {
-		return Entry{}, "", conflict(what, []string{"it is not in the store, and a token with a PIN cannot adopt it: the secret that its keys need was lost with the former store"})
-	}
-	differences := describeDifferences(public, d)
-	reader := t.pcrReader(ctx)
-	if difference := policyDifference(public, d.Policy, authEmpty, reader); difference != "" {
-		differences = append(differences, difference)
-	}
-	if len(differences) > 0 {
-		return Entry{}, "", conflict(what, differences)
-	}
-	p, err := d.Policy.Resolve(reader, true)
+	p, err := d.Policy.Resolve(t.pcrReader(ctx), true)
 	if err != nil {
 		return Entry{}, "", err
 	}
@@ -176,8 +203,44 @@ func (t *Token) adoptKey(ctx context.Context, a *anchor, public provider.Public,
 	if err != nil {
 		return Entry{}, "", err
 	}
-	e, err := t.installLink(ctx, side, public, d.Handle)
+	e, err := t.installLink(ctx, a, side, public, d.Handle, false)
 	return e, Adopted, err
+}
+
+// compareHeld compares what the TPM holds at the declared handle, and the store does not know, with the declaration.
+func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Public, d Declared) error {
+	what := fmt.Sprintf("what is at 0x%08x (%s)", uint32(d.Handle), describe(public))
+	if have, err := t.findAll(Query{Name: public.Name()}); err != nil {
+		return err
+	} else if len(have) > 0 {
+		return conflict(what, []string{"it is the store's key " + have[0].String()})
+	}
+	if a.PIN != nil {
+		return conflict(what, []string{"it is not in the store, and a token with a PIN cannot adopt it: the secret that its keys need was lost with the former store"})
+	}
+	differences := append(describeDifferences(public, d), knownElsewhere(public)...)
+	if difference := policyDifference(public, d.Policy, authEmpty, t.pcrReader(ctx)); difference != "" {
+		differences = append(differences, difference)
+	}
+	if len(differences) > 0 {
+		return conflict(what, differences)
+	}
+	return nil
+}
+
+// knownElsewhere says why a key may be known outside of the TPM: then it is not the key that a declaration asks for.
+func knownElsewhere(public provider.Public) []string {
+	var list []string
+	attributes := public.Attributes()
+	for name, set := range map[string]bool{
+		"fixedTPM": attributes.FixedTPM, "fixedParent": attributes.FixedParent, "sensitiveDataOrigin": attributes.SensitiveDataOrigin,
+	} {
+		if !set {
+			list = append(list, fmt.Sprintf("it may be known outside of this TPM (%s is clear)", name))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 func conflict(what string, differences []string) error {

@@ -1,6 +1,9 @@
 package keystore
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"strings"
@@ -25,11 +28,22 @@ func ensured(t testing.TB, token *Token, d Declared, want Outcome) Entry {
 	return e
 }
 
-// conflicts fails the test unless Ensure refuses and names the difference.
+// compared fails the test unless Compare foresees an outcome.
+func compared(t testing.TB, token *Token, d Declared, want Outcome) {
+	t.Helper()
+	if outcome, err := token.Compare(ctx, d); err != nil || outcome != want {
+		t.Errorf("foreseen is %s, %v, not %s", outcome, err, want)
+	}
+}
+
+// conflicts fails the test unless Ensure refuses and names the difference, as Compare does.
 func conflicts(t testing.TB, token *Token, d Declared, difference string) {
 	t.Helper()
 	if _, outcome, err := token.Ensure(ctx, d); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), difference) {
 		t.Errorf("%s, %v: does not name %q", outcome, err, difference)
+	}
+	if outcome, err := token.Compare(ctx, d); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), difference) {
+		t.Errorf("compared: %s, %v: does not name %q", outcome, err, difference)
 	}
 }
 
@@ -44,7 +58,9 @@ func TestADeclaredKeyIsThereAfterEveryBoot(t *testing.T) {
 		t.Errorf("before init: %v", err)
 	}
 	must(t, token.Init(ctx, InitOptions{Label: "x"}))
+	compared(t, token, d, Created)
 	first := ensured(t, token, d, Created)
+	compared(t, token, d, Unchanged)
 	if first.Object.Handle != d.Handle {
 		t.Errorf("it is at %x", first.Object.Handle)
 	}
@@ -199,4 +215,26 @@ func TestATokenWithAPINDoesNotAdoptWhatItCannotOpen(t *testing.T) {
 	s.empty(t)
 	token = s.initialized(t, "user pin", "so pin")
 	conflicts(t, token, d, "lost")
+}
+
+// A private key that came from a file may still be in it: it is not what a declaration asks for.
+func TestEnsureAdoptsNoKeyThatMayBeKnownOutside(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	token := s.initialized(t, "", "")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	d := declared()
+	d.Type, d.Policy = provider.P256, policy.Policy{}
+	_, err = token.ImportKey(ctx, key, KeySpec{Label: d.Label, Use: d.Use, Handle: d.Handle})
+	must(t, err)
+	_ = token.TPM().Close()
+	s.empty(t)
+	token = s.initialized(t, "", "")
+	for _, attribute := range []string{"fixedTPM", "fixedParent", "sensitiveDataOrigin"} {
+		conflicts(t, token, d, attribute+" is clear")
+	}
+	if len(labels(t, token)) != 0 {
+		t.Error("it was adopted")
+	}
 }

@@ -39,6 +39,21 @@ func (e Entry) PolicyIgnored() bool {
 	return len(e.Object.Public.AuthPolicy()) > 0 && e.Object.Public.Attributes().UserWithAuth
 }
 
+// AsksPIN tells whether a use of the key takes its authValue, the token's secret or a PIN of its own: a policy that is
+// enforced takes it only where it says so.
+func (e Entry) AsksPIN() bool {
+	switch {
+	case e.EmptyAuth, e.PolicyErr != nil:
+		return false
+	case e.Policy.IsZero(), e.PolicyIgnored():
+		return true
+	}
+	return e.Policy.NeedsPIN()
+}
+
+// AsksOwnPIN tells whether a use of the key takes a PIN of its own, which whoever uses it must be asked for.
+func (e Entry) AsksOwnPIN() bool { return e.OwnPIN && e.AsksPIN() }
+
 // String names the key for people.
 func (e Entry) String() string {
 	if e.Object.Handle != 0 {
@@ -55,7 +70,7 @@ type Query struct {
 	Name   provider.Name
 }
 
-func (q Query) matches(e Entry) bool {
+func (q Query) matches(e *Entry) bool {
 	return (q.Label == "" || q.Label == e.Label) &&
 		(len(q.CKAID) == 0 || bytes.Equal(q.CKAID, e.CKAID)) &&
 		(q.Handle == 0 || q.Handle == e.Object.Handle) &&

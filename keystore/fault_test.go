@@ -1,10 +1,14 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -89,6 +93,58 @@ func TestAKeyWhoseTPMDiesOnTheWayToItsHandleIsFinishedLater(t *testing.T) {
 	}
 }
 
+// watchedTPM calls look before each command.
+type watchedTPM struct {
+	transport.Dialer
+	look func()
+}
+
+func (w *watchedTPM) Dial(ctx context.Context) (transport.Conn, error) {
+	conn, err := w.Dialer.Dial(ctx)
+	return watchedConn{conn, w}, err
+}
+
+type watchedConn struct {
+	transport.Conn
+	tpm *watchedTPM
+}
+
+func (c watchedConn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	c.tpm.look()
+	return c.Conn.Transmit(ctx, command)
+}
+
+// Whatever moment a crash picks, the store says that the key shall be persistent, and where.
+func TestAKeyOnItsWayKnowsItsHandle(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	_ = s.initialized(t, "", "").TPM().Close()
+	dialer, err := transport.Parse(s.address)
+	must(t, err)
+	seen := 0
+	tpm := provider.New(&watchedTPM{dialer, func() {
+		names, err := filepath.Glob(filepath.Join(s.dir, "*"+sidecarSuffix))
+		must(t, err)
+		for _, name := range names {
+			if filepath.Base(name) == anchorFile {
+				continue
+			}
+			side, err := parseSidecar(s.read(t, filepath.Base(name)))
+			must(t, err)
+			if seen++; side.State == Pending && side.Handle != handleText(FirstHandle) {
+				t.Errorf("a pending key is to go to %v", side.Handle)
+			}
+		}
+	}})
+	defer tpm.Close()
+	token, err := Open(Options{Dir: s.dir, TPM: tpm})
+	must(t, err)
+	create(t, token, signing("web"))
+	if seen == 0 {
+		t.Error("the key was never on its way")
+	}
+}
+
 func TestAKeyThatHasNoRoomInTheTPMLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	token := tpmStore(t).initialized(t, "", "")
@@ -118,4 +174,34 @@ func TestAKeyThatHasNoRoomInTheTPMLeavesNothingBehind(t *testing.T) {
 	if e.State != Ready || e.Object.Handle != 0 {
 		t.Errorf("%+v", e)
 	}
+}
+
+// A key is planned for one token, and another process makes the token anew before it is stored.
+func TestAKeyForATokenThatWasMadeAnewMeanwhileIsNotStored(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	first := s.initialized(t, "", "")
+	serial := first.Serial()
+	_ = first.TPM().Close()
+	dialer, err := transport.Parse(s.address)
+	must(t, err)
+	tpm := provider.New(&watchedTPM{dialer, func() {
+		anew := bytes.Replace(s.read(t, anchorFile), []byte(serial), []byte("0123456789abcdef"), 1)
+		must(t, os.WriteFile(filepath.Join(s.dir, anchorFile), anew, 0o600))
+	}})
+	t.Cleanup(func() { _ = tpm.Close() })
+	token, err := Open(Options{Dir: s.dir, TPM: tpm})
+	must(t, err)
+	for _, wrapped := range []bool{true, false} {
+		must(t, os.WriteFile(filepath.Join(s.dir, anchorFile), bytes.Replace(s.read(t, anchorFile), []byte("0123456789abcdef"), []byte(serial), 1), 0o600))
+		spec := signing("web")
+		spec.Wrapped = wrapped
+		if _, err := token.CreateKey(ctx, spec); !errors.Is(err, ErrInitialized) || !strings.Contains(err.Error(), "anew") {
+			t.Errorf("the error is %v", err)
+		}
+		if got := labels(t, token); len(got) != 0 {
+			t.Errorf("keys: %v", got)
+		}
+	}
+	wantHandles(t, token)
 }

@@ -69,26 +69,54 @@ func (f folder) open() (*dir, error) {
 		d.close()
 		return nil, &fs.PathError{Op: "stat store", Path: string(f), Err: err}
 	}
-	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+	if err := checkOwn(&st, string(f)); err != nil {
 		d.close()
-		return nil, fmt.Errorf("%w: %s belongs to user %d: let root or user %d own it", ErrUnsafe, f, st.Uid, os.Geteuid())
-	}
-	if st.Mode&0o022 != 0 {
-		d.close()
-		return nil, fmt.Errorf("%w: %s has mode %04o: chmod go-w %s", ErrUnsafe, f, st.Mode&0o7777, f)
+		return nil, err
 	}
 	return d, nil
 }
 
+// checkOwn refuses what somebody other than root and this user can change.
+func checkOwn(st *unix.Stat_t, path string) error {
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: %s belongs to user %d: let root or user %d own it", ErrUnsafe, path, st.Uid, os.Geteuid())
+	}
+	if st.Mode&0o022 != 0 {
+		return fmt.Errorf("%w: %s has mode %04o: chmod go-w %s", ErrUnsafe, path, st.Mode&0o7777, path)
+	}
+	return nil
+}
+
 // create makes the folder, for its owner alone, if it is not there.
 func (f folder) create() error {
-	if err := os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil {
-		return writeError("making the store's folder", err)
-	}
-	if err := os.Mkdir(string(f), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeFolder(string(f)); err != nil {
 		return writeError("making the store's folder", err)
 	}
 	return nil
+}
+
+// makeFolder makes a folder and those above it, each on the disk before anything is put into it.
+func makeFolder(path string) error {
+	err := os.Mkdir(path, 0o700)
+	parent := filepath.Dir(path)
+	if errors.Is(err, fs.ErrNotExist) && parent != path {
+		if err := makeFolder(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(path, 0o700)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // writable tells whether this process may write the folder, or make it.
@@ -139,8 +167,8 @@ func (d *dir) stat(name string) stamp {
 	return stampOf(&st)
 }
 
-// read reads a file with the stamp it had then. fs.ErrNotExist when there is none; symbolic links and whatever is not a
-// regular file are refused.
+// read reads a file with the stamp it had then. fs.ErrNotExist when there is none; symbolic links, whatever is not a regular
+// file, and what others can change (ErrUnsafe) are refused.
 func (d *dir) read(name string) ([]byte, stamp, error) {
 	fail := func(op string, err error) ([]byte, stamp, error) {
 		return nil, stamp{}, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
@@ -164,6 +192,9 @@ func (d *dir) read(name string) ([]byte, stamp, error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fail("open", fmt.Errorf("%w: it is not a regular file", ErrCorrupt))
+	}
+	if err := checkOwn(&st, filepath.Join(d.path, name)); err != nil {
+		return nil, stamp{}, err
 	}
 	if st.Size > maxFile {
 		return fail("read", fmt.Errorf("%w: it has %d bytes", ErrCorrupt, st.Size))

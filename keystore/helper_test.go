@@ -69,22 +69,15 @@ func tpmStore(t testing.TB) *store {
 // open opens the store as another process would.
 func (s *store) open(t testing.TB) *Token {
 	t.Helper()
-	token, err := s.tryOpen(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
-func (s *store) tryOpen(t testing.TB) (*Token, error) {
-	t.Helper()
 	dialer, err := transport.Parse(s.address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tpm := provider.New(dialer)
 	t.Cleanup(func() { _ = tpm.Close() })
-	return Open(Options{Dir: s.dir, TPM: tpm, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	token, err := Open(Options{Dir: s.dir, TPM: tpm, Logger: slog.New(slog.NewTextHandler(s.log, nil))})
+	must(t, err)
+	return token
 }
 
 // initialized opens the store and makes a token in it, with PINs unless they are empty.

@@ -36,11 +36,8 @@ func (t *Token) init(ctx context.Context, o InitOptions) error {
 	if err := t.mayInit(o.Force); err != nil {
 		return err
 	}
-	if err := t.folder.create(); err != nil {
-		return err
-	}
 	if !t.folder.writable() {
-		return fmt.Errorf("%w: this process may not write its folder", ErrReadOnly)
+		return fmt.Errorf("%w: this process may not write or make its folder", ErrReadOnly)
 	}
 	srk, err := t.tpm.ProvisionSRK(ctx)
 	if err != nil {
@@ -56,6 +53,10 @@ func (t *Token) init(ctx context.Context, o InitOptions) error {
 		if a.PIN, err = t.newSecret(ctx, o.UserPIN, o.SOPIN); err != nil {
 			return err
 		}
+	}
+	// Not before the TPM answered: a machine without one keeps no trace of the attempt.
+	if err := t.folder.create(); err != nil {
+		return err
 	}
 	w, err := t.folder.write(ctx)
 	if err != nil {
@@ -141,8 +142,8 @@ func (t *Token) saveAnchor(w *writer, a *anchor) error {
 	if err := w.replace(anchorFile, text); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.reading.Lock()
+	defer t.reading.Unlock()
 	t.adopt(a, w.stat(anchorFile))
 	return nil
 }

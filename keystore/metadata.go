@@ -6,18 +6,24 @@ import (
 	"fmt"
 )
 
-// SetLabel changes the key's label.
-func (t *Token) SetLabel(e Entry, label string) (Entry, error) {
-	return t.edit(e, "label", func(w *writer, r *record) error {
-		r.side.Label = label
-		return w.saveSidecar(r.id, r.side)
-	})
+// Metadata is what people call a key by. Empty fields are left as they are.
+type Metadata struct {
+	Label string // plain UTF-8 text of at most 255 bytes
+	CKAID []byte // at most 255 bytes
 }
 
-// SetCKAID changes the key's CKA_ID, 1 to 255 bytes.
-func (t *Token) SetCKAID(e Entry, id []byte) (Entry, error) {
-	return t.edit(e, "CKA_ID", func(w *writer, r *record) error {
-		r.side.CKAID = id
+// SetMetadata changes the key's label, its CKA_ID or both, in one step.
+func (t *Token) SetMetadata(e Entry, m Metadata) (Entry, error) {
+	return t.edit(e, "label or CKA_ID", func(w *writer, r *record) error {
+		if m.Label != "" {
+			if err := CheckLabel(m.Label); err != nil {
+				return err
+			}
+			r.side.Label = m.Label
+		}
+		if len(m.CKAID) > 0 {
+			r.side.CKAID = m.CKAID
+		}
 		return w.saveSidecar(r.id, r.side)
 	})
 }

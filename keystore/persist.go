@@ -64,13 +64,15 @@ func (t *Token) persist(ctx context.Context, w *writer, id string, side sidecar,
 		h := want
 		if h == 0 {
 			var err error
-			if h, err = t.freeHandle(ctx, from); err != nil {
+			if h, err = t.freeHandle(ctx, id, from); err != nil {
 				return err
 			}
 		}
-		side.State, side.Handle = Pending, handleText(h)
-		if err := w.saveSidecar(id, side); err != nil {
-			return err
+		if side.State != Pending || side.Handle != handleText(h) {
+			side.State, side.Handle = Pending, handleText(h)
+			if err := w.saveSidecar(id, side); err != nil {
+				return err
+			}
 		}
 		err := t.tpm.Persist(ctx, o, h)
 		if errors.Is(err, provider.ErrHandleTaken) && want == 0 {
@@ -102,7 +104,7 @@ func (t *Token) unlessThere(h provider.Handle, name provider.Name, cause error) 
 		return fmt.Errorf("%w: run `tpm2-p11 doctor` to finish it: %w", ErrUnfinished, cause)
 	case found && bytes.Equal(public.Name(), name):
 		return nil
-	case errors.Is(cause, provider.ErrNoSpace):
+	case errors.Is(cause, provider.ErrNoNV):
 		return fmt.Errorf("%w: evict a key, or keep this one wrapped", cause)
 	}
 	return cause
@@ -114,15 +116,17 @@ func (w *writer) settle(id string, side sidecar, h provider.Handle) error {
 	return w.saveSidecar(id, side)
 }
 
-// freeHandle is the first handle that neither the TPM nor a key of the store has.
-func (t *Token) freeHandle(ctx context.Context, from provider.Handle) (provider.Handle, error) {
+// freeHandle is the first handle that neither the TPM nor a key of the store, but for the one with this ID, has.
+func (t *Token) freeHandle(ctx context.Context, id string, from provider.Handle) (provider.Handle, error) {
 	records, err := t.scanner.scan()
 	if err != nil {
 		return 0, err
 	}
 	claimed := make(map[provider.Handle]bool)
 	for _, r := range records {
-		claimed[provider.Handle(r.side.Handle)] = true
+		if r.id != id {
+			claimed[provider.Handle(r.side.Handle)] = true
+		}
 	}
 	for {
 		h, err := t.tpm.FreeHandle(ctx, from)
@@ -176,7 +180,8 @@ func (t *Token) evictEntry(ctx context.Context, e Entry) (Entry, error) {
 	return done, nil
 }
 
-// Delete removes a key from TPM and store. A linked key's object stays in the TPM unless evictLinked is set.
+// Delete removes a key from TPM and store, one too whose way to or from a handle cannot be finished. A linked key's object
+// stays in the TPM unless evictLinked is set.
 func (t *Token) Delete(ctx context.Context, e Entry, evictLinked bool) error {
 	if err := t.delete(ctx, e, evictLinked); err != nil {
 		return fmt.Errorf("deleting key %s: %w", e, err)
@@ -190,11 +195,11 @@ func (t *Token) delete(ctx context.Context, e Entry, evictLinked bool) error {
 		return err
 	}
 	defer w.close()
-	r, err := t.reread(w, e)
+	r, err := t.rereadUnfinished(w, e)
 	if err != nil {
 		return err
 	}
-	if r.side.Handle == 0 || r.entry.Linked() && !evictLinked {
+	if r.entry.Linked() && !evictLinked {
 		return w.removeKey(r.id)
 	}
 	r.side.State = Deleting
@@ -204,7 +209,7 @@ func (t *Token) delete(ctx context.Context, e Entry, evictLinked bool) error {
 	return t.finish(ctx, w, r)
 }
 
-// removeKey takes a key's files away, the sidecar last: it says what is going on.
+// removeKey takes a key's files away, the sidecar last: it says that the key is being deleted.
 func (w *writer) removeKey(id string) error {
 	return w.remove(id+pemSuffix, id+certSuffix, id+sidecarSuffix)
 }

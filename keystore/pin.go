@@ -280,7 +280,7 @@ func (t *Token) Auth(e Entry, ownPIN *secret.Bytes) (provider.Auth, error) {
 		err = fmt.Errorf("%w: it is being deleted: run `tpm2-p11 doctor`", ErrUnfinished)
 	case e.PolicyErr != nil:
 		err = e.PolicyErr
-	case e.EmptyAuth, !auth.Policy.IsZero() && !auth.Policy.NeedsPIN():
+	case !e.AsksPIN():
 	case e.OwnPIN && ownPIN.Len() == 0:
 		err = ErrKeyPINNeeded
 	case e.OwnPIN && ownPIN.Len() > MaxPIN:

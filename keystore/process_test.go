@@ -208,7 +208,7 @@ func TestAStoreThatCannotBeWrittenIsRead(t *testing.T) {
 		if err != nil {
 			t.Errorf("reading: %v", err)
 		}
-		if _, err := token.SetLabel(e, "mail"); !errors.Is(err, ErrReadOnly) {
+		if _, err := token.SetMetadata(e, Metadata{Label: "mail"}); !errors.Is(err, ErrReadOnly) {
 			t.Errorf("writing: %v", err)
 		}
 		if err := token.Recover(context.Background()); err != nil {

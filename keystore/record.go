@@ -37,6 +37,7 @@ type record struct {
 	entry    Entry   // but for what depends on the token
 	side     sidecar // as in the file, or made from the PEM
 	hasSide  bool
+	sideErr  error // why the file could not be read; the key is what its PEM says, and is not changed
 	problems []Problem
 }
 
@@ -52,15 +53,14 @@ func readRecord(d *dir, id string) (record, files) {
 	r := record{id: id}
 	var f files
 	sideText, err := r.file(d, id+sidecarSuffix, &f.side)
-	if err != nil {
-		return r, f
-	}
-	if sideText != nil {
+	if err == nil && sideText != nil {
 		if r.side, err = parseSidecar(sideText); err != nil {
 			r.problem(id+sidecarSuffix, err)
-		} else {
-			r.hasSide = true
 		}
+	}
+	r.hasSide, r.sideErr = err == nil && sideText != nil, err
+	if errors.Is(err, ErrNewer) {
+		return r, f // it may say what must be known before the key is used
 	}
 	// The PEM after the sidecar, since a key's files come in this order.
 	pemText, err := r.file(d, id+pemSuffix, &f.pem)
@@ -68,9 +68,6 @@ func readRecord(d *dir, id string) (record, files) {
 		return r, f
 	}
 	certText, certErr := r.file(d, id+certSuffix, &f.cert)
-	if sideText != nil && !r.hasSide {
-		return r, f
-	}
 	switch {
 	case pemText != nil:
 		err = r.fromPEM(pemText, time.Unix(0, f.pem.mtime))
@@ -78,7 +75,7 @@ func readRecord(d *dir, id string) (record, files) {
 		err = r.fromLink()
 	case r.hasSide && r.side.State == Ready:
 		r.problem(id+sidecarSuffix, fmt.Errorf("%w: its key, %s, is missing", ErrCorrupt, id+pemSuffix))
-	case !r.hasSide && certText != nil:
+	case r.sideErr == nil && !r.hasSide && certText != nil:
 		r.problem(id+certSuffix, fmt.Errorf("%w: its key, %s, is missing", ErrCorrupt, id+pemSuffix))
 	}
 	if err != nil || !r.listed || certErr != nil || certText == nil {

@@ -39,6 +39,8 @@ func TestEveryInterruptedStateConverges(t *testing.T) {
 		{"deletion: after EvictControl", Deleting, h, false, false, false, "gone"},
 		{"deletion: the PEM is gone already", Deleting, h, true, false, false, "gone"},
 		{"deletion: another object came to the handle", Deleting, h, false, false, true, "gone"},
+		{"deletion of a wrapped key: before its PEM's", Deleting, 0, false, false, false, "gone"},
+		{"deletion of a wrapped key: after its PEM's", Deleting, 0, true, false, false, "gone"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -203,5 +205,29 @@ func TestATPMThatGoesAwayLeavesNoHalfKey(t *testing.T) {
 	must(t, err)
 	if e.Label != "web" || e.State != Ready || e.Object.Handle != 0 {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A key that cannot be finished can be given up.
+func TestAKeyThatCannotBeFinishedIsDeleted(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	token := s.initialized(t, "", "")
+	for _, state := range []State{Pending, Evicting} {
+		public := s.softKey(t, "0011", "web") // no TPM loads it
+		side := sideOf(t, public, "web")
+		side.State, side.Handle = state, handleText(FirstHandle)
+		s.writeSidecar(t, "0011", side)
+		e, err := token.Find(Query{Label: "web"})
+		must(t, err)
+		if err := token.Recover(ctx); (err == nil) != (state == Evicting) {
+			t.Errorf("%s: recovering: %v", state, err)
+		}
+		if err := token.Delete(ctx, e, false); err != nil {
+			t.Errorf("%s: %v", state, err)
+		}
+		if got := labels(t, token); len(got) != 0 {
+			t.Errorf("%s: keys: %v", state, got)
+		}
 	}
 }

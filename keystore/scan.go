@@ -1,7 +1,9 @@
 package keystore
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // scanner reads a store's keys and remembers what it read, file by file, as long as a file's stamp is the same.
@@ -52,8 +56,40 @@ func (s *scanner) scan() ([]record, error) {
 		records = append(records, k.record)
 	}
 	s.known = fresh
+	unlistCopies(records)
 	s.warn(records)
 	return records, nil
+}
+
+// unlistCopies passes over a PEM without sidecar whose key another record is, such as `cp` makes of it: it would take the
+// place of that key with its label, certificates and handle. Of PEMs alone the oldest counts.
+func unlistCopies(records []record) {
+	originals := make(map[string]*record, len(records))
+	for i := range records {
+		r := &records[i]
+		if !r.listed {
+			continue
+		}
+		name := string(r.side.Name)
+		original, found := originals[name]
+		switch {
+		case !found:
+			originals[name] = r
+		case !r.hasSide && (original.hasSide || !r.side.Created.Before(original.side.Created)):
+			r.unlistCopy(original.entry)
+		case !original.hasSide:
+			originals[name] = r
+			original.unlistCopy(r.entry)
+		}
+	}
+}
+
+func (r *record) unlistCopy(original Entry) {
+	r.listed = false
+	r.problems = append(slices.Clip(r.problems), Problem{
+		File: r.id + pemSuffix,
+		Err:  fmt.Errorf("%w: it is a copy of %s", ErrExists, original),
+	})
 }
 
 // look gives what is known of a key, after reading its files if they are not as they were.
@@ -105,7 +141,7 @@ func (s *scanner) warn(records []record) {
 		for _, p := range r.problems {
 			current[p.File] = p.Err.Error()
 			if s.warned[p.File] != p.Err.Error() {
-				s.log.Warn("a file of the store is not used", "store", string(s.folder), "file", p.File, "error", p.Err)
+				s.log.Log(context.Background(), logLevel(p.Err), "a file of the store is not used", "store", string(s.folder), "file", p.File, "error", p.Err)
 			}
 		}
 	}
@@ -113,16 +149,19 @@ func (s *scanner) warn(records []record) {
 }
 
 // Keys reads all keys, sorted by label then ID. A file that cannot be understood is skipped with a warning in the log and
-// listed by Problems.
-func (t *Token) Keys() ([]Entry, error) {
+// listed by Problems. A key whose sidecar is skipped is what its PEM says, unless a newer version wrote the sidecar.
+func (t *Token) Keys() ([]Entry, error) { return t.findAll(Query{}) }
+
+// findAll gives the keys that answer to q, in the order of Keys.
+func (t *Token) findAll(q Query) ([]Entry, error) {
 	records, err := t.scanner.scan()
 	if err != nil {
 		return nil, err
 	}
 	hasPIN := t.HasPIN()
 	var entries []Entry
-	for _, r := range records {
-		if r.listed {
+	for i := range records {
+		if r := &records[i]; r.listed && q.matches(&r.entry) {
 			entries = append(entries, r.finish(hasPIN))
 		}
 	}
@@ -133,7 +172,7 @@ func (t *Token) Keys() ([]Entry, error) {
 }
 
 // finish adds what depends on the token: without a token's secret, an authValue is the key's own.
-func (r record) finish(hasPIN bool) Entry {
+func (r *record) finish(hasPIN bool) Entry {
 	e := r.entry
 	if !hasPIN && !e.EmptyAuth {
 		e.OwnPIN = true
@@ -141,17 +180,41 @@ func (r record) finish(hasPIN bool) Entry {
 	return e
 }
 
-// Problems are the store's files that Keys skips, for doctor.
+// Problems are the store's files that Keys skips, and keys that no longer load since the token has another SRK, for doctor.
 func (t *Token) Problems() ([]Problem, error) {
 	records, err := t.scanner.scan()
 	if err != nil {
 		return nil, err
 	}
+	a := t.seen()
 	var problems []Problem
 	for _, r := range records {
 		problems = append(problems, r.problems...)
+		if a != nil && r.listed && r.hasSide && len(r.side.SRK) > 0 && !bytes.Equal(r.side.SRK, a.SRK.Name) {
+			problems = append(problems, Problem{
+				File: r.id + pemSuffix,
+				Err: fmt.Errorf("%w: it was made under the storage root key %x, the token's is %x", provider.ErrWrongTPM,
+					[]byte(r.side.SRK), []byte(a.SRK.Name)),
+			})
+		}
 	}
 	return problems, nil
+}
+
+// UnusableHint adds to the message that a key was not found where to look, if the stores have files that cannot be used. It is
+// empty otherwise.
+func UnusableHint(all ...*Token) string {
+	n := 0
+	for _, t := range all {
+		problems, err := t.Problems()
+		if err == nil {
+			n += len(problems)
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (files there that cannot be used: %d; run `tpm2-p11 doctor`)", n)
 }
 
 // Find gives the one key that answers to q: ErrNotFound, or ErrAmbiguous naming the candidates.
@@ -161,7 +224,7 @@ func (t *Token) Find(q Query) (Entry, error) {
 	case err != nil:
 		return Entry{}, err
 	case len(found) == 0:
-		return Entry{}, fmt.Errorf("%w in %s: %s", ErrNotFound, t.Dir(), q)
+		return Entry{}, fmt.Errorf("%w in %s: %s%s", ErrNotFound, t.Dir(), q, UnusableHint(t))
 	case len(found) == 1:
 		return found[0], nil
 	}
@@ -170,12 +233,4 @@ func (t *Token) Find(q Query) (Entry, error) {
 		names = append(names, fmt.Sprintf("%s with CKA_ID %x", e, e.CKAID))
 	}
 	return Entry{}, fmt.Errorf("%w: %s: %s", ErrAmbiguous, q, strings.Join(names, "; "))
-}
-
-func (t *Token) findAll(q Query) ([]Entry, error) {
-	entries, err := t.Keys()
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(entries, func(e Entry) bool { return !q.matches(e) }), nil
 }

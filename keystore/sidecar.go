@@ -3,6 +3,8 @@ package keystore
 import (
 	"bytes"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -118,9 +120,43 @@ func checkLabel(label string) error {
 	case len(label) > maxLabel:
 		return fmt.Errorf("%w: a label of %d bytes (at most %d)", ErrInvalid, len(label), maxLabel)
 	case !isPlainText(label):
-		return fmt.Errorf("%w: the label %q is not plain UTF-8 text", ErrInvalid, label)
+		return fmt.Errorf("%w: the label %q is not plain UTF-8 text", ErrInvalid, shortened(label))
 	}
 	return nil
+}
+
+// CheckLabel refuses what no key should be called: nothing, more than 255 bytes, text that cannot be seen whole (control,
+// invisible and direction-changing characters), and what is another kind of name, a persistent handle or a URI.
+// A label that a file has already is less strictly judged.
+func CheckLabel(label string) error {
+	if err := checkLabel(label); err != nil {
+		return err
+	}
+	for _, r := range label {
+		if !unicode.IsPrint(r) || unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r) {
+			return fmt.Errorf("%w: the label %q has a character that cannot be seen, %U", ErrInvalid, shortened(label), r)
+		}
+	}
+	lower := strings.ToLower(label)
+	if strings.HasPrefix(lower, "pkcs11:") {
+		return fmt.Errorf("%w: the label %q would be read as a PKCS #11 URI", ErrInvalid, shortened(label))
+	}
+	if digits, hex := strings.CutPrefix(lower, "0x"); hex {
+		if _, err := strconv.ParseUint(digits, 16, 32); err == nil {
+			return fmt.Errorf("%w: the label %q would be read as a handle", ErrInvalid, label)
+		}
+	}
+	return nil
+}
+
+// shortened is a label for messages.
+func shortened(label string) string {
+	const shown = 40
+	runes := []rune(strings.ToValidUTF8(label, "\uFFFD"))
+	if len(runes) <= shown {
+		return string(runes)
+	}
+	return string(runes[:shown]) + "…"
 }
 
 func checkCKAID(id []byte) error {

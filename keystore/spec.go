@@ -14,7 +14,8 @@ import (
 
 // KeySpec says what key to make.
 type KeySpec struct {
-	Label   string // need not be unique; must not be empty
+	Label   string // see CheckLabel
+	Unique  bool   // refuse a label that the token has (ErrLabelTaken); keys of one label are told apart by their CKA_ID
 	CKAID   []byte // nil: SHA-1 of the public key bits
 	Type    provider.KeyType
 	Use     provider.Use
@@ -27,7 +28,7 @@ type KeySpec struct {
 }
 
 func (s KeySpec) check() error {
-	if err := checkLabel(s.Label); err != nil {
+	if err := CheckLabel(s.Label); err != nil {
 		return err
 	}
 	if s.CKAID != nil {
@@ -43,11 +44,17 @@ func (s KeySpec) check() error {
 			return fmt.Errorf("%w: a key that stays wrapped has no handle", ErrInvalid)
 		}
 	}
+	if s.Use.Decrypt && (s.Type == provider.P256 || s.Type == provider.P384) {
+		return errDecryptEC
+	}
 	if s.OwnPIN != nil && s.NoPIN {
 		return fmt.Errorf("%w: a key has a PIN of its own or no PIN, not both", ErrInvalid)
 	}
 	return nil
 }
+
+// errDecryptEC: key agreement, which is all that such a key could do besides, is not offered.
+var errDecryptEC = fmt.Errorf("%w: elliptic-curve keys sign and do not decrypt", ErrInvalid)
 
 // plan is how a new key is guarded.
 type plan struct {
@@ -89,7 +96,7 @@ func (t *Token) resolve(ctx context.Context, p policy.Policy, auth authKind, for
 		return p, nil, nil
 	}
 	if auth == authEmpty && p.NeedsPIN() {
-		return policy.Policy{}, nil, fmt.Errorf("%w: the policy asks for a PIN, and the key has none", ErrInvalid)
+		return policy.Policy{}, nil, fmt.Errorf("%w: the policy asks for a PIN, and the key has none: it takes a token with a PIN, or one of the key's own", ErrInvalid)
 	}
 	p, err := p.Resolve(t.pcrReader(ctx), force)
 	if err != nil {

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,9 +20,13 @@ type Token struct {
 	log     *slog.Logger
 	scanner scanner
 
-	mu     sync.Mutex // guards what follows; never held while the TPM works
+	// reading is held while token.json is read, which may take long, and so that an older reading never follows a newer one.
+	reading sync.Mutex
+	stamp   stamp  // of the anchor's file, guarded by reading
+	warned  string // the error that the log has already, guarded by reading
+
+	mu     sync.Mutex // guards what follows; held neither while a disk nor while the TPM works
 	anchor *anchor    // as last read; nil before Init
-	stamp  stamp      // of the anchor's file
 	role   Role
 	secret *secret.Bytes // nil without a login
 }
@@ -29,12 +34,12 @@ type Token struct {
 // Options of a token.
 type Options struct {
 	Dir    string
-	TPM    *provider.TPM
-	Logger *slog.Logger // nil: no log
+	TPM    *provider.TPM // shared with others: its pinned SRK is left alone
+	Logger *slog.Logger  // nil: no log
 }
 
-// Open looks at a store without touching the TPM. A store that does not exist is not an error here: Initialized is false.
-// ErrUnsafe when others can write its folder, ErrCorrupt or ErrNewer when token.json cannot be understood.
+// Open looks at a store without touching the TPM. The store may be in any state, since a process opens all that its
+// configuration has and need not use each: Check tells.
 func Open(o Options) (*Token, error) {
 	if o.TPM == nil {
 		return nil, fmt.Errorf("%w: a token needs a TPM", ErrInvalid)
@@ -47,32 +52,45 @@ func Open(o Options) (*Token, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	t := &Token{folder: folder(path), tpm: o.TPM, log: log, scanner: scanner{folder: folder(path), log: log}}
-	if _, err := t.current(); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", path, err)
-	}
+	t := &Token{folder: folder(path), tpm: o.TPM.Share(), log: log, scanner: scanner{folder: folder(path), log: log}}
+	t.seen() // logs what is wrong with it
 	return t, nil
 }
 
-// current is the anchor as it is on the disk now, nil when there is none. It pins the SRK when that is news.
+// Check is nil for an initialised store that can be read. Otherwise it is ErrNotInitialized (also for a store that does not
+// exist), ErrUnsafe when others can write it, ErrCorrupt or ErrNewer when token.json cannot be understood, or the system's
+// error. Such a store counts as one that is not initialised and cannot be written, and every method that returns an error
+// returns this one.
+func (t *Token) Check() error {
+	_, err := t.initialized()
+	return err
+}
+
+// current is the anchor as it is on the disk now, nil when there is none. It pins the SRK when that is news, and forgets the
+// login to a token that is gone.
 func (t *Token) current() (*anchor, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	return t.read()
+}
+
+// read is current for a caller that holds t.reading.
+func (t *Token) read() (*anchor, error) {
 	d, err := t.folder.open()
 	if errors.Is(err, fs.ErrNotExist) {
-		t.anchor, t.stamp = nil, stamp{}
+		t.adopt(nil, stamp{})
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	if now := d.stat(anchorFile); t.anchor != nil && t.stamp.same(now) {
-		return t.anchor, nil
+	if a := t.known(); a != nil && t.stamp.same(d.stat(anchorFile)) {
+		return a, nil
 	}
-	text, stamp, err := d.read(anchorFile)
+	text, s, err := d.read(anchorFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		t.anchor, t.stamp = nil, stamp
+		t.adopt(nil, stamp{})
 		return nil, nil
 	}
 	if err != nil {
@@ -82,16 +100,26 @@ func (t *Token) current() (*anchor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(t.Dir(), anchorFile), err)
 	}
-	t.adopt(a, stamp)
+	t.adopt(a, s)
 	return a, nil
 }
 
-// adopt makes a the token's anchor; the caller holds t.mu. Another serial is another token, whose PIN was not given.
+// known is the anchor as last read.
+func (t *Token) known() *anchor {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.anchor
+}
+
+// adopt makes a the token's anchor, nil when its file is gone; the caller holds t.reading. Another serial is another token,
+// whose PIN was not given, and another token may come in the place of one that is gone.
 func (t *Token) adopt(a *anchor, s stamp) {
-	if t.anchor == nil || string(t.anchor.SRK.Name) != string(a.SRK.Name) || t.anchor.SRK.Handle != a.SRK.Handle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a != nil && (t.anchor == nil || string(t.anchor.SRK.Name) != string(a.SRK.Name) || t.anchor.SRK.Handle != a.SRK.Handle) {
 		t.tpm.UseSRK(a.srk)
 	}
-	if t.anchor != nil && t.anchor.Serial != a.Serial {
+	if a == nil || t.anchor != nil && t.anchor.Serial != a.Serial {
 		t.forget()
 	}
 	t.anchor, t.stamp = a, s
@@ -106,19 +134,32 @@ func (t *Token) initialized() (*anchor, error) {
 	return a, err
 }
 
-// seen is the anchor for those who cannot report an error: the last good one.
+// seen is the anchor for those who cannot report an error: the last good one. The log has each error once.
 func (t *Token) seen() *anchor {
-	a, err := t.current()
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	a, err := t.read()
 	if err == nil {
+		t.warned = ""
 		return a
 	}
-	t.log.Warn("the store's token cannot be read", "store", t.Dir(), "error", err)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.anchor
+	if t.warned != err.Error() {
+		t.warned = err.Error()
+		t.log.Log(context.Background(), logLevel(err), "the store cannot be used", "store", t.Dir(), "error", err)
+	}
+	return t.known()
 }
 
-// Initialized tells whether Init was done.
+// logLevel is how much an operator needs to know of an error: many programs load every token there is, and most may not read
+// the stores of others.
+func logLevel(err error) slog.Level {
+	if errors.Is(err, fs.ErrPermission) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+// Initialized tells whether Init was done. It is false for a store that was never readable: Check says why.
 func (t *Token) Initialized() bool { return t.seen() != nil }
 
 // Label of the token; "" before Init.
@@ -150,7 +191,10 @@ func (t *Token) HasUserPIN() bool {
 }
 
 // Writable tells whether the store can be changed, or made, by this process.
-func (t *Token) Writable() bool { return t.folder.writable() }
+func (t *Token) Writable() bool {
+	_, err := t.current()
+	return err == nil && t.folder.writable()
+}
 
 // TPM is the token's TPM, with the SRK pinned when initialised.
 func (t *Token) TPM() *provider.TPM { return t.tpm }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -230,6 +231,30 @@ func TestATokenThatWasMadeAnewForgetsTheLogin(t *testing.T) {
 	_ = other.TPM().Close()
 	if token.Label() != "anew" || token.LoggedIn() != 0 {
 		t.Errorf("%q, role %v", token.Label(), token.LoggedIn())
+	}
+}
+
+func TestATokenThatIsGoneForgetsTheLogin(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]func(*store) error{
+		"token.json": func(s *store) error { return os.Remove(filepath.Join(s.dir, anchorFile)) },
+		"the folder": func(s *store) error { return os.RemoveAll(s.dir) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := tpmStore(t)
+			token := s.initialized(t, "user pin", "so pin")
+			must(t, token.Login(ctx, User, pin("user pin")))
+			must(t, gone(s))
+			if token.Initialized() || token.LoggedIn() != 0 {
+				t.Errorf("initialised: %v, role %v", token.Initialized(), token.LoggedIn())
+			}
+			// A key of the token that comes in its place must not get the former one's secret.
+			must(t, token.Init(ctx, InitOptions{Label: "anew", UserPIN: pin("user pin"), SOPIN: pin("so pin")}))
+			if _, err := token.CreateKey(ctx, signing("web")); !errors.Is(err, ErrLoginNeeded) {
+				t.Errorf("a key without a login: %v", err)
+			}
+		})
 	}
 }
 
@@ -495,6 +520,19 @@ func TestAStoreOfAnotherTPMIsRefused(t *testing.T) {
 	}
 	if n := failures(t, token); n != 0 {
 		t.Errorf("%d failures: a PIN was tried", n)
+	}
+	_ = token.TPM().Close()
+
+	// Nor does it get in the way of a store that was made there.
+	token = elsewhere.open(t)
+	neighbour, err := Open(Options{Dir: elsewhere.dir + "2", TPM: token.TPM()})
+	must(t, err)
+	must(t, neighbour.Init(ctx, InitOptions{Label: "neighbour", UserPIN: pin("user pin"), SOPIN: pin("so pin")}))
+	for range 2 {
+		if err := token.Login(ctx, User, pin("user pin")); !errors.Is(err, provider.ErrParentChanged) {
+			t.Errorf("a login: %v", err)
+		}
+		must(t, neighbour.Login(ctx, User, pin("user pin")))
 	}
 	_ = token.TPM().Close()
 

@@ -2,10 +2,12 @@ package provider
 
 import (
 	"context"
+	"crypto"
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -25,6 +27,7 @@ type authorization struct {
 	value   []byte   // authValue of the entity that the session authorises, without trailing zeros
 	decrypt bool     // encrypts the first command parameter
 	encrypt bool     // encrypts the first response parameter
+	audit   bool     // adds the command and its response to the session's audit digest
 }
 
 // command is a TPM command. The authorizations stand in the order of the handles they authorise; those that only
@@ -35,6 +38,7 @@ type command struct {
 	auths  []authorization
 	params []byte
 	loads  bool // the response has a handle: something stays loaded
+	whole  bool // is not cut off by the caller's context: whether it was carried out must be known
 }
 
 func (cmd *command) String() string {
@@ -50,6 +54,17 @@ type response struct {
 	reader
 }
 
+// patience is how long the command runs on though the caller's context ended; 0 for one that may be cut off.
+func (cmd *command) patience() time.Duration {
+	switch {
+	case cmd.code == tpm2.TPMCCCreatePrimary:
+		return primaryTimeout
+	case cmd.loads || cmd.whole:
+		return loadTimeout
+	}
+	return 0
+}
+
 // run sends a command and checks the response.
 func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
 	for i := range cmd.auths {
@@ -57,7 +72,11 @@ func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
 			s.roll()
 		}
 	}
-	raw, err := c.transmit(ctx, cmd.String(), cmd.marshal(), cmd.loads)
+	sent, err := cmd.marshal()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", &cmd, err)
+	}
+	raw, err := c.transmit(ctx, cmd.String(), sent, cmd.patience())
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +95,18 @@ func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
 	return r, nil
 }
 
+// errNothingHidden keeps a command with a secret parameter from being sent as it is.
+var errNothingHidden = errors.New("a parameter that is secret would not be encrypted")
+
 // marshal gives the command's bytes.
-func (cmd *command) marshal() []byte {
+func (cmd *command) marshal() ([]byte, error) {
 	for i := range cmd.auths {
-		if a := &cmd.auths[i]; a.decrypt {
-			a.cryptParameter(cmd.params, a.session.nonceCaller, a.session.nonceTPM, true)
+		a := &cmd.auths[i]
+		if !a.decrypt {
+			continue
+		}
+		if a.session == nil || !a.session.encrypts() || !a.cryptParameter(cmd.params, a.session.nonceCaller, a.session.nonceTPM, true) {
+			return nil, errNothingHidden
 		}
 	}
 	b := make([]byte, 0, 1024)
@@ -102,12 +128,13 @@ func (cmd *command) marshal() []byte {
 	}
 	b = append(b, cmd.params...)
 	binary.BigEndian.PutUint32(b[2:], uint32(len(b)))
-	return b
+	return b, nil
 }
 
 // putAuths appends the authorization area's entries.
 func (cmd *command) putAuths(b []byte) []byte {
 	var cpHash []byte
+	var hashed crypto.Hash
 	for i := range cmd.auths {
 		a := &cmd.auths[i]
 		if a.session == nil {
@@ -117,8 +144,8 @@ func (cmd *command) putAuths(b []byte) []byte {
 			b = put2B(b, nil)
 			continue
 		}
-		if cpHash == nil {
-			cpHash = cmd.cpHash()
+		if hash := a.session.hash; hash != hashed {
+			cpHash, hashed = cmd.cpHash(hash), hash
 		}
 		b = put32(b, uint32(a.session.handle))
 		b = put2B(b, a.session.nonceCaller)
@@ -129,8 +156,8 @@ func (cmd *command) putAuths(b []byte) []byte {
 }
 
 // cpHash is the hash over a command's code, Names and parameters (Part 1, section 16.7).
-func (cmd *command) cpHash() []byte {
-	h := sha256.New()
+func (cmd *command) cpHash(hash crypto.Hash) []byte {
+	h := hash.New()
 	h.Write(put32(nil, uint32(cmd.code)))
 	for _, e := range cmd.in {
 		h.Write(e.name)
@@ -140,8 +167,8 @@ func (cmd *command) cpHash() []byte {
 }
 
 // rpHash is the hash over a successful response (Part 1, section 16.8).
-func (cmd *command) rpHash(params []byte) []byte {
-	h := sha256.New()
+func (cmd *command) rpHash(hash crypto.Hash, params []byte) []byte {
+	h := hash.New()
 	h.Write(put32(put32(nil, 0), uint32(cmd.code)))
 	h.Write(params)
 	return h.Sum(nil)
@@ -195,6 +222,7 @@ func (cmd *command) parse(raw []byte) (*response, error) {
 // checkAuths reads the response's authorization area, verifies it, and decrypts the parameters.
 func (cmd *command) checkAuths(params []byte, r *reader) error {
 	var rpHash []byte
+	var hashed crypto.Hash
 	nonces := make([][]byte, len(cmd.auths))
 	for i := range cmd.auths {
 		nonce, attrs, mac := r.sized(), r.u8(), r.sized()
@@ -205,8 +233,8 @@ func (cmd *command) checkAuths(params []byte, r *reader) error {
 		if a.session == nil {
 			continue
 		}
-		if rpHash == nil {
-			rpHash = cmd.rpHash(params)
+		if hash := a.session.hash; hash != hashed {
+			rpHash, hashed = cmd.rpHash(hash, params), hash
 		}
 		if !hmac.Equal(mac, a.hmac(rpHash, nonce, a.session.nonceCaller, nil, attrs)) {
 			return fmt.Errorf("%w: session HMAC", ErrIntegrity)

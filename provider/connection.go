@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	dialTimeout    = 10 * time.Second // to open a connection, another client's turn included
-	commandTimeout = 5 * time.Minute  // a command without a deadline; RSA-4096 generation can take minutes
-	loadTimeout    = 15 * time.Second // a command that loads something, which no caller cuts off
+	loadTimeout    = 15 * time.Second // a command that no caller cuts off
+	primaryTimeout = time.Minute      // TPM2_CreatePrimary, which none cuts off either; RSA takes seconds in hardware
 	resendTimeout  = 5 * time.Second  // how long a TPM may ask for patience
 	firstPause     = time.Millisecond
 	longestPause   = 250 * time.Millisecond
@@ -25,31 +24,38 @@ var errLost = fmt.Errorf("%w: connection lost", ErrUnavailable)
 
 // connection is an open connection, with what is kept loaded in the TPM through it.
 type connection struct {
-	tpm    *TPM
+	tpm    *link
 	conn   transport.Conn
 	broken bool                // nothing can be sent any more
 	live   map[Handle]struct{} // sessions and transient objects that are loaded
+	names  map[Handle]Name     // persistent handles whose Name was read
 
 	pinned  *SRK       // the pinned SRK that what follows belongs to
 	found   *SRK       // without a pinned one, what was found in its place
-	srk     *loadedSRK // checked on this connection
+	srk     *loadedKey // checked on this connection
 	session *session   // salted HMAC session, reused
 }
 
 // open opens a connection. Dialers name the address in their errors.
-func open(ctx context.Context, t *TPM) (*connection, error) {
-	ctx, cancel := withTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := t.dialer.Dial(ctx)
+func open(ctx context.Context, l *link) (*connection, error) {
+	conn, err := l.dialer.Dial(ctx)
 	switch {
 	case err == nil:
-		return &connection{tpm: t, conn: conn, live: make(map[Handle]struct{})}, nil
+		return &connection{tpm: l, conn: conn, live: make(map[Handle]struct{}), names: make(map[Handle]Name)}, nil
 	case errors.Is(err, context.Canceled):
 		return nil, fmt.Errorf("open the TPM: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// close closes the connection and forgets its session's key.
+func (c *connection) close() {
+	if c.session != nil {
+		c.session.wipe()
+	}
+	c.conn.Close()
 }
 
 // withTimeout gives a context that ends after d unless the caller set a deadline of its own.
@@ -62,17 +68,18 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 
 // transmit sends a command, again for as long as the TPM asks for it, and returns the response.
 //
-// A command that loads something is not cut off by ctx: its handle would be lost, and the TPM's memory with it.
-func (c *connection) transmit(ctx context.Context, name string, cmd []byte, loads bool) ([]byte, error) {
+// With patience it is not cut off by ctx, but by that time: what a command loaded, say, would be lost, and the TPM's
+// memory with it.
+func (c *connection) transmit(ctx context.Context, name string, cmd []byte, patience time.Duration) ([]byte, error) {
 	if c.broken {
 		return nil, errLost
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	send, limit := ctx, commandTimeout
-	if loads {
-		send, limit = context.WithoutCancel(ctx), loadTimeout
+	send, limit := ctx, transport.CommandTimeout(cmd)
+	if patience > 0 {
+		send, limit = context.WithoutCancel(ctx), patience
 	}
 	send, cancel := withTimeout(send, limit)
 	defer cancel()
@@ -106,9 +113,11 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, load
 	}
 }
 
-// lostError says why a connection broke: the caller's context, a TPM that does not answer, or its end.
+// lostError says why a connection broke: another client's turn, the caller's context, a TPM that does not answer, or its end.
 func lostError(ctx context.Context, name string, err error) error {
 	switch ended := ctx.Err(); {
+	case errors.Is(err, transport.ErrBusy):
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case errors.Is(ended, context.Canceled):
 		return fmt.Errorf("%s: %w", name, ended)
 	case ended != nil:
@@ -124,11 +133,18 @@ func (c *connection) flush(ctx context.Context, h Handle) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	// The handle is a parameter here, not in the handle area (Part 3, section 28.4).
+	if err := c.unload(ctx, h); err == nil {
+		delete(c.live, h)
+	}
+}
+
+// unload is TPM2_FlushContext (Part 3, section 28.4) of what may be gone already.
+func (c *connection) unload(ctx context.Context, h Handle) error {
+	// The handle is a parameter here, not in the handle area.
 	_, err := c.run(ctx, command{code: tpm2.TPMCCFlushContext, params: put32(nil, uint32(h))})
 	if err == nil || isCode(err, tpm2.TPMRCHandle) {
-		delete(c.live, h)
-		return
+		return nil
 	}
 	c.tpm.log.Debug("flush", "handle", fmt.Sprintf("0x%08X", uint32(h)), "error", err)
+	return err
 }

@@ -39,7 +39,7 @@ func (t *TPM) createKey(ctx context.Context, tmpl Template, authValue *secret.By
 // create is TPM2_Create (TPM 2.0 Part 3, section 12.1) under the SRK. The sensitive parameter travels encrypted.
 func (t *TPM) create(ctx context.Context, area tpm2.TPMTPublic, value, data *secret.Bytes) (o Object, err error) {
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withSRK(ctx, func(srk *loadedSRK) error {
+		return c.withSRK(ctx, func(srk *loadedKey) error {
 			s, err := c.hmacSession(ctx)
 			if err != nil {
 				return err
@@ -86,7 +86,7 @@ func checkCreated(want, have tpm2.TPMTPublic) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: TPM2_Create: the TPM made another object than the template's", ErrIntegrity)
+	return fmt.Errorf("%w: the TPM made another object than the template's", ErrIntegrity)
 }
 
 // ChangeAuth gives a wrapped object a new authValue (TPM2_ObjectChangeAuth, Part 3, section 12.8); the old blob keeps the old one.
@@ -98,23 +98,21 @@ func (t *TPM) ChangeAuth(ctx context.Context, o Object, a Auth, newValue *secret
 	}
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.withParent(ctx, o.Parent, func(parent entity) error {
-			return c.withObject(ctx, o, func(object entity) error {
-				return c.authorise(ctx, a, crypt{decrypt: true}, func(auths []authorization) error {
-					r, err := c.run(ctx, command{
-						code:   tpm2.TPMCCObjectChangeAuth,
-						in:     []entity{object, parent},
-						auths:  auths,
-						params: put2B(nil, authValue(newValue)),
-					})
-					if isCode(err, tpm2.TPMRCPolicyFail) && o.Public.Attributes().AdminWithPolicy {
-						return fmt.Errorf("only a policy that names TPM2_ObjectChangeAuth allows it: %w", err)
-					}
-					if err != nil {
-						return err
-					}
-					changed.Private = bytes.Clone(r.sized())
-					return r.end()
+			return c.use(ctx, o, a, crypt{decrypt: true}, func(object entity, auths []authorization) error {
+				r, err := c.run(ctx, command{
+					code:   tpm2.TPMCCObjectChangeAuth,
+					in:     []entity{object, parent},
+					auths:  auths,
+					params: put2B(nil, authValue(newValue)),
 				})
+				if isCode(err, tpm2.TPMRCPolicyFail) && o.Public.Attributes().AdminWithPolicy {
+					return fmt.Errorf("only a policy that names TPM2_ObjectChangeAuth allows it: %w", err)
+				}
+				if err != nil {
+					return err
+				}
+				changed.Private = bytes.Clone(r.sized())
+				return r.end()
 			})
 		})
 	})

@@ -33,7 +33,7 @@ func (t *TPM) DecryptOAEP(ctx context.Context, o Object, a Auth, h crypto.Hash, 
 	if need := 2*h.Size() + 2; key.Size() < need {
 		return nil, a.wrap(what, fmt.Errorf("%w: OAEP with %v needs a key of %d bytes, it has %d", ErrWrongUse, h, need, key.Size()))
 	}
-	own, ownHash, err := ownScheme(o.Public)
+	own, ownHash, err := o.Public.Scheme()
 	if err != nil {
 		return nil, a.wrap(what, err)
 	}
@@ -62,7 +62,7 @@ func (t *TPM) RawRSA(ctx context.Context, o Object, a Auth, in []byte) (*secret.
 	if err != nil {
 		return nil, a.wrap(what, err)
 	}
-	switch own, _, err := ownScheme(o.Public); {
+	switch own, _, err := o.Public.Scheme(); {
 	case err != nil:
 		return nil, a.wrap(what, err)
 	case own != tpm2.TPMAlgNull:
@@ -108,21 +108,19 @@ func tpmLabel(label []byte) bool {
 func (t *TPM) rsaDecrypt(ctx context.Context, o Object, a Auth, what string, scheme, label, ciphertext []byte) (*secret.Bytes, error) {
 	var plain *secret.Bytes
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withObject(ctx, o, func(object entity) error {
-			return c.authorise(ctx, a, crypt{encrypt: true}, func(auths []authorization) error {
-				p := put2B(nil, ciphertext)
-				p = append(p, scheme...)
-				p = put2B(p, label)
-				r, err := c.run(ctx, command{code: tpm2.TPMCCRSADecrypt, in: []entity{object}, auths: auths, params: p})
-				if isBadCiphertext(err) {
-					return ErrDecrypt
-				}
-				if err != nil {
-					return err
-				}
-				plain, err = r.secret()
+		return c.use(ctx, o, a, crypt{encrypt: true}, func(object entity, auths []authorization) error {
+			p := put2B(nil, ciphertext)
+			p = append(p, scheme...)
+			p = put2B(p, label)
+			r, err := c.run(ctx, command{code: tpm2.TPMCCRSADecrypt, in: []entity{object}, auths: auths, params: p})
+			if isBadCiphertext(err) {
+				return ErrDecrypt
+			}
+			if err != nil {
 				return err
-			})
+			}
+			plain, err = r.secret()
+			return err
 		})
 	})
 	switch {

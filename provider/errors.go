@@ -1,6 +1,9 @@
 package provider
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Errors that callers tell apart with errors.Is. A response code of the TPM arrives as a *ResponseError
 // that wraps the one it stands for.
@@ -31,14 +34,18 @@ var (
 	ErrParentChanged = errors.New("the storage root key is not the one this store was made with")
 	// ErrWrongTPM: the TPM refused to load an object (TPM_RC_INTEGRITY, TPM_RC_BINDING).
 	ErrWrongTPM = errors.New("the object was made in another TPM or under another parent")
-	// ErrNoSpace: no room for an object, a session or a persistent object.
-	ErrNoSpace = errors.New("the TPM is out of memory, sessions or NV space")
+	// ErrNoSpace: no room; ErrNoMemory or ErrNoNV.
+	ErrNoSpace = errors.New("the TPM has no room")
+	// ErrNoMemory is an ErrNoSpace: too many objects or sessions are loaded, by whomever. They are gone after a restart.
+	ErrNoMemory = fmt.Errorf("%w for another loaded object or session", ErrNoSpace)
+	// ErrNoNV is an ErrNoSpace: persistent objects and NV indices fill the TPM's NV memory.
+	ErrNoNV = fmt.Errorf("%w in its NV memory", ErrNoSpace)
 	// ErrUnsupported: an algorithm, size or command that the TPM does not have.
 	ErrUnsupported = errors.New("the TPM does not support this")
 	// ErrWrongUse: the key's type or attributes do not allow the operation, or its input does not fit the key.
 	ErrWrongUse = errors.New("the key does not permit this use")
 	// ErrDecrypt is returned bare for every kind of bad ciphertext, so that nobody can tell one from another.
 	ErrDecrypt = errors.New("decryption failed")
-	// ErrHierarchyAuth: the owner or lockout hierarchy has an auth value and it was not given.
-	ErrHierarchyAuth = errors.New("the TPM's owner or lockout authorisation is needed")
+	// ErrHierarchyAuth: the owner, lockout or endorsement hierarchy has another auth value than was given; it comes as a *HierarchyError.
+	ErrHierarchyAuth = errors.New("a hierarchy's authorisation is missing or wrong")
 )

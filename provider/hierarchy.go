@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 
@@ -13,7 +14,7 @@ import (
 // authValue is a secret as the TPM keeps it: without trailing zeros (TPM 2.0 Part 1, section 17.6.4.3). Zeros inside count.
 func authValue(s *secret.Bytes) []byte { return bytes.TrimRight(s.Bytes(), "\x00") }
 
-var hierarchyNames = map[Handle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHLockout: "lockout"}
+var hierarchyNames = map[Handle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHLockout: "lockout", tpm2.TPMRHEndorsement: "endorsement"}
 
 // asHierarchy calls use with the authorization of a hierarchy. A value that is not empty never travels: it keys an HMAC
 // session, which is salted unless the SRK itself is yet to be found.
@@ -26,26 +27,44 @@ func (c *connection) asHierarchy(ctx context.Context, h Handle, auth *secret.Byt
 	case h != tpm2.TPMRHOwner || c.srk != nil || c.pinned != nil && c.pinned.Handle != 0:
 		a.session, err = c.hmacSession(ctx)
 	default:
-		a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, nil)
+		a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, crypto.SHA256, nil)
 		if err == nil {
-			defer c.flushIfLive(ctx, a.session.handle)
+			defer c.end(ctx, a.session)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	err = use(a)
+	return hierarchyError(h, use(a))
+}
+
+// hierarchyError tells a hierarchy's refused authorization from an object's.
+func hierarchyError(h Handle, err error) error {
 	if errors.Is(err, ErrAuth) || isCode(err, tpm2.TPMRCAuthUnavailable) {
-		return fmt.Errorf("%w: %s hierarchy: %v", ErrHierarchyAuth, hierarchyNames[h], err)
+		return &HierarchyError{hierarchyNames[h], err}
 	}
 	return err
 }
 
-// flushIfLive flushes a session unless its use ended it.
-func (c *connection) flushIfLive(ctx context.Context, h Handle) {
-	if _, ok := c.live[h]; ok {
-		c.flush(ctx, h)
+// HierarchyError is an ErrHierarchyAuth.
+type HierarchyError struct {
+	Hierarchy string // "owner", "lockout" or "endorsement"
+	Cause     error  // what the TPM said; an ErrAuth here is not about an object, and is not unwrapped
+}
+
+func (e *HierarchyError) Error() string {
+	return fmt.Sprintf("%v: %s hierarchy: %v", ErrHierarchyAuth, e.Hierarchy, e.Cause)
+}
+
+// Unwrap gives ErrHierarchyAuth.
+func (e *HierarchyError) Unwrap() error { return ErrHierarchyAuth }
+
+// end flushes a session unless its use ended it, and forgets its key.
+func (c *connection) end(ctx context.Context, s *session) {
+	if _, ok := c.live[s.handle]; ok {
+		c.flush(ctx, s.handle)
 	}
+	s.wipe()
 }
 
 // ResetLockout clears the dictionary-attack lockout (TPM2_DictionaryAttackLockReset, Part 3, section 25.2) with the

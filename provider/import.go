@@ -43,7 +43,7 @@ func (t *TPM) importKey(ctx context.Context, key crypto.PrivateKey, tmpl Templat
 
 	o := Object{Public: public, Parent: tpm2.TPMRHOwner}
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withSRK(ctx, func(srk *loadedSRK) (err error) {
+		return c.withSRK(ctx, func(srk *loadedKey) (err error) {
 			if o.Private, err = c.importObject(ctx, srk, public, sensitive); err != nil {
 				return err
 			}
@@ -125,7 +125,7 @@ func marshalSensitive(kind tpm2.TPMIAlgPublic, value *secret.Bytes, private []by
 }
 
 // importObject is TPM2_Import (Part 3, section 13.3) of a sensitive area that only the SRK's TPM can open.
-func (c *connection) importObject(ctx context.Context, srk *loadedSRK, public Public, sensitive []byte) ([]byte, error) {
+func (c *connection) importObject(ctx context.Context, srk *loadedKey, public Public, sensitive []byte) ([]byte, error) {
 	duplicate, seed, err := outerWrap(srk.public, public.name, sensitive)
 	if err != nil {
 		return nil, err

@@ -3,13 +3,14 @@ package provider
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
 // Object is something the TPM can use: persistent at Handle, or wrapped (Private) under a parent.
-// With both set the persistent handle is used.
+// With both set the persistent handle is used, and the wrapped form once nothing is at the handle any more.
 type Object struct {
 	Public  Public
 	Handle  Handle // persistent handle, 0 for none
@@ -30,12 +31,18 @@ func (e *OtherObjectError) Error() string {
 // Unwrap gives ErrOtherObject.
 func (e *OtherObjectError) Unwrap() error { return ErrOtherObject }
 
+// Check tells whether the TPM has an object, or accepts its wrapped form, without using it. Nothing stays loaded.
+func (t *TPM) Check(ctx context.Context, o Object) error {
+	return t.do(ctx, func(ctx context.Context, c *connection) error {
+		delete(c.names, o.Handle) // somebody may have evicted it since
+		return c.withObject(ctx, o, func(entity) error { return nil })
+	})
+}
+
 // Load checks that the TPM accepts a wrapped object, and flushes it again.
 func (t *TPM) Load(ctx context.Context, o Object) error {
 	o.Handle = 0
-	return t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withObject(ctx, o, func(entity) error { return nil })
-	})
+	return t.Check(ctx, o)
 }
 
 // withObject calls use with an object that is ready for use, and leaves nothing loaded.
@@ -44,10 +51,11 @@ func (c *connection) withObject(ctx context.Context, o Object, use func(entity) 
 		return fmt.Errorf("%w: an object without public area", ErrNoObject)
 	}
 	if o.Handle != 0 {
-		if err := c.checkName(ctx, o.Handle, o.Public.name); err != nil {
+		err := c.withPersistent(ctx, o, use)
+		if _, there := c.names[o.Handle]; there || len(o.Private) == 0 || !errors.Is(err, ErrNoObject) {
 			return err
 		}
-		return use(entity{o.Handle, o.Public.name})
+		c.tpm.warnEvicted(o.Handle)
 	}
 	if len(o.Private) == 0 {
 		return fmt.Errorf("%w: an object with neither handle nor private area", ErrNoObject)
@@ -62,16 +70,45 @@ func (c *connection) withObject(ctx context.Context, o Object, use func(entity) 
 	})
 }
 
-// checkName makes sure, once for each handle, that a persistent object is the one that is meant.
+// withPersistent calls use with a persistent object. Its Name is known afterwards unless nothing is at its handle.
+func (c *connection) withPersistent(ctx context.Context, o Object, use func(entity) error) error {
+	if err := c.checkName(ctx, o.Handle, o.Public.name); err != nil {
+		return err
+	}
+	err := use(entity{o.Handle, o.Public.name})
+	if errors.Is(err, ErrNoObject) {
+		// Somebody may have evicted it since its Name was read.
+		delete(c.names, o.Handle)
+		if err := c.checkName(ctx, o.Handle, o.Public.name); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// warnEvicted logs, once, that a wrapped object takes the place of a persistent one, which costs more commands.
+func (l *link) warnEvicted(h Handle) {
+	if l.evicted[h] {
+		return
+	}
+	if l.evicted == nil {
+		l.evicted = make(map[Handle]bool)
+	}
+	l.evicted[h] = true
+	l.log.Warn("nothing is at a key's persistent handle: its wrapped form is loaded instead; `tpm2-p11 doctor` says more",
+		"tpm", l.String(), "handle", fmt.Sprintf("0x%08X", uint32(h)))
+}
+
+// checkName makes sure, once for each handle and connection, that a persistent object is the one that is meant.
 func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {
-	have, ok := c.tpm.names[h]
+	have, ok := c.names[h]
 	if !ok || !bytes.Equal(have, want) {
 		p, err := c.readPublic(ctx, h)
 		if err != nil {
 			return err
 		}
 		have = p.name
-		c.tpm.names[h] = have
+		c.names[h] = have
 	}
 	if !bytes.Equal(have, want) {
 		return &OtherObjectError{Handle: h, Want: want, Have: have}
@@ -83,9 +120,9 @@ func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {
 func (c *connection) withParent(ctx context.Context, parent Handle, use func(entity) error) error {
 	switch {
 	case parent == 0 || parent == tpm2.TPMRHOwner:
-		return c.withSRK(ctx, func(srk *loadedSRK) error { return use(srk.entity()) })
+		return c.withSRK(ctx, func(srk *loadedKey) error { return use(srk.entity()) })
 	case c.pinned != nil && parent == c.pinned.Handle:
-		return c.withSRK(ctx, func(srk *loadedSRK) error { return use(srk.entity()) })
+		return c.withSRK(ctx, func(srk *loadedKey) error { return use(srk.entity()) })
 	case !isPersistent(parent):
 		return fmt.Errorf("%w: parent 0x%08X: keys load under the owner hierarchy's SRK or a persistent key", ErrUnsupported, uint32(parent))
 	}

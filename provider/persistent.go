@@ -33,6 +33,8 @@ func (t *TPM) Persist(ctx context.Context, o Object, h Handle) error {
 			return nil
 		case err == nil:
 			return fmt.Errorf("%w by an object with the Name %v (%s)", ErrHandleTaken, there.name, there.Describe())
+		case errors.Is(err, ErrUnsupported):
+			return fmt.Errorf("%w by an object of another kind", ErrHandleTaken)
 		case !errors.Is(err, ErrNoObject):
 			return err
 		}
@@ -69,7 +71,7 @@ func (t *TPM) Evict(ctx context.Context, h Handle, want Name) error {
 
 // evictControl is TPM2_EvictControl (Part 3, section 28.5): it persists a transient object at h, or removes a persistent one.
 func (c *connection) evictControl(ctx context.Context, object entity, h Handle) error {
-	delete(c.tpm.names, h)
+	delete(c.names, h)
 	return c.asHierarchy(ctx, tpm2.TPMRHOwner, c.tpm.ownerAuth, func(auth authorization) error {
 		_, err := c.run(ctx, command{
 			code:   tpm2.TPMCCEvictControl,
@@ -121,9 +123,14 @@ func firstFree(taken []Handle, from Handle) Handle {
 }
 
 func (c *connection) persistentHandles(ctx context.Context) ([]Handle, error) {
+	return c.handles(ctx, firstPersistent)
+}
+
+// handles lists the TPM's handles from first up that are of first's type (Part 2, section 7.2), ascending.
+func (c *connection) handles(ctx context.Context, first Handle) ([]Handle, error) {
 	const page = 64
 	var handles []Handle
-	next := firstPersistent
+	next := first
 	for more := true; more; {
 		before := len(handles)
 		var err error
@@ -133,7 +140,7 @@ func (c *connection) persistentHandles(ctx context.Context) ([]Handle, error) {
 				if r.err == nil && h < next {
 					r.fail("TPM2_GetCapability: handle 0x%08X after 0x%08X", uint32(h), uint32(next)-1)
 				}
-				if isPersistent(h) {
+				if h>>24 == first>>24 {
 					handles = append(handles, h)
 				}
 				next = h + 1
@@ -149,7 +156,8 @@ func (c *connection) persistentHandles(ctx context.Context) ([]Handle, error) {
 	return slices.Clip(handles), nil
 }
 
-// ReadPublic reads a persistent object's public area and checks the TPM's Name against it. ErrNoObject when there is none.
+// ReadPublic reads a persistent object's public area and checks the TPM's Name against it. ErrNoObject when there is none,
+// ErrUnsupported for a kind of object that is not read here.
 func (t *TPM) ReadPublic(ctx context.Context, h Handle) (p Public, err error) {
 	err = t.do(ctx, func(ctx context.Context, c *connection) (err error) {
 		p, err = c.readPublic(ctx, h)
@@ -169,12 +177,16 @@ func (c *connection) readPublic(ctx context.Context, h Handle) (Public, error) {
 	if err := r.end(); err != nil {
 		return Public{}, fmt.Errorf("0x%08X: TPM2_ReadPublic: %w", uint32(h), err)
 	}
-	p, err := ParsePublic(area)
+	computed, err := nameOf(area)
 	if err != nil {
 		return Public{}, fmt.Errorf("0x%08X: %w", uint32(h), err)
 	}
-	if !bytes.Equal(p.name, name) {
-		return Public{}, fmt.Errorf("%w: 0x%08X: the TPM says its Name is %x, its public area gives %v", ErrIntegrity, uint32(h), name, p.name)
+	if !bytes.Equal(computed, name) {
+		return Public{}, fmt.Errorf("%w: 0x%08X: the TPM says its Name is %x, its public area gives %v", ErrIntegrity, uint32(h), name, computed)
+	}
+	p, err := ParsePublic(area)
+	if err != nil { // it arrived whole, as the Name shows
+		return Public{}, fmt.Errorf("0x%08X: %w: an object of another kind: %v", uint32(h), ErrUnsupported, err)
 	}
 	return p, nil
 }

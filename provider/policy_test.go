@@ -50,7 +50,8 @@ func TestAKeyBoundToPCRsStopsSigningWhenOneChanges(t *testing.T) {
 	if !errors.Is(err, provider.ErrPolicy) || !errors.As(err, &unsatisfied) {
 		t.Fatalf("after PCR 7 changed: %v", err)
 	}
-	if unsatisfied.PCR != 7 || unsatisfied.Label != "web" || !bytes.Equal(unsatisfied.Want, before[7]) || !strings.Contains(err.Error(), "PCR7") {
+	if unsatisfied.PCR != 7 || unsatisfied.Label != "web" || !bytes.Equal(unsatisfied.Want, before[7]) ||
+		!strings.HasPrefix(err.Error(), `sign refused by policy "web": sha256 PCR7 is `) {
 		t.Errorf("the error does not name the PCR: %v", err)
 	}
 }
@@ -195,6 +196,45 @@ func TestRepeatedRefusalsLeaveNothing(t *testing.T) {
 	for range 200 {
 		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); !errors.Is(err, provider.ErrPolicy) {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A policy digest is of the object's name algorithm, and so must the session's be.
+func TestAPolicyOfAKeyWhoseNameIsOfAnotherHash(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	for name, p := range map[string]policy.Policy{"PCRs": b.bound(t, currentPCRs(7)), "PCRs and PIN": b.bound(t, currentPCRs(7), policy.PIN{})} {
+		digest, err := p.Digest(tpm2.TPMAlgSHA384)
+		if err != nil {
+			t.Fatal(err)
+		}
+		area := tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA384,
+			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, SignEncrypt: true, NoDA: true},
+			AuthPolicy:       tpm2.TPM2BDigest{Buffer: digest},
+			Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+				CurveID: tpm2.TPMECCNistP256, Scheme: tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgNull}, KDF: tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull},
+				Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
+			}),
+		}
+		var key provider.Object
+		b.foreign(t, func(g goTPM) {
+			made, err := tpm2.Create{
+				ParentHandle: tpm2.NamedHandle{Handle: b.srk.Handle, Name: tpm2.TPM2BName{Buffer: b.srk.Public.Name()}},
+				InPublic:     tpm2.New2B(area),
+				InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("12345678")}}},
+			}.Execute(g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key.Private = made.OutPrivate.Buffer
+			if key.Public, err = provider.ParsePublic(made.OutPublic.Bytes()); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin("12345678")}); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

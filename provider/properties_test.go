@@ -46,6 +46,27 @@ func TestSupportedKeyTypes(t *testing.T) {
 	if _, err := provider.ParseKeyType("rsa1024"); !errors.Is(err, provider.ErrUnsupported) {
 		t.Errorf("rsa1024: %v", err)
 	}
+	for _, k := range provider.KeyTypes() {
+		if got, err := provider.ParseKeyType(string(k)); err != nil || got != k {
+			t.Errorf("%s: %v, %v", k, got, err)
+		}
+	}
+}
+
+func TestUsesAreRead(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]provider.Use{
+		"sign": {Sign: true}, "decrypt": {Decrypt: true}, "sign,decrypt": {Sign: true, Decrypt: true}, "decrypt, sign": {Sign: true, Decrypt: true},
+	} {
+		if got, err := provider.ParseUse(text); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "verify", "sign,", "sign;decrypt", "sign,verify"} {
+		if got, err := provider.ParseUse(text); err == nil || got != (provider.Use{}) {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
 }
 
 func TestRandomInChunks(t *testing.T) {

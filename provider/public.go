@@ -28,28 +28,41 @@ type Public struct {
 
 // ParsePublic reads a marshalled TPMT_PUBLIC (no size before it); it refuses trailing bytes.
 func ParsePublic(b []byte) (Public, error) {
-	area, err := unmarshal[tpm2.TPMTPublic](b)
+	area, err := Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
 		return Public{}, fmt.Errorf("public area: %w", err)
 	}
 	return newPublic(*area)
 }
 
-func newPublic(area tpm2.TPMTPublic) (Public, error) {
-	hash, err := area.NameAlg.Hash()
-	if err != nil {
-		return Public{}, fmt.Errorf("public area: %w: name algorithm: %w", ErrUnsupported, err)
+func newPublic(area tpm2.TPMTPublic) (p Public, err error) {
+	p = Public{area: area, bytes: tpm2.Marshal(area)}
+	if p.name, err = nameOf(p.bytes); err != nil {
+		return Public{}, fmt.Errorf("public area: %w", err)
 	}
-	p := Public{area: area, bytes: tpm2.Marshal(area)}
-	h := hash.New()
-	h.Write(p.bytes)
-	p.name = h.Sum(put16(nil, uint16(area.NameAlg)))
 	return p, nil
 }
 
-// unmarshal is the one place where go-tpm decodes foreign bytes: all of them must be used, the structure
+// nameOf is the Name of an object with a TPMT_PUBLIC, be it of a kind that we read or not.
+func nameOf(area []byte) (Name, error) {
+	r := reader{b: area}
+	r.u16() // type
+	alg := r.u16()
+	if r.err != nil {
+		return nil, r.err
+	}
+	hash, err := tpm2.TPMIAlgHash(alg).Hash()
+	if err != nil {
+		return nil, fmt.Errorf("%w: name algorithm: %w", ErrUnsupported, err)
+	}
+	h := hash.New()
+	h.Write(area)
+	return h.Sum(put16(nil, alg)), nil
+}
+
+// Unmarshal is the one place where go-tpm decodes foreign bytes: all of them must be used, the structure
 // must give the same bytes again, and a panic is an error.
-func unmarshal[T tpm2.Marshallable, P interface {
+func Unmarshal[T tpm2.Marshallable, P interface {
 	*T
 	tpm2.Unmarshallable
 }](b []byte) (v *T, err error) {
@@ -85,6 +98,34 @@ func (p Public) Attributes() tpm2.TPMAObject { return p.area.ObjectAttributes }
 
 // AuthPolicy is the policy digest, empty without policy.
 func (p Public) AuthPolicy() []byte { return bytes.Clone(p.area.AuthPolicy.Buffer) }
+
+// Scheme is the one scheme that the key was made for, with its hash; TPM_ALG_NULL when each use chooses (TPMT_RSA_SCHEME and
+// TPMT_ECC_SCHEME, Part 2, sections 11.2.4.2 and 11.2.5.6).
+func (p Public) Scheme() (scheme, hash tpm2.TPMAlgID, err error) {
+	var b []byte
+	switch p.area.Type {
+	case tpm2.TPMAlgRSA:
+		parms, err := p.area.Parameters.RSADetail()
+		if err != nil {
+			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		b = tpm2.Marshal(parms.Scheme)
+	case tpm2.TPMAlgECC:
+		parms, err := p.area.Parameters.ECCDetail()
+		if err != nil {
+			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		b = tpm2.Marshal(parms.Scheme)
+	default:
+		return tpm2.TPMAlgNull, 0, nil
+	}
+	r := reader{b: b}
+	scheme = tpm2.TPMAlgID(r.u16())
+	if len(r.b) >= 2 {
+		hash = tpm2.TPMAlgID(r.u16())
+	}
+	return scheme, hash, nil
+}
 
 // Key is *rsa.PublicKey or *ecdsa.PublicKey; an error for other objects.
 func (p Public) Key() (crypto.PublicKey, error) {

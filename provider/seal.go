@@ -50,15 +50,13 @@ func (t *TPM) Unseal(ctx context.Context, o Object, a Auth) (*secret.Bytes, erro
 	}
 	var data *secret.Bytes
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withObject(ctx, o, func(object entity) error {
-			return c.authorise(ctx, a, crypt{encrypt: true}, func(auths []authorization) error {
-				r, err := c.run(ctx, command{code: tpm2.TPMCCUnseal, in: []entity{object}, auths: auths})
-				if err != nil {
-					return err
-				}
-				data, err = r.secret()
+		return c.use(ctx, o, a, crypt{encrypt: true}, func(object entity, auths []authorization) error {
+			r, err := c.run(ctx, command{code: tpm2.TPMCCUnseal, in: []entity{object}, auths: auths})
+			if err != nil {
 				return err
-			})
+			}
+			data, err = r.secret()
+			return err
 		})
 	})
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
+	"crypto/rsa"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -22,14 +22,14 @@ const (
 	attrContinueSession = 0x01
 	attrDecrypt         = 0x20
 	attrEncrypt         = 0x40
+	attrAudit           = 0x80
 )
 
-const nonceSize = sha256.Size
-
-// session is an HMAC or policy session with SHA-256 and, where it is salted, AES-128-CFB.
+// session is an HMAC or policy session and, where it is salted, encrypts with AES-128-CFB.
 type session struct {
 	handle      Handle
-	key         []byte // sessionKey, empty in a session that is neither salted nor bound
+	hash        crypto.Hash // authHash
+	key         []byte      // sessionKey, empty in a session that is neither salted nor bound
 	nonceTPM    []byte
 	nonceCaller []byte
 	reused      bool // continueSession: the TPM keeps it after use
@@ -39,13 +39,22 @@ type session struct {
 
 // roll takes a fresh nonceCaller, as each use of a session needs one.
 func (s *session) roll() {
-	s.nonceCaller = make([]byte, nonceSize)
+	s.nonceCaller = make([]byte, s.hash.Size())
 	rand.Read(s.nonceCaller)
 }
 
-// startSession starts a session; salted to the SRK if there is one given (Part 1, section 17.6).
-func (c *connection) startSession(ctx context.Context, kind tpm2.TPMSE, salt *loadedSRK) (*session, error) {
-	s := &session{policy: kind == tpm2.TPMSEPolicy}
+// encrypts tells a session that can encrypt parameters: one without a session key would encrypt to everybody.
+func (s *session) encrypts() bool { return len(s.key) > 0 }
+
+// wipe forgets the session key.
+func (s *session) wipe() {
+	clear(s.key)
+	s.key = nil
+}
+
+// startSession starts a session; salted to a storage key if there is one given (Part 1, section 17.6).
+func (c *connection) startSession(ctx context.Context, kind tpm2.TPMSE, hash crypto.Hash, salt *loadedKey) (*session, error) {
+	s := &session{policy: kind == tpm2.TPMSEPolicy, hash: hash}
 	s.roll()
 	key := permanent(tpm2.TPMRHNull)
 	var encrypted, salted []byte
@@ -65,7 +74,7 @@ func (c *connection) startSession(ctx context.Context, kind tpm2.TPMSE, salt *lo
 	p = put2B(p, encrypted)
 	p = append(p, byte(kind))
 	p = append(p, symmetric...)
-	p = put16(p, uint16(tpm2.TPMAlgSHA256))
+	p = put16(p, uint16(hashAlgs[hash]))
 	r, err := c.run(ctx, command{
 		code:   tpm2.TPMCCStartAuthSession,
 		in:     []entity{key, permanent(tpm2.TPMRHNull)},
@@ -82,7 +91,7 @@ func (c *connection) startSession(ctx context.Context, kind tpm2.TPMSE, salt *lo
 		return nil, fmt.Errorf("%w: TPM2_StartAuthSession: nonce", ErrMalformed)
 	}
 	if salt != nil {
-		s.key = tpm2.KDFa(crypto.SHA256, salted, "ATH", s.nonceTPM, s.nonceCaller, sha256.Size*8)
+		s.key = tpm2.KDFa(hash, salted, "ATH", s.nonceTPM, s.nonceCaller, hash.Size()*8)
 	}
 	return s, nil
 }
@@ -92,8 +101,8 @@ func (c *connection) hmacSession(ctx context.Context) (*session, error) {
 	if c.session != nil {
 		return c.session, nil
 	}
-	err := c.withSRK(ctx, func(srk *loadedSRK) (err error) {
-		c.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, srk)
+	err := c.withSRK(ctx, func(srk *loadedKey) (err error) {
+		c.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, crypto.SHA256, srk)
 		return err
 	})
 	if err != nil {
@@ -113,6 +122,9 @@ func (a *authorization) attributes() (attrs byte) {
 	if a.encrypt {
 		attrs |= attrEncrypt
 	}
+	if a.audit {
+		attrs |= attrAudit
+	}
 	return attrs
 }
 
@@ -129,7 +141,7 @@ func (a *authorization) hmac(pHash, nonceNewer, nonceOlder, cryptNonces []byte, 
 	if s.policy && len(key) == 0 {
 		return nil
 	}
-	m := hmac.New(sha256.New, key)
+	m := hmac.New(s.hash.New, key)
 	m.Write(pHash)
 	m.Write(nonceNewer)
 	m.Write(nonceOlder)
@@ -151,7 +163,7 @@ func (a *authorization) cryptParameter(params, nonceNewer, nonceOlder []byte, en
 	data := params[2 : 2+n]
 	value := slices.Concat(a.session.key, a.value)
 	defer clear(value)
-	keyIV := tpm2.KDFa(crypto.SHA256, value, "CFB", nonceNewer, nonceOlder, 256)
+	keyIV := tpm2.KDFa(a.session.hash, value, "CFB", nonceNewer, nonceOlder, 256)
 	defer clear(keyIV)
 	cfb(keyIV[:16], keyIV[16:], data, encrypt)
 	return true
@@ -170,20 +182,39 @@ func cfb(key, iv, data []byte, encrypt bool) {
 	}
 }
 
-// shareSecret makes a secret that only the TPM with this ECC key can find, and the TPM2B_ENCRYPTED_SECRET's contents
-// to send for it (Part 1, section C.6.4): one-pass ECDH and KDFe.
+// shareSecret makes a secret that only the TPM with this key can find, and the TPM2B_ENCRYPTED_SECRET's contents to
+// send for it.
 func shareSecret(to Public, use string) (shared, encrypted []byte, err error) {
 	key, err := to.Key()
 	if err != nil {
 		return nil, nil, err
 	}
-	ec, ok := key.(*ecdsa.PublicKey)
-	if !ok {
-		return nil, nil, fmt.Errorf("%w: the storage root key is not an ECC key", ErrUnsupported)
-	}
-	static, err := ec.ECDH()
+	hash, err := to.Area().NameAlg.Hash()
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: storage root key: %w", ErrMalformed, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return shareRSA(key, hash, use)
+	case *ecdsa.PublicKey:
+		return shareECC(key, hash, use)
+	}
+	return nil, nil, fmt.Errorf("%w: no secret can be shared with %s", ErrUnsupported, to.Describe())
+}
+
+// shareRSA encrypts a random secret with OAEP (Part 1, section B.10.2); the label's NUL counts.
+func shareRSA(key *rsa.PublicKey, hash crypto.Hash, use string) (shared, encrypted []byte, err error) {
+	shared = make([]byte, hash.Size())
+	rand.Read(shared)
+	encrypted, err = rsa.EncryptOAEP(hash.New(), rand.Reader, key, shared, []byte(use+"\x00"))
+	return shared, encrypted, err
+}
+
+// shareECC is one-pass ECDH and KDFe (Part 1, section C.6.4).
+func shareECC(key *ecdsa.PublicKey, hash crypto.Hash, use string) (shared, encrypted []byte, err error) {
+	static, err := key.ECDH()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	ephemeral, err := static.Curve().GenerateKey(rand.Reader)
 	if err != nil {
@@ -194,10 +225,6 @@ func shareSecret(to Public, use string) (shared, encrypted []byte, err error) {
 		return nil, nil, err
 	}
 	defer clear(z)
-	hash, err := to.Area().NameAlg.Hash()
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
-	}
 	x, y := coordinates(ephemeral.PublicKey())
 	staticX, _ := coordinates(static)
 	encrypted = put2B(put2B(nil, x), y)

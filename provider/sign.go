@@ -53,14 +53,12 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	}
 	var signature []byte
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.withObject(ctx, o, func(object entity) error {
-			return c.authorise(ctx, a, crypt{}, func(auths []authorization) (err error) {
-				signature, err = c.sign(ctx, object, auths, key, s, h, digest)
-				if err != nil {
-					return err
-				}
-				return t.verifySignature(key, s, h, digest, signature)
-			})
+		return c.use(ctx, o, a, crypt{}, func(object entity, auths []authorization) (err error) {
+			signature, err = c.sign(ctx, object, auths, key, s, h, digest)
+			if err != nil {
+				return err
+			}
+			return t.verifySignature(key, s, h, digest, signature)
 		})
 	})
 	if err != nil {
@@ -87,7 +85,7 @@ func checkSign(p Public, s SignScheme, h crypto.Hash, digest []byte) (crypto.Pub
 	case attrs.Restricted:
 		return nil, fmt.Errorf("%w: it signs only what the TPM itself hashed (%s)", ErrWrongUse, p.Describe())
 	}
-	own, ownHash, err := ownScheme(p)
+	own, ownHash, err := p.Scheme()
 	if err != nil {
 		return nil, err
 	}
@@ -108,31 +106,6 @@ func checkSign(p Public, s SignScheme, h crypto.Hash, digest []byte) (crypto.Pub
 		}
 	}
 	return key, nil
-}
-
-// ownScheme is the scheme in a key's public area, TPM_ALG_NULL for one that leaves it to the call.
-func ownScheme(p Public) (scheme, hash tpm2.TPMAlgID, err error) {
-	var b []byte
-	switch p.area.Type {
-	case tpm2.TPMAlgRSA:
-		parms, err := p.area.Parameters.RSADetail()
-		if err != nil {
-			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		b = tpm2.Marshal(parms.Scheme)
-	case tpm2.TPMAlgECC:
-		parms, err := p.area.Parameters.ECCDetail()
-		if err != nil {
-			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		b = tpm2.Marshal(parms.Scheme)
-	}
-	r := reader{b: b}
-	scheme = tpm2.TPMAlgID(r.u16())
-	if len(r.b) >= 2 {
-		hash = tpm2.TPMAlgID(r.u16())
-	}
-	return scheme, hash, nil
 }
 
 // sign is TPM2_Sign with an unrestricted key, which needs no ticket.

@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -8,7 +9,9 @@ import (
 	"crypto/sha256"
 	_ "crypto/sha512"
 	"errors"
+	"io"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,15 +82,16 @@ func TestSigningWithAPersistentKeyCostsOneCommand(t *testing.T) {
 	tpm, wire := b.client(t)
 	b.Release()
 	digest := sha256.Sum256([]byte("a message"))
-	for i, want := range [][]tpm2.TPMCC{{tpm2.TPMCCReadPublic, tpm2.TPMCCSign}, {tpm2.TPMCCSign}, {tpm2.TPMCCSign}} {
-		if i == 2 {
-			tpm.Release() // a new connection knows what the last one read
+	checked := []tpm2.TPMCC{tpm2.TPMCCReadPublic, tpm2.TPMCCSign}
+	for i, want := range [][]tpm2.TPMCC{checked, {tpm2.TPMCCSign}, {tpm2.TPMCCSign}, checked} {
+		if i == 3 {
+			tpm.Release() // somebody else may have changed what is at the handle
 		}
 		wire.Reset()
 		if _, err := tpm.Sign(t.Context(), key, provider.Auth{}, provider.ECDSA, crypto.SHA256, digest[:]); err != nil {
 			t.Fatal(err)
 		}
-		if got := wire.Codes(); len(got) != len(want) || got[len(got)-1] != want[len(want)-1] {
+		if got := wire.Codes(); !slices.Equal(got, want) {
 			t.Errorf("signature %d took the commands %x, want %x", i+1, got, want)
 		}
 	}
@@ -166,6 +170,42 @@ func TestAnAuthValueIsNeededAndNeverTravels(t *testing.T) {
 			t.Errorf("%d sessions were started, there was one already", n)
 		}
 	})
+}
+
+func TestAPINIsGuessedOnceAlthoughTheConnectionIsLost(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	tmpl := signKey
+	tmpl.DictionaryAttack = true
+	key := b.key(t, tmpl, "PIN")
+	failures := func() uint32 {
+		p, err := b.Properties(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.LockoutCounter
+	}
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("PIN")}); err != nil {
+		t.Fatal(err)
+	}
+	before := failures()
+	b.wire.Reset()
+	b.wire.Inject(at(tpm2.TPMCCSign, 1, func(_ context.Context, _ []byte, send func() ([]byte, error)) ([]byte, error) {
+		send()
+		return nil, io.ErrUnexpectedEOF
+	}))
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("wrong")}); !errors.Is(err, provider.ErrUnavailable) || errors.Is(err, provider.ErrAuth) {
+		t.Errorf("the answer to a wrong PIN is lost: %v", err)
+	}
+	if n := b.wire.Count(tpm2.TPMCCSign); n != 1 || failures() != before+1 {
+		t.Errorf("%d commands, %d failures", n, failures()-before)
+	}
+	b.wire.Inject(at(tpm2.TPMCCLoad, 1, func(context.Context, []byte, func() ([]byte, error)) ([]byte, error) {
+		return nil, io.ErrUnexpectedEOF
+	}))
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("PIN")}); err != nil {
+		t.Errorf("the connection is lost before the PIN is needed: %v", err)
+	}
 }
 
 func TestAKeyUnderDictionaryAttackProtectionLocksAndIsFreed(t *testing.T) {

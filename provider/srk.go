@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 )
 
 // SRK is the storage root key that wraps our keys and salts our sessions. Without Handle it is not
@@ -15,6 +16,13 @@ import (
 type SRK struct {
 	Handle Handle
 	Public Public
+}
+
+func (s *SRK) equal(other *SRK) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s.Handle == other.Handle && bytes.Equal(s.Public.name, other.Public.name)
 }
 
 // Where an SRK of ours is persisted. The handles above are for keys.
@@ -50,27 +58,30 @@ var srkTemplate = tpm2.TPMTPublic{
 	Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
 }
 
-// loadedSRK is an SRK whose Name was checked on this connection.
-type loadedSRK struct {
+// loadedKey is a storage key whose Name was checked on this connection.
+type loadedKey struct {
 	handle Handle
 	public Public
 }
 
-func (s *loadedSRK) entity() entity { return entity{s.handle, s.public.name} }
+func (s *loadedKey) entity() entity { return entity{s.handle, s.public.name} }
 
-// UseSRK pins the SRK: sessions are salted to it, keys load under it, and another key in its place is ErrParentChanged.
-// Without it the operations that need an SRK find one by the template's Name (no persisting).
+// UseSRK pins the SRK for this TPM, and not for those that share it: sessions are salted to it, keys load under it, and
+// another key in its place is ErrParentChanged. Without it the operations that need an SRK find one by the template's Name (no persisting).
 func (t *TPM) UseSRK(s SRK) { t.pinned.Store(&s) }
 
 // ProvisionSRK finds the SRK (ECC P-256, the TSS2 key format's template) among the persistent handles by its Name,
-// or makes it and persists it at 0x81000001, or the next free handle below 0x81000100.
+// or makes it and persists it at 0x81000001, or the next free handle below 0x81000100. The SRK that was pinned before does
+// not count.
 func (t *TPM) ProvisionSRK(ctx context.Context) (SRK, error) {
 	var srk SRK
 	err := t.do(ctx, func(ctx context.Context, c *connection) (err error) {
+		c.forgetSRK()
+		c.pinned = nil
 		if srk, err = c.findSRK(ctx); err != nil || srk.Handle != 0 {
 			return err
 		}
-		return c.withPrimary(ctx, func(primary *loadedSRK) error {
+		return c.withPrimary(ctx, func(primary *loadedKey) error {
 			taken, err := c.persistentHandles(ctx)
 			if err != nil {
 				return err
@@ -112,7 +123,7 @@ func (c *connection) findSRK(ctx context.Context) (SRK, error) {
 		}
 	}
 	var srk SRK
-	err = c.withPrimary(ctx, func(primary *loadedSRK) error {
+	err = c.withPrimary(ctx, func(primary *loadedKey) error {
 		srk.Public = primary.public
 		return nil
 	})
@@ -141,7 +152,7 @@ func isSRK(p Public) bool {
 }
 
 // withSRK calls f with the SRK. The first use on a connection checks its Name, before anything secret is sent.
-func (c *connection) withSRK(ctx context.Context, f func(*loadedSRK) error) error {
+func (c *connection) withSRK(ctx context.Context, f func(*loadedKey) error) error {
 	if c.srk != nil {
 		return f(c.srk)
 	}
@@ -159,7 +170,7 @@ func (c *connection) withSRK(ctx context.Context, f func(*loadedSRK) error) erro
 		want = *c.found
 	}
 	if want.Handle == 0 {
-		return c.withPrimary(ctx, func(primary *loadedSRK) error {
+		return c.withPrimary(ctx, func(primary *loadedKey) error {
 			if err := checkSRK(want, primary.public); err != nil {
 				return err
 			}
@@ -179,7 +190,7 @@ func (c *connection) withSRK(ctx context.Context, f func(*loadedSRK) error) erro
 	if err := checkSRK(want, have); err != nil {
 		return err
 	}
-	c.srk = &loadedSRK{want.Handle, have}
+	c.srk = &loadedKey{want.Handle, have}
 	return f(c.srk)
 }
 
@@ -194,33 +205,43 @@ func checkSRK(want SRK, have Public) error {
 func (c *connection) forgetSRK() {
 	if c.session != nil {
 		c.flush(context.Background(), c.session.handle)
+		c.session.wipe()
 	}
 	c.srk, c.found, c.session = nil, nil, nil
 }
 
 // withPrimary makes the SRK as a transient object, calls f and flushes it.
-func (c *connection) withPrimary(ctx context.Context, f func(*loadedSRK) error) error {
-	var primary *loadedSRK
-	err := c.asHierarchy(ctx, tpm2.TPMRHOwner, c.tpm.ownerAuth, func(auth authorization) (err error) {
-		primary, err = c.createPrimary(ctx, auth)
+func (c *connection) withPrimary(ctx context.Context, f func(*loadedKey) error) error {
+	return c.withPrimaryOf(ctx, "storage root key", tpm2.TPMRHOwner, srkTemplate, f)
+}
+
+// withPrimaryOf makes a primary key of a hierarchy as a transient object, calls f and flushes it.
+func (c *connection) withPrimaryOf(ctx context.Context, what string, hierarchy Handle, template tpm2.TPMTPublic, f func(*loadedKey) error) error {
+	var authValue *secret.Bytes
+	if hierarchy == tpm2.TPMRHOwner {
+		authValue = c.tpm.ownerAuth
+	}
+	var primary *loadedKey
+	err := c.asHierarchy(ctx, hierarchy, authValue, func(auth authorization) (err error) {
+		primary, err = c.createPrimary(ctx, hierarchy, auth, template)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("make the storage root key: %w", err)
+		return fmt.Errorf("make the %s: %w", what, err)
 	}
 	defer c.flush(ctx, primary.handle)
 	return f(primary)
 }
 
-// createPrimary is TPM2_CreatePrimary with the SRK's template.
-func (c *connection) createPrimary(ctx context.Context, auth authorization) (*loadedSRK, error) {
+// createPrimary is TPM2_CreatePrimary (Part 3, section 24.1) with an empty authValue.
+func (c *connection) createPrimary(ctx context.Context, hierarchy Handle, auth authorization, template tpm2.TPMTPublic) (*loadedKey, error) {
 	p := put2B(nil, []byte{0, 0, 0, 0}) // no authValue, no data
-	p = put2B(p, tpm2.Marshal(srkTemplate))
+	p = put2B(p, tpm2.Marshal(template))
 	p = put2B(p, nil) // outsideInfo
 	p = put32(p, 0)   // creationPCR
 	r, err := c.run(ctx, command{
 		code:   tpm2.TPMCCCreatePrimary,
-		in:     []entity{permanent(tpm2.TPMRHOwner)},
+		in:     []entity{permanent(hierarchy)},
 		auths:  []authorization{auth},
 		params: p,
 		loads:  true,
@@ -229,12 +250,12 @@ func (c *connection) createPrimary(ctx context.Context, auth authorization) (*lo
 		return nil, err
 	}
 	public, err := ParsePublic(r.sized())
-	if err == nil && !isSRK(public) {
-		err = fmt.Errorf("%w: the TPM made another key than the template's", ErrIntegrity)
+	if err == nil {
+		err = checkCreated(template, public.area)
 	}
 	if err != nil {
 		c.flush(ctx, r.handle)
 		return nil, err
 	}
-	return &loadedSRK{r.handle, public}, nil
+	return &loadedKey{r.handle, public}, nil
 }

@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -57,6 +58,38 @@ func TestForeignKeysMakeWayForNoSRK(t *testing.T) {
 	srk, err := b.ProvisionSRK(t.Context())
 	if err != nil || srk.Handle != 0x81000003 {
 		t.Errorf("the SRK is at %x, %v", srk.Handle, err)
+	}
+}
+
+func TestObjectsOfUnknownKindsAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.foreign(t, func(g goTPM) {
+		made, err := g.Send([]byte{ // TPM2_CreatePrimary of a Camellia key
+			0x80, 0x02, 0, 0, 0, 59, 0, 0, 0x01, 0x31, 0x40, 0, 0, 0x01,
+			0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 1, 0, 0,
+			0, 4, 0, 0, 0, 0,
+			0, 18, 0, 0x25, 0, 0x0B, 0, 6, 0, 0x72, 0, 0, 0, 0x26, 0, 128, 0, 0x43, 0, 0,
+			0, 0, 0, 0, 0, 0,
+		})
+		if err != nil || len(made) < 14 || made[9] != 0 {
+			t.Fatalf("% x, %v", made, err)
+		}
+		h := tpm2.TPMHandle(binary.BigEndian.Uint32(made[10:]))
+		defer tpm2.FlushContext{FlushHandle: h}.Execute(g)
+		if _, err := (tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: h}, PersistentHandle: 0x81000001}).Execute(g); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := b.ReadPublic(t.Context(), 0x81000001); !errors.Is(err, provider.ErrUnsupported) {
+		t.Errorf("reading it: %v", err)
+	}
+	srk, err := b.ProvisionSRK(t.Context())
+	if err != nil || srk.Handle != 0x81000002 {
+		t.Fatalf("the SRK is at %x, %v", srk.Handle, err)
+	}
+	if err := b.Persist(t.Context(), b.key(t, signKey, ""), 0x81000001); !errors.Is(err, provider.ErrHandleTaken) {
+		t.Errorf("a key in its place: %v", err)
 	}
 }
 
@@ -122,6 +155,41 @@ func TestAnotherSRKIsRefusedBeforeAnySecretIsSent(t *testing.T) {
 	client.UseSRK(provider.SRK{Public: key.Public}) // a pinned Name that no transient SRK has
 	if _, err := client.CreateKey(t.Context(), signKey, nil); !errors.Is(err, provider.ErrParentChanged) {
 		t.Errorf("a transient SRK with another Name: %v", err)
+	}
+}
+
+func TestWhoSharesATPMPinsTheirOwnSRK(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.key(t, signKey, "value")
+	auth := provider.Auth{Value: pin("value")}
+	neighbour, stranger := &bench{TPM: b.Share()}, &bench{TPM: b.Share()}
+	neighbour.UseSRK(b.srk)
+	stranger.UseSRK(provider.SRK{Handle: b.srk.Handle, Public: key.Public}) // as a store made on another machine does
+	b.wire.Reset()
+	for range 2 {
+		for _, user := range []*bench{b, neighbour} {
+			if err := user.trySign(t.Context(), key, auth); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n := b.wire.Count(tpm2.TPMCCStartAuthSession); n != 0 || b.wire.Dials() != 0 {
+		t.Errorf("%d more sessions and %d more connections for the same SRK", n, b.wire.Dials())
+	}
+	for range 2 {
+		if err := stranger.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrParentChanged) {
+			t.Errorf("who pinned another SRK: %v", err)
+		}
+		if err := b.trySign(t.Context(), key, auth); err != nil {
+			t.Errorf("its neighbour: %v", err)
+		}
+	}
+	if err := neighbour.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrClosed) {
+		t.Errorf("after one of them closed it: %v", err)
 	}
 }
 
@@ -194,6 +262,11 @@ func TestOwnerAuthorisation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	owner.UseSRK(provider.SRK{Handle: srk.Handle, Public: key.Public})
+	if again, err := owner.ProvisionSRK(t.Context()); err != nil || again.Handle != srk.Handle {
+		t.Errorf("in place of another machine's: 0x%08X, %v", uint32(again.Handle), err)
+	}
+	owner.UseSRK(srk)
 	if err := owner.Persist(t.Context(), key, 0x81000100); err != nil {
 		t.Fatal(err)
 	}

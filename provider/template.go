@@ -3,6 +3,7 @@ package provider
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
@@ -21,6 +22,9 @@ const (
 	P384    KeyType = "p384"
 )
 
+// KeyTypes are all key types.
+func KeyTypes() []KeyType { return []KeyType{RSA2048, RSA3072, RSA4096, P256, P384} }
+
 // ParseKeyType reads a key type.
 func ParseKeyType(s string) (KeyType, error) {
 	switch k := KeyType(strings.ToLower(s)); k {
@@ -28,10 +32,12 @@ func ParseKeyType(s string) (KeyType, error) {
 		return RSA2048, nil
 	case "ec":
 		return P256, nil
-	case RSA2048, RSA3072, RSA4096, P256, P384:
-		return k, nil
+	default:
+		if slices.Contains(KeyTypes(), k) {
+			return k, nil
+		}
 	}
-	return "", fmt.Errorf("%w: key type %q: there are rsa2048, rsa3072, rsa4096, p256, p384", ErrUnsupported, s)
+	return "", fmt.Errorf("%w: key type %q: there are %v", ErrUnsupported, s, KeyTypes())
 }
 
 // parameters are a key type's TPMT_PUBLIC_PARMS, all schemes TPM_ALG_NULL so that they are chosen at use.
@@ -70,6 +76,22 @@ func eccParameters(curve tpm2.TPMECCCurve) tpm2.TPMUPublicParms {
 
 // Use says what a key may do.
 type Use struct{ Sign, Decrypt bool }
+
+// ParseUse reads "sign", "decrypt" or "sign,decrypt".
+func ParseUse(s string) (Use, error) {
+	var u Use
+	for word := range strings.SplitSeq(s, ",") {
+		switch strings.TrimSpace(word) {
+		case "sign":
+			u.Sign = true
+		case "decrypt":
+			u.Decrypt = true
+		default:
+			return Use{}, fmt.Errorf("use %q: there are sign, decrypt, and sign,decrypt", s)
+		}
+	}
+	return u, nil
+}
 
 // Template says what key to make.
 type Template struct {

@@ -107,7 +107,7 @@ func TestPublicAreasThatAreRefused(t *testing.T) {
 func TestResponseCodesHaveOneMeaning(t *testing.T) {
 	for code, want := range map[uint32]error{
 		0x98E: ErrAuth, 0x9A2: ErrAuth, 0x921: ErrLockout, 0x99D: ErrPolicy, 0x12F: ErrPolicy, 0x128: ErrPolicy,
-		0x18B: ErrNoObject, 0x14C: ErrHandleTaken, 0x14B: ErrNoSpace, 0x902: ErrNoSpace, 0x1DF: ErrWrongTPM, 0x2E5: ErrWrongTPM,
+		0x18B: ErrNoObject, 0x14C: ErrHandleTaken, 0x14B: ErrNoNV, 0x902: ErrNoMemory, 0x903: ErrNoMemory, 0x905: ErrNoMemory, 0x1DF: ErrWrongTPM, 0x2E5: ErrWrongTPM,
 		0x143: ErrUnsupported, 0x000B0143: ErrUnsupported, 0x100: ErrUnavailable, 0x922: ErrBusy,
 	} {
 		err := &ResponseError{Command: "TPM2_Sign", Code: code}
@@ -142,7 +142,7 @@ func FuzzResponse(f *testing.F) {
 				if p, err := ParsePublic(r.b); err == nil {
 					p.Key()
 					p.Describe()
-					ownScheme(p)
+					p.Scheme()
 				}
 			}
 		}

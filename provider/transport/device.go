@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -35,6 +36,15 @@ func (d *deviceDialer) String() string {
 		return "device:" + d.path()
 	}
 	return d.address
+}
+
+// Managed tells the kernel's resource manager, /dev/tpmrmN.
+func (d *deviceDialer) Managed() bool {
+	path := d.path()
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	return strings.HasPrefix(filepath.Base(path), "tpmrm")
 }
 
 func (d *deviceDialer) Dial(ctx context.Context) (Conn, error) {
@@ -71,7 +81,7 @@ func openDevice(path string) (*os.File, error) {
 func (d *deviceDialer) explain(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && len(d.paths) > 1:
-		return fmt.Errorf("this machine shows no TPM: neither of %s exists: %w: %s", strings.Join(d.paths, ", "), fs.ErrNotExist, absentMend)
+		return fmt.Errorf("this machine shows no TPM: neither of %s is there: %w", strings.Join(d.paths, ", "), absentError{absentMend})
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
 		return fmt.Errorf("%w: %s", err, absentMend)
 	case errors.Is(err, fs.ErrPermission):
@@ -79,6 +89,13 @@ func (d *deviceDialer) explain(path string, err error) error {
 	}
 	return fmt.Errorf("%s: %w", d, err)
 }
+
+// absentError is fs.ErrNotExist in the words of what to do about it.
+type absentError struct{ mend string }
+
+func (e absentError) Error() string { return e.mend }
+
+func (absentError) Is(target error) bool { return target == fs.ErrNotExist }
 
 const absentMend = "switch the TPM on in the firmware or the virtual machine's settings, and load its driver (tpm_crb or tpm_tis)"
 

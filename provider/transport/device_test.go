@@ -248,3 +248,34 @@ func withoutCapabilities(t *testing.T) (restore func()) {
 		runtime.UnlockOSThread()
 	}
 }
+
+// What a resource manager's device is called decides, and not what else its address says.
+func TestWhichTPMsAreManaged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	link := filepath.Join(dir, "tpm")
+	if err := os.WriteFile(filepath.Join(dir, "tpmrm1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("tpmrm1", link); err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]bool{
+		"device:/dev/tpmrm0":              true,
+		"device:/dev/tpm0":                false,
+		"device:" + link:                  true,
+		"device:/dev/tpmrm0/tpm0":         false,
+		"swtpm:path=/run/tpmrm0":          false,
+		"swtpm:path=/tpmrm/s":             false,
+		"swtpm:host=tpmrm.example,port=1": false,
+		"mssim:host=localhost,port=2321":  false,
+	} {
+		d, err := Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Managed(); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}

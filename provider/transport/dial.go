@@ -60,7 +60,7 @@ func dialSocket(ctx context.Context, network, target string) (net.Conn, error) {
 	})
 }
 
-// awaitTurn sends a first, harmless command on a new connection and waits for
+// awaitTurn sends a first command, which changes nothing, on a new connection and waits for
 // its response. An emulator serves one client at a time, and lets others connect
 // and send long before it listens to them: it would carry out, later, a command
 // whose sender has given up meanwhile. So none that matters is sent before the

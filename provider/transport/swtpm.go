@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,8 @@ type swtpmDialer struct {
 
 func (d *swtpmDialer) String() string { return d.address }
 
-// getTestResult is TPM2_GetTestResult, which every TPM answers in every state
-// and which changes none (TPM 2.0 Part 3).
-var getTestResult = []byte{0x80, 0x01, 0, 0, 0, headerSize, 0, 0, 0x01, 0x7c}
+// Managed is false: what a client leaves loaded takes room from the next one.
+func (d *swtpmDialer) Managed() bool { return false }
 
 func (d *swtpmDialer) Dial(ctx context.Context) (Conn, error) {
 	ctx, cancel := withDeadline(ctx, DialTimeout)
@@ -30,11 +30,55 @@ func (d *swtpmDialer) Dial(ctx context.Context) (Conn, error) {
 	if err != nil {
 		return nil, explainSocket(d.address, err)
 	}
-	c := &conn{framing: bare{}, address: d.address, socket: socket}
-	if _, err := awaitTurn(ctx, c, getTestResult); err != nil {
+	return &swtpmConn{conn: &conn{framing: bare{}, address: d.address, socket: socket}}, nil
+}
+
+// swtpmConn makes sure that swtpm listens to this client before it sends a
+// command that changes something.
+type swtpmConn struct {
+	*conn
+	listens bool
+}
+
+func (c *swtpmConn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	if c.listens || c.broken != nil || ctx.Err() != nil || checkCommand(command) != nil {
+		return c.conn.Transmit(ctx, command)
+	}
+	turn, cancel := context.WithTimeout(ctx, DialTimeout)
+	defer cancel()
+	first := getTestResult
+	if changesNothing(command) {
+		first = command
+	}
+	response, err := awaitTurn(turn, c.conn, first)
+	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	c.listens = true
+	if changesNothing(command) {
+		return response, nil
+	}
+	return c.conn.Transmit(ctx, command)
+}
+
+// getTestResult is TPM2_GetTestResult, which every TPM answers in every state
+// and which changes none (TPM 2.0 Part 3).
+var getTestResult = []byte{0x80, 0x01, 0, 0, 0, headerSize, 0, 0, 0x01, 0x7c}
+
+// changesNothing tells some well-formed commands, quickly done, that leave a TPM
+// as it was.
+func changesNothing(command []byte) bool {
+	const (
+		ccReadPublic    = 0x00000173 // TPM 2.0 Part 2, TPM_CC
+		ccGetCapability = 0x0000017A
+		ccGetRandom     = 0x0000017B
+		ccPCRRead       = 0x0000017E
+	)
+	switch binary.BigEndian.Uint32(command[6:]) {
+	case ccReadPublic, ccGetCapability, ccGetRandom, ccPCRRead:
+		return true
+	}
+	return false
 }
 
 // explainSocket adds to a failed connect what can be done about it.

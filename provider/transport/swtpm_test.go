@@ -2,8 +2,12 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,40 +27,86 @@ func TestSwtpmAnswersOverTCP(t *testing.T) {
 	drawRandom(t, dial(t, "swtpm:host=127.0.0.1,port="+tcpBridge(t, tpmtest.Start(t))))
 }
 
+// startSession is TPM2_StartAuthSession for an HMAC session without a key: it takes one of the TPM's few places.
+var startSession = append(append([]byte{0x80, 0x01, 0, 0, 0, 59, 0, 0, 0x01, 0x76, 0x40, 0, 0, 7, 0x40, 0, 0, 7, 0, 32},
+	make([]byte, 32)...), 0, 0, 0, 0, 0x10, 0, 0x0b)
+
 func TestASecondClientWaitsUntilTheFirstLeaves(t *testing.T) {
 	t.Parallel()
 	tpm := tpmtest.Start(t)
 	first := dial(t, tpm.Address())
+	drawRandom(t, first)
 	d, err := Parse(tpm.Address())
 	if err != nil {
 		t.Fatal(err)
 	}
+	ask := func(ctx context.Context, command []byte) error {
+		c, err := d.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		response, err := c.Transmit(ctx, command)
+		if err == nil && binary.BigEndian.Uint32(response[6:]) != 0 {
+			t.Errorf("command % x: response % x", command, response)
+		}
+		return err
+	}
 	// Often enough to fill the queue of clients too.
-	for range 20 {
-		_, err = d.Dial(soon(t))
+	for i := range 20 {
+		err := ask(soon(t), [][]byte{getRandom, startSession}[i%2])
 		if !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("while the first stays: %v, want ErrBusy", err)
 		}
-	}
-	if !strings.Contains(err.Error(), "another client") {
-		t.Errorf("the error %q does not say who holds the TPM", err)
+		if !strings.Contains(err.Error(), "another client") {
+			t.Errorf("the error %q does not say who holds the TPM", err)
+		}
 	}
 	drawRandom(t, first)
 
 	second := make(chan error)
-	go func() {
-		c, err := d.Dial(t.Context())
-		if err == nil {
-			_, err = c.Transmit(t.Context(), getRandom)
-			c.Close()
-		}
-		second <- err
-	}()
+	go func() { second <- ask(t.Context(), getRandom) }()
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
 	if err := <-second; err != nil {
 		t.Errorf("after the first left: %v", err)
+	}
+	if n := tpm.Count(t).Sessions; n != 0 {
+		t.Errorf("%d sessions were started for clients that had gone", n)
+	}
+}
+
+func TestACommandThatChangesNothingIsAllThatIsSent(t *testing.T) {
+	t.Parallel()
+	for want, command := range map[string][]byte{"17b": getRandom, "17c 176": startSession} {
+		var got []string
+		done := make(chan struct{})
+		c := dial(t, fakeTPM(t, func(c net.Conn) {
+			defer close(done)
+			header := make([]byte, headerSize)
+			for {
+				if _, err := io.ReadFull(c, header); err != nil {
+					return
+				}
+				rest := int64(binary.BigEndian.Uint32(header[2:])) - headerSize
+				if _, err := io.CopyN(io.Discard, c, rest); err != nil {
+					return
+				}
+				got = append(got, fmt.Sprintf("%x", binary.BigEndian.Uint32(header[6:])))
+				if _, err := c.Write(response(10, 10)); err != nil {
+					return
+				}
+			}
+		}))
+		if _, err := c.Transmit(t.Context(), command); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		<-done
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("the TPM got %s, want %s", got, want)
+		}
 	}
 }
 

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// DialTimeout is how long Dial waits when its context has no deadline.
-const DialTimeout = 30 * time.Second
+// DialTimeout is how long a client waits for its turn when its context has no
+// deadline.
+const DialTimeout = 10 * time.Second
 
 // CommandTimeout is how long Transmit waits for a command's response when its
 // context has no deadline: 5 minutes for those that may have to find RSA primes

@@ -21,8 +21,8 @@ type Conn interface {
 	// context or a passed deadline breaks the connection, since the response
 	// still comes, and so does every other error after the command was sent;
 	// from then on Transmit gives ErrBroken. What the TPM did with the command
-	// is unknown then. A malformed command, a context that had ended before and
-	// ErrBroken mean that nothing was sent.
+	// is unknown then. A malformed command, a context that had ended before,
+	// ErrBroken and ErrBusy mean that nothing was sent that changes the TPM.
 	Transmit(ctx context.Context, command []byte) (response []byte, err error)
 	// Close gives the TPM to the next client. It may be called more than once.
 	Close() error
@@ -31,13 +31,16 @@ type Conn interface {
 // Dialer opens connections to one TPM. It is safe for concurrent use.
 type Dialer interface {
 	// Dial connects. While another client holds the TPM it waits, until ctx's
-	// deadline or for DialTimeout when ctx has none, and then gives ErrBusy. An
-	// emulator has answered one harmless command when Dial returns
-	// (TPM2_GetTestResult; TPM2_Startup for mssim), so it listens to this client.
+	// deadline or for DialTimeout when ctx has none, and then gives ErrBusy. swtpm
+	// shows that another client holds it only when it is asked: there the first
+	// Transmit waits instead, likewise for DialTimeout at most.
 	Dial(ctx context.Context) (Conn, error)
 	// String is the address as the user wrote it; for "" it is the device that
 	// Dial would open now.
 	String() string
+	// Managed tells a TPM behind a resource manager, which gives each connection handles of its own and unloads what a closed one
+	// left loaded.
+	Managed() bool
 }
 
 // The errors that callers tell apart with errors.Is. Besides them an absent

@@ -1,0 +1,188 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
+)
+
+// idleTime is how long a connection is kept that nothing uses.
+const idleTime = time.Second
+
+const (
+	closeTimeout = 2 * time.Second // bounds what is done to a TPM that nobody waits for any more
+	// reclaimTimeout bounds the wait for a TPM to flush in it what a broken connection left: it may still be busy with the very
+	// command that was cut off, such as one that looks for RSA primes.
+	reclaimTimeout = 10 * time.Second
+)
+
+// link is the way to a TPM, which all who share it take one after another.
+type link struct {
+	dialer    transport.Dialer
+	log       *slog.Logger
+	ownerAuth *secret.Bytes
+	verify    Verify
+	direct    transport.Dialer // nil unless WithDirect gave one
+
+	closed   atomic.Bool
+	hidesNSM atomic.Bool // the resource manager was seen to refuse NitroTPM's command
+	polite   atomic.Bool // TakeTurns was called
+	queue    queue
+
+	// What follows belongs to whoever has the queue's turn.
+	conn    *connection
+	since   time.Time       // when conn was opened
+	idle    *time.Timer     // lets go of the connection
+	orphans []orphan        // left loaded when a connection broke
+	pid     int             // of the process that made conn and orphans
+	evicted map[Handle]bool // at which nothing was found where an object should be, and the log says so
+}
+
+// String is the TPM's address.
+func (l *link) String() string { return l.dialer.String() }
+
+// connect gives the open connection, or opens one.
+func (l *link) connect(ctx context.Context) (*connection, error) {
+	if pid := os.Getpid(); pid != l.pid {
+		// After a fork the connection and what is loaded through it are the parent's.
+		if l.conn != nil {
+			l.conn.close()
+		}
+		l.conn, l.orphans, l.pid = nil, nil, pid
+	}
+	if l.conn != nil {
+		return l.conn, nil
+	}
+	for {
+		c, err := open(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		err = l.reclaim(ctx, c)
+		if !c.broken {
+			l.conn, l.since = c, time.Now()
+			return c, nil
+		}
+		c.conn.Close()
+		if errors.Is(err, ErrBusy) {
+			return nil, err
+		}
+	}
+}
+
+// drop closes the connection, and remembers what it leaves loaded in the TPM.
+func (l *link) drop() {
+	// A resource manager flushes what a closed connection left, and the handle may be another process's then.
+	if !l.dialer.Managed() {
+		for h := range l.conn.live {
+			l.orphans = append(l.orphans, orphan{handle: h})
+		}
+	}
+	l.conn.close()
+	l.conn = nil
+}
+
+// orphan is a handle that a broken connection left loaded.
+type orphan struct {
+	handle Handle
+	tries  int
+}
+
+// reclaim flushes what broken connections left loaded. Nothing is tried a third time: what is behind an address need not
+// know the handle any more, and may take it amiss. A TPM that is busy, of which the error tells, was not tried.
+func (l *link) reclaim(ctx context.Context, c *connection) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, reclaimTimeout)
+	defer cancel()
+	orphans := l.orphans
+	l.orphans = nil
+	for _, o := range orphans {
+		if !c.broken {
+			if err = c.unload(ctx, o.handle); err == nil {
+				continue
+			}
+			if !errors.Is(err, ErrBusy) && !errors.Is(err, context.Canceled) {
+				o.tries++
+			}
+		}
+		if o.tries < 2 {
+			l.orphans = append(l.orphans, o)
+		}
+	}
+	return err
+}
+
+// leave ends a turn and starts the clock of idleness.
+func (l *link) leave() {
+	idleTime := idleTime
+	if l.polite.Load() && !l.dialer.Managed() {
+		idleTime = politeIdleTime
+		if l.conn != nil && time.Since(l.since) > turnTime {
+			l.letGo(closeTimeout)
+		}
+	}
+	switch {
+	case l.closed.Load() || l.conn == nil && len(l.orphans) == 0: // Close does it, or there is nothing to do
+	case l.idle == nil:
+		l.idle = time.AfterFunc(idleTime, l.Release)
+	default:
+		l.idle.Reset(idleTime)
+	}
+	l.queue.leave()
+}
+
+// Close waits for the operations that came before it, flushes what is kept in the TPM and closes the
+// connection. Operations that begin later fail with ErrClosed. It may be called more than once.
+func (l *link) Close() error {
+	l.closed.Store(true)
+	if err := l.queue.enter(context.Background()); err != nil {
+		return err
+	}
+	defer l.queue.leave()
+	if l.idle != nil {
+		l.idle.Stop()
+	}
+	if len(l.orphans) > 0 {
+		l.letGo(reclaimTimeout) // nobody will come back for them
+	} else {
+		l.letGo(closeTimeout)
+	}
+	return nil
+}
+
+// Release lets go of the connection now if nothing uses it; the next operation opens it again.
+func (l *link) Release() {
+	if !l.queue.tryEnter() {
+		return
+	}
+	defer l.queue.leave()
+	l.letGo(closeTimeout)
+}
+
+// letGo flushes what is kept in the TPM and closes the connection.
+func (l *link) letGo(timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if l.conn == nil && len(l.orphans) > 0 && l.pid == os.Getpid() {
+		if _, err := l.connect(ctx); err != nil {
+			l.log.Warn("objects stay loaded in the TPM", "tpm", l.String(), "count", len(l.orphans), "error", err)
+			return
+		}
+	}
+	if l.conn == nil {
+		return
+	}
+	if l.pid == os.Getpid() {
+		for h := range l.conn.live {
+			l.conn.flush(ctx, h)
+		}
+	} else {
+		clear(l.conn.live)
+	}
+	l.drop()
+}
