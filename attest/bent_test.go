@@ -53,8 +53,8 @@ func signed(t testing.TB, d *nsm.Draft) []byte {
 	return b
 }
 
-// policy asks for everything that the documents of these tests state.
-func policy(a *nsm.Authority) attest.Policy {
+// fullPolicy asks for everything that the documents of these tests state.
+func fullPolicy(a *nsm.Authority) attest.Policy {
 	c := content()
 	return attest.Policy{
 		Roots: []*x509.Certificate{a.Root()}, Now: now.Add(time.Minute), Instance: a.Instance,
@@ -67,7 +67,7 @@ func TestGoodDocumentVerifies(t *testing.T) {
 	a := newAuthority(t)
 	b := signed(t, newDraft(t, a))
 	for name, document := range map[string][]byte{"untagged": b, "tagged": append([]byte{0xd2}, b...)} {
-		d, err := attest.Verify(document, policy(a))
+		d, err := attest.Verify(document, fullPolicy(a))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -100,7 +100,7 @@ func TestUnmetExpectationsAreRefused(t *testing.T) {
 		"a short PCR":        {func(p *attest.Policy) { p.PCRs[7] = p.PCRs[7][:32] }, attest.ErrPCR},
 		"a PCR beyond":       {func(p *attest.Policy) { p.PCRs[24] = nil }, attest.ErrPCR},
 	} {
-		p := policy(a)
+		p := fullPolicy(a)
 		c.change(&p)
 		if _, err := attest.Verify(document, p); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
@@ -110,7 +110,7 @@ func TestUnmetExpectationsAreRefused(t *testing.T) {
 
 func TestRefusedPCRNamesWhatItIsAndShouldBe(t *testing.T) {
 	a := newAuthority(t)
-	p := policy(a)
+	p := fullPolicy(a)
 	p.PCRs[7] = make([]byte, 48)
 	_, err := attest.Verify(signed(t, newDraft(t, a)), p)
 	var refused *attest.PCRError
@@ -373,7 +373,7 @@ func FuzzVerify(f *testing.F) {
 // The floor of a verification is its four P-384 verifications of certificates and one of the document.
 func BenchmarkVerify(b *testing.B) {
 	a := newAuthority(b)
-	document, p := signed(b, newDraft(b, a)), policy(a)
+	document, p := signed(b, newDraft(b, a)), fullPolicy(a)
 	for b.Loop() {
 		if _, err := attest.Verify(document, p); err != nil {
 			b.Fatal(err)

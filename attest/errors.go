@@ -15,3 +15,14 @@ var (
 	ErrPublicKey = errors.New("attestation public key is not the expected one")
 	ErrPCR       = errors.New("attestation PCR is not the expected one") // a *PCRError
 )
+
+// Refusals of VerifyKey besides ErrMalformed, ErrSignature, ErrNonce, ErrPublicKey and ErrPCR.
+var (
+	ErrAK         = errors.New("attestation key is not the trusted one")
+	ErrStatement  = errors.New("TPM statement is not the wanted one") // not a TPM's, of another type, of another signer
+	ErrKey        = errors.New("attested key is not resident in the TPM")
+	ErrAuthPolicy = errors.New("attested key's policy is not the expected one")
+)
+
+// ErrTooLarge is a Request with a field beyond its limit; nothing was sent.
+var ErrTooLarge = errors.New("the attestation request is too large")

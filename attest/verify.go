@@ -65,7 +65,7 @@ func (e *PCRError) Unwrap() error { return ErrPCR }
 
 // Verify parses a document and trusts it for what the policy asks, or says by
 // one of the package's errors why not.
-func Verify(document []byte, p Policy) (*Document, error) {
+func Verify(document []byte, p Policy) (*Claims, error) {
 	d, err := Parse(document)
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func Verify(document []byte, p Policy) (*Document, error) {
 	if p.Roots == nil {
 		p.Roots = []*x509.Certificate{AWSRoot()}
 	}
-	for _, check := range []func(*Document, *Policy) error{
+	for _, check := range []func(*Claims, *Policy) error{
 		checkChain, checkSignature, checkTime, checkModule, checkContent, checkPCRs,
 	} {
 		if err := check(d, &p); err != nil {
@@ -91,7 +91,7 @@ func Verify(document []byte, p Policy) (*Document, error) {
 
 // checkChain builds the path leaf, CABundle backwards, root; that very path
 // must be the one that x509 finds, with P-384 keys throughout.
-func checkChain(d *Document, p *Policy) error {
+func checkChain(d *Claims, p *Policy) error {
 	if !slices.ContainsFunc(p.Roots, d.CABundle[0].Equal) {
 		return fmt.Errorf("%w: its root %q is not a trusted one", ErrChain, d.CABundle[0].Subject)
 	}
@@ -136,14 +136,14 @@ func checkChain(d *Document, p *Policy) error {
 	return nil
 }
 
-func checkSignature(d *Document, _ *Policy) error {
+func checkSignature(d *Claims, _ *Policy) error {
 	if !d.sign1.verify(d.Certificate.PublicKey.(*ecdsa.PublicKey)) {
 		return ErrSignature
 	}
 	return nil
 }
 
-func checkTime(d *Document, p *Policy) error {
+func checkTime(d *Claims, p *Policy) error {
 	if d.Timestamp.Before(d.Certificate.NotBefore) || d.Timestamp.After(d.Certificate.NotAfter) {
 		return fmt.Errorf("%w: made at %s, outside its certificate's time", ErrTime, d.Timestamp.Format(time.RFC3339))
 	}
@@ -155,7 +155,7 @@ func checkTime(d *Document, p *Policy) error {
 
 // checkModule compares the module id with the leaf's name, which AWS made
 // from it ("<module id>.<region>.aws").
-func checkModule(d *Document, p *Policy) error {
+func checkModule(d *Claims, p *Policy) error {
 	if name := d.Certificate.Subject.CommonName; !strings.HasPrefix(name, d.ModuleID+".") {
 		return fmt.Errorf("%w: module id %q, certificate %q", ErrModule, d.ModuleID, name)
 	}
@@ -165,7 +165,7 @@ func checkModule(d *Document, p *Policy) error {
 	return nil
 }
 
-func checkContent(d *Document, p *Policy) error {
+func checkContent(d *Claims, p *Policy) error {
 	for _, c := range []struct {
 		want, have []byte
 		err        error
@@ -180,7 +180,7 @@ func checkContent(d *Document, p *Policy) error {
 	return nil
 }
 
-func checkPCRs(d *Document, p *Policy) error {
+func checkPCRs(d *Claims, p *Policy) error {
 	for _, i := range slices.Sorted(maps.Keys(p.PCRs)) {
 		if i < 0 || i >= pcrCount {
 			return fmt.Errorf("%w: there is no PCR%d", ErrPCR, i)

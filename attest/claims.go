@@ -24,9 +24,9 @@ const (
 	fieldEnclavePCRs = "pcrs"
 )
 
-// Document is an attestation document's content. From Parse alone it is
-// nobody's word; from Verify it is AWS's.
-type Document struct {
+// Claims are what an attestation document states. From Parse alone they are
+// nobody's word; from Verify they are AWS's.
+type Claims struct {
 	ModuleID  string    // instance and TPM: "i-0123456789abcdef0-tpm0000000000000000"
 	Timestamp time.Time // to the millisecond, UTC
 	Digest    string    // "SHA384"
@@ -41,14 +41,14 @@ type Document struct {
 }
 
 // Instance is the EC2 instance of the module id, by the document's own word.
-func (d *Document) Instance() string {
+func (d *Claims) Instance() string {
 	instance, _, _ := strings.Cut(d.ModuleID, moduleIDTPM)
 	return instance
 }
 
 // Parse reads a document of at most MaxSize bytes without trusting it. Errors
 // are ErrMalformed or ErrKind.
-func Parse(b []byte) (*Document, error) {
+func Parse(b []byte) (*Claims, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrMalformed, len(b), MaxSize)
 	}
@@ -67,7 +67,7 @@ func Parse(b []byte) (*Document, error) {
 		return nil, fmt.Errorf("%w: it lacks %q", ErrKind, fieldNitroTPM)
 	}
 	f := fields{m: payload}
-	d := &Document{
+	d := &Claims{
 		ModuleID:    f.text("module_id", maxModuleID),
 		Timestamp:   f.milliseconds("timestamp"),
 		Digest:      f.text("digest", len(digestSHA384)),
