@@ -3,22 +3,21 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 )
-
-// maxSize bounds a configuration file, in bytes.
-const maxSize = 1 << 20
 
 // Load reads a file; an empty path looks in the standard places ($TPM2_P11_CONF, $XDG_CONFIG_HOME, /etc) and gives the
 // defaults when there is none. In a process with AT_SECURE the environment and the user's folders are ignored. There, and
 // for root, the file must belong to root or the effective user and not be writable by others.
 func Load(path string) (Config, error) { return thisProcess().load(path) }
+
+// Default is the configuration without a file.
+func Default() Config { return thisProcess().defaults() }
 
 func (p process) load(path string) (Config, error) {
 	if path != "" {
@@ -58,55 +57,17 @@ func (p process) loadFile(path string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	text, err := p.readFile(path)
+	text, err := trusted.Read(path, trusted.MaxText, p.rules())
 	if err != nil {
 		return Config{}, err
 	}
 	return p.parse(path, text)
 }
 
-func (p process) readFile(path string) ([]byte, error) {
-	// Without O_NONBLOCK a named pipe would make the host wait.
-	flags := os.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
-	if p.secure {
-		flags |= unix.O_NOFOLLOW
-	}
-	f, err := os.OpenFile(path, flags, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := p.trust(info); err != nil {
-		return nil, &Error{Path: path, Err: err}
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxSize {
-		return nil, &Error{Path: path, Err: fmt.Errorf("larger than %d bytes", maxSize)}
-	}
-	return text, nil
-}
-
-// trust refuses a file through which somebody else would rule a process with more rights than theirs.
-func (p process) trust(info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
-	}
+// rules refuse a file through which somebody else would rule a process with more rights than theirs.
+func (p process) rules() trusted.Rules {
 	if !p.secure && p.euid != 0 {
-		return nil
+		return trusted.Rules{}
 	}
-	owner := info.Sys().(*syscall.Stat_t).Uid
-	if owner != 0 && owner != uint32(p.euid) {
-		return fmt.Errorf("belongs to user %d, who could rule this process: chown it to root", owner)
-	}
-	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("can be written by others (mode %04o): chmod go-w it", mode)
-	}
-	return nil
+	return trusted.Rules{Closed: trusted.NotWritable, Owned: true, NoFollow: p.secure}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 )
 
 // home is a machine of one user's, with folders of its own.
@@ -102,48 +104,24 @@ func TestDefaultStore(t *testing.T) {
 // A process with more rights than its caller, and root, take no file that others could have written.
 func TestTrust(t *testing.T) {
 	t.Parallel()
-	h := newHome(t)
-	path := h.write(t, "x.conf")
+	own := trusted.Rules{Closed: trusted.NotWritable, Owned: true}
+	secure := own
+	secure.NoFollow = true
 	for _, c := range []struct {
-		name   string
-		secure bool
-		euid   int
-		owner  uint32
-		mode   fs.FileMode
-		want   string
+		name string
+		process
+		want trusted.Rules
 	}{
-		{"a user's own", false, 1000, 1000, 0o664, ""},
-		{"another's, at a user's own risk", false, 1000, 1001, 0o666, ""},
-		{"root's, for root", false, 0, 0, 0o644, ""},
-		{"a user's, for root", false, 0, 1000, 0o644, "belongs to user 1000"},
-		{"writable by a group, for root", false, 0, 0, 0o664, "chmod go-w"},
-		{"root's, setuid", true, 1000, 0, 0o644, ""},
-		{"the program's, setuid", true, 1000, 1000, 0o600, ""},
-		{"another's, setuid", true, 1000, 1001, 0o600, "belongs to user 1001"},
-		{"writable by all, setuid", true, 1000, 0, 0o646, "chmod go-w"},
-		{"a folder", false, 1000, 1000, fs.ModeDir | 0o755, "not a regular file"},
-		{"a pipe", false, 1000, 1000, fs.ModeNamedPipe | 0o600, "not a regular file"},
+		{"a user's, at a user's own risk", process{euid: 1000}, trusted.Rules{}},
+		{"root's", process{}, own},
+		{"a setuid process's", process{secure: true, euid: 1000}, secure},
+		{"root's setuid process's", process{secure: true}, secure},
 	} {
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = process{secure: c.secure, euid: c.euid}.trust(fileInfo{info, c.mode, c.owner})
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		if got := c.rules(); got != c.want {
+			t.Errorf("%s file: %+v", c.name, got)
 		}
 	}
 }
-
-// fileInfo is a file's with another mode and owner.
-type fileInfo struct {
-	fs.FileInfo
-	mode  fs.FileMode
-	owner uint32
-}
-
-func (f fileInfo) Mode() fs.FileMode { return f.mode }
-func (f fileInfo) Sys() any          { return &syscall.Stat_t{Uid: f.owner} }
 
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
@@ -158,16 +136,23 @@ func TestLoadRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	large := filepath.Join(h.dir, "large.conf")
-	if err := os.WriteFile(large, []byte(strings.Repeat("#", maxSize+1)), 0o600); err != nil {
+	if err := os.WriteFile(large, []byte(strings.Repeat("#", trusted.MaxText+1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.load(link); err != nil {
 		t.Errorf("a link in an ordinary process: %v", err)
 	}
-	for path, want := range map[string]string{pipe: "not a regular file", h.dir: "not a regular file", large: "larger than"} {
+	for path, want := range map[string]string{pipe: "not a regular file", h.dir: "not a regular file", large: "too long"} {
 		if _, err := h.load(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
+	}
+	if err := os.Chmod(file, 0o664); err != nil {
+		t.Fatal(err)
+	}
+	h.euid = 0
+	if _, err := h.load(file); !errors.Is(err, trusted.ErrOpen) || !strings.HasPrefix(err.Error(), file+": ") {
+		t.Errorf("a file that a group writes, for root: %v", err)
 	}
 	h.secure = true
 	h.euid = os.Geteuid()

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 
@@ -19,6 +21,9 @@ func (p process) parse(name string, text []byte) (Config, error) {
 	dir, err := filepath.Abs(filepath.Dir(name))
 	if err != nil {
 		return Config{}, err
+	}
+	if line := notUTF8(text); line > 0 {
+		return Config{}, &Error{Path: name, Line: line, Err: errors.New("it is not UTF-8 text")}
 	}
 	var tree map[string]any
 	if _, err := toml.Decode(string(text), &tree); err != nil {
@@ -35,7 +40,22 @@ func (p process) parse(name string, text []byte) (Config, error) {
 	if err := readConfig(table{doc: doc, members: tree}, &c); err != nil {
 		return Config{}, err
 	}
+	if err := c.distinct(); err != nil {
+		return Config{}, err
+	}
 	return c, nil
+}
+
+// notUTF8 is the first line that is not UTF-8, 0 when all are.
+func notUTF8(text []byte) int {
+	line := 1
+	for part := range bytes.Lines(text) {
+		if !utf8.Valid(part) {
+			return line
+		}
+		line++
+	}
+	return 0
 }
 
 func readConfig(t table, c *Config) error {
@@ -44,8 +64,12 @@ func readConfig(t table, c *Config) error {
 		"log":               func(v value) error { return v.log(&c.Log) },
 		"log_level":         func(v value) error { return v.logLevel(&c.Debug) },
 		"verify_signatures": func(v value) error { return v.oneOf(&c.Verify, "rsa", "all", "none") },
-		"tpm":               func(v value) error { return v.text(&single.TPM) },
-		"label":             func(v value) error { return v.text(&single.Label) },
+		"helper":            func(v value) error { return v.path(&c.Helper) },
+		"forked":            func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
+		"socket":            func(v value) error { return v.path(&c.Socket) },
+		"access":            func(v value) error { return readAccess(v, &c.Access) },
+		"tpm":               func(v value) error { return v.address(&single) },
+		"label":             func(v value) error { return v.tokenLabel(&single.Label) },
 		"store":             func(v value) error { return v.path(&single.Store) },
 		"owner_auth_file":   func(v value) error { return v.path(&single.OwnerAuthFile) },
 		"key":               func(v value) error { return readKeys(v, "key", &single) },
@@ -75,8 +99,8 @@ func readTokens(v value, tokens *[]Token) error {
 	for _, t := range tables {
 		token := Token{Line: t.line()}
 		err := t.read(fields{
-			"label":           func(v value) error { return v.text(&token.Label) },
-			"tpm":             func(v value) error { return v.text(&token.TPM) },
+			"label":           func(v value) error { return v.tokenLabel(&token.Label) },
+			"tpm":             func(v value) error { return v.address(&token) },
 			"store":           func(v value) error { return v.path(&token.Store) },
 			"owner_auth_file": func(v value) error { return v.path(&token.OwnerAuthFile) },
 			"key":             func(v value) error { return readKeys(v, "token.key", &token) },
@@ -90,37 +114,7 @@ func readTokens(v value, tokens *[]Token) error {
 		if token.Store == "" {
 			return t.errorf("token %q needs a store", token.Label)
 		}
-		for _, other := range *tokens {
-			if err := distinct(t, token, other); err != nil {
-				return err
-			}
-		}
 		*tokens = append(*tokens, token)
-	}
-	return nil
-}
-
-// distinct refuses two tokens that would take something from each other.
-func distinct(t table, token, other Token) error {
-	if token.Label == other.Label {
-		return t.errorf("token %q is on line %d already", token.Label, other.Line)
-	}
-	if token.Store == other.Store {
-		return t.errorf("token %q has the store of token %q: a store is one token", token.Label, other.Label)
-	}
-	if token.TPM != other.TPM {
-		return nil
-	}
-	if token.OwnerAuthFile != "" && other.OwnerAuthFile != "" && token.OwnerAuthFile != other.OwnerAuthFile {
-		return t.errorf("token %q has another owner_auth_file than token %q, and a TPM has one owner authorisation", token.Label, other.Label)
-	}
-	for _, k := range token.Keys {
-		for _, taken := range other.Keys {
-			if k.Handle == taken.Handle {
-				return t.doc.errorf(k.Line, "key %q has the handle 0x%08x of key %q on line %d, in the same TPM",
-					k.Label, k.Handle, taken.Label, taken.Line)
-			}
-		}
 	}
 	return nil
 }
@@ -135,7 +129,7 @@ func readKeys(v value, header string, token *Token) error {
 		err := t.read(fields{
 			"label":       func(v value) error { return v.text(&k.Label) },
 			"handle":      func(v value) error { return v.handle(&k.Handle) },
-			"type":        func(v value) error { return v.text(&k.Type) },
+			"type":        func(v value) error { return v.oneOf(&k.Type, KeyTypes()...) },
 			"use":         func(v value) error { return v.oneOf(&k.Use, "sign", "decrypt", "sign,decrypt") },
 			"policy":      func(v value) error { return v.policy(&k.Policy) },
 			"certificate": func(v value) error { return v.path(&k.Certificate) },
@@ -158,6 +152,51 @@ func readKeys(v value, header string, token *Token) error {
 			}
 		}
 		token.Keys = append(token.Keys, k)
+	}
+	return nil
+}
+
+// tokenLabel reads what a token can be called.
+func (v value) tokenLabel(to *string) error {
+	if err := v.text(to); err != nil {
+		return err
+	}
+	if n := len(*to); n > MaxTokenLabel {
+		return v.errorf("%s has %d bytes, and at most %d are allowed", v.name, n, MaxTokenLabel)
+	}
+	return nil
+}
+
+// address reads a TPM's address, which package provider/transport judges.
+func (v value) address(to *Token) error {
+	to.TPMLine = v.doc.lines.of(v.place)
+	return v.text(&to.TPM)
+}
+
+func readAccess(v value, access *[]Access) error {
+	tables, err := v.tables("access")
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		a := Access{Line: t.line()}
+		err := t.read(fields{
+			"users":    func(v value) error { return v.texts(&a.Users) },
+			"groups":   func(v value) error { return v.texts(&a.Groups) },
+			"token":    func(v value) error { return v.text(&a.Token) },
+			"keys":     func(v value) error { return v.texts(&a.Keys) },
+			"purposes": func(v value) error { return v.texts(&a.Purposes, "sign", "decrypt", "unwrap") },
+		})
+		if err != nil {
+			return err
+		}
+		if len(a.Users) == 0 && len(a.Groups) == 0 {
+			return t.errorf("access needs users or groups")
+		}
+		if len(a.Purposes) == 0 {
+			return t.errorf(`access needs purposes, such as ["sign"]`)
+		}
+		*access = append(*access, a)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type process struct {
 }
 
 func thisProcess() process {
-	return process{secure: isSecure(), euid: os.Geteuid(), getenv: os.Getenv, etc: "/etc", state: "/var/lib"}
+	return process{secure: isSecure(), euid: os.Geteuid(), getenv: getenv, etc: "/etc", state: "/var/lib"}
 }
 
 // isSecure tells a setuid, setgid or capability-bearing process as the dynamic linker does: by AT_SECURE (getauxval(3)).
@@ -64,6 +64,7 @@ func (p process) defaults() Config {
 	return Config{
 		Log:    "syslog",
 		Verify: "rsa",
+		Forked: "use",
 		Tokens: []Token{{Store: p.defaultStore()}},
 	}
 }

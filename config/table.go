@@ -126,6 +126,30 @@ func (v value) oneOf(to *string, allowed ...string) error {
 	return nil
 }
 
+// texts reads a list of strings, none of them empty and each one of those allowed, if any are named.
+func (v value) texts(to *[]string, allowed ...string) error {
+	list, ok := v.content.([]any)
+	if !ok {
+		return v.errorf("%s is a list of strings, not %s", v.name, describe(v.content))
+	}
+	if len(list) == 0 {
+		return v.errorf("%s is empty", v.name)
+	}
+	for i, content := range list {
+		element := value{doc: v.doc, place: element(v.place, i), name: fmt.Sprintf("%s[%d]", v.name, i), content: content}
+		var s string
+		read := func() error { return element.text(&s) }
+		if len(allowed) > 0 {
+			read = func() error { return element.oneOf(&s, allowed...) }
+		}
+		if err := read(); err != nil {
+			return err
+		}
+		*to = append(*to, s)
+	}
+	return nil
+}
+
 // tables reads an array of tables, in either of TOML's spellings.
 func (v value) tables(header string) ([]table, error) {
 	var members []map[string]any

@@ -28,13 +28,13 @@ func planECDSA(l limits, public *ecdsa.PublicKey, digest []byte, h crypto.Hash) 
 	} else if len(digest) < shortestDigest || len(digest) > longestDigest {
 		return nil, fmt.Errorf("%w: a digest has %d to %d bytes, not %d", ErrLength, shortestDigest, longestDigest, len(digest))
 	}
-	if l.scheme == tpm2.TPMAlgNull {
+	if l.Scheme == tpm2.TPMAlgNull {
 		var err error
 		if h, digest, err = fitDigest(public, digest); err != nil {
 			return nil, err
 		}
 	} else if h == 0 {
-		h = l.hash
+		h = l.Hash
 		if err := checkDigest(h, digest); err != nil {
 			return nil, err
 		}

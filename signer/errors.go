@@ -2,7 +2,6 @@ package signer
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -43,7 +42,3 @@ var (
 // PolicyError tells which PCR keeps a key's policy from being met, with its
 // current and its approved value. Get it with errors.As from an ErrPolicy.
 type PolicyError = policy.UnsatisfiedError
-
-func errSeveralStores(n int) error {
-	return fmt.Errorf("WithStore with a configuration of %d tokens: it is not clear whose store it is", n)
-}

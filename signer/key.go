@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -45,7 +46,7 @@ func ForEntry(t *keystore.Token, e keystore.Entry, ownPIN *secret.Bytes) (*Key, 
 	if err != nil {
 		return nil, fmt.Errorf("key %q: %w", e.Label, err)
 	}
-	k := &Key{token: t, entry: e, public: public, limits: limitsOf(e.Object.Public), pid: os.Getpid(), log: slog.New(slog.DiscardHandler)}
+	k := &Key{token: t, entry: e, public: public, limits: limits{keyuse.Of(e.Object.Public)}, pid: os.Getpid(), log: slog.New(slog.DiscardHandler)}
 	if ownPIN.Len() > 0 {
 		k.ownPIN = ownPIN.Clone()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -66,7 +67,7 @@ func TestLimits(t *testing.T) {
 		{"an attestation key", rsaArea(t, tpm2.TPMAObject{SignEncrypt: true, Restricted: true}, onlyPSS), false, false, false, false, false, false, 0},
 		{"a storage key", rsaArea(t, tpm2.TPMAObject{Decrypt: true, Restricted: true}, free), false, false, false, false, false, false, 0},
 	} {
-		l := limitsOf(c.public)
+		l := limits{keyuse.Of(c.public)}
 		for _, check := range []struct {
 			what string
 			err  error
@@ -85,8 +86,8 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%s, %s: %v is no ErrWrongUse", c.name, check.what, check.err)
 			}
 		}
-		if l.allowRaw() != c.raw {
-			t.Errorf("%s: raw operation %v", c.name, l.allowRaw())
+		if l.Raw() != c.raw {
+			t.Errorf("%s: raw operation %v", c.name, l.Raw())
 		}
 		public, err := c.public.Key()
 		if err != nil {
@@ -104,7 +105,7 @@ func TestLimits(t *testing.T) {
 func TestECDSAKeysOfOneHash(t *testing.T) {
 	t.Parallel()
 	public := &ecdsa.PublicKey{Curve: elliptic.P256()}
-	l := limits{sign: true, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA384}
+	l := limits{keyuse.Use{Sign: true, Scheme: tpm2.TPMAlgECDSA, Hash: crypto.SHA384}}
 	for _, c := range []struct {
 		length int
 		hash   crypto.Hash
@@ -134,7 +135,7 @@ func TestECDSAKeysOfOneHash(t *testing.T) {
 		}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
 	}
-	if got := limitsOf(parsePublic(t, area)); got != l {
+	if got := (limits{keyuse.Of(parsePublic(t, area))}); got != l {
 		t.Errorf("got %+v, want %+v", got, l)
 	}
 }

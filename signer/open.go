@@ -1,7 +1,6 @@
 package signer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
-	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // Open finds a key by label, CKA_ID in hex, persistent handle ("0x81000100") or
@@ -26,15 +24,20 @@ func Open(ctx context.Context, name string, opts ...Option) (*Key, error) {
 	}
 	k, err := open(ctx, name, o)
 	if err != nil {
-		return nil, fmt.Errorf("open key %s: %w", printable(name), err)
+		return nil, fmt.Errorf("open key %s: %w", tokens.QuoteName(name), err)
 	}
 	return k, nil
 }
 
 func open(ctx context.Context, name string, o options) (*Key, error) {
-	want, err := parseName(name)
+	want, err := tokens.ParseName(name)
 	if err != nil {
 		return nil, err
+	}
+	if want.URI != nil {
+		if kind, ok := want.URI.Path[p11uri.Type]; ok && kind != "private" {
+			return nil, fmt.Errorf("%w: it names an object of type %q, and a private key is wanted", p11uri.ErrSyntax, kind)
+		}
 	}
 	c, err := o.configuration()
 	if err != nil {
@@ -58,7 +61,7 @@ func open(ctx context.Context, name string, o options) (*Key, error) {
 	return k, nil
 }
 
-// warnOfProblems tells what find passes over.
+// warnOfProblems tells what Set.Find passes over.
 func warnOfProblems(all []*keystore.Token, log *slog.Logger) {
 	for _, t := range all {
 		problems, err := t.Problems()
@@ -71,26 +74,40 @@ func warnOfProblems(all []*keystore.Token, log *slog.Logger) {
 	}
 }
 
-func openIn(ctx context.Context, set *tokens.Set, want name, pin func() ([]byte, error)) (*Key, error) {
-	found, err := find(set.Tokens, want)
+func openIn(ctx context.Context, set *tokens.Set, want tokens.Name, pin func() ([]byte, error)) (*Key, error) {
+	found, err := set.Find(want, nil)
 	if err != nil {
-		return nil, err
+		return nil, withNextStep(err, want)
 	}
-	ownPIN, err := login(ctx, found, pinFrom(want.uri, pin))
+	ownPIN, err := login(ctx, found, pinFrom(want.URI, pin))
 	if err != nil {
 		return nil, err
 	}
 	defer ownPIN.Wipe()
-	if err := present(ctx, found.token.TPM(), found.entry.Object); err != nil {
+	// A missing TPM or key is told when opening.
+	if err := found.Token.TPM().Check(ctx, found.Entry.Object); err != nil {
 		return nil, err
 	}
-	return ForEntry(found.token, found.entry, ownPIN)
+	return ForEntry(found.Token, found.Entry, ownPIN)
+}
+
+// withNextStep adds to an error of finding a key what its reader can do.
+func withNextStep(err error, want tokens.Name) error {
+	switch {
+	case errors.Is(err, ErrNotInitialized):
+		return fmt.Errorf("%w: run `tpm2-p11 init` first", err)
+	case errors.Is(err, ErrNotFound) && want.Handle != 0:
+		return fmt.Errorf("%w: adopt a key that other tools made with `tpm2-p11 key link 0x%08x`", err, uint32(want.Handle))
+	case errors.Is(err, ErrNotFound):
+		return fmt.Errorf("%w: `tpm2-p11 key list` shows what there is", err)
+	}
+	return err
 }
 
 // login brings what the key asks for besides its policy: the token's PIN, given
 // to the token, or the key's own, returned.
-func login(ctx context.Context, f candidate, pin func(missing error) (*secret.Bytes, error)) (ownPIN *secret.Bytes, err error) {
-	auth, err := f.token.Auth(f.entry, nil)
+func login(ctx context.Context, k tokens.Key, pin func(missing error) (*secret.Bytes, error)) (ownPIN *secret.Bytes, err error) {
+	auth, err := k.Token.Auth(k.Entry, nil)
 	auth.Value.Wipe()
 	switch {
 	case errors.Is(err, ErrKeyPINNeeded):
@@ -103,7 +120,7 @@ func login(ctx context.Context, f candidate, pin func(missing error) (*secret.By
 		return nil, err
 	}
 	defer p.Wipe()
-	return nil, f.token.Login(ctx, keystore.User, p)
+	return nil, k.Token.Login(ctx, keystore.User, p)
 }
 
 // pinFrom is where a PIN comes from: the URI's file, else the caller's callback.
@@ -124,19 +141,4 @@ func pinFrom(uri *p11uri.URI, callback func() ([]byte, error)) func(missing erro
 		}
 		return secret.From(pin), nil
 	}
-}
-
-// present asks the TPM whether it has the key, so that a missing TPM or key is told when opening.
-func present(ctx context.Context, t *provider.TPM, o provider.Object) error {
-	if o.Handle == 0 {
-		return t.Load(ctx, o)
-	}
-	public, err := t.ReadPublic(ctx, o.Handle)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(public.Name(), o.Public.Name()) {
-		return &provider.OtherObjectError{Handle: o.Handle, Want: o.Public.Name(), Have: public.Name()}
-	}
-	return nil
 }

@@ -2,8 +2,10 @@ package signer
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -147,7 +149,7 @@ func TestOpenAcrossTokens(t *testing.T) {
 	if !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), "token=one") || !strings.Contains(err.Error(), "token=two") {
 		t.Errorf("web in both tokens: %v", err)
 	}
-	if _, err := Open(t.Context(), "mail", WithConfig(conf), WithStore(two.dir)); err == nil || !strings.Contains(err.Error(), "2 tokens") {
+	if _, err := Open(t.Context(), "mail", WithConfig(conf), WithStore(two.dir)); err == nil || !strings.Contains(err.Error(), "several tokens") {
 		t.Errorf("a store for two tokens: %v", err)
 	}
 	if _, err := Open(t.Context(), "mail", WithConfig(conf+".none")); !errors.Is(err, os.ErrNotExist) {
@@ -187,7 +189,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 			t.Errorf("%s with another TPM: %v", name, err)
 		}
 	}
-	elsewhere("persistent", ErrNoObject)
+	elsewhere("persistent", provider.ErrParentChanged) // neither at its handle nor to be loaded
 	elsewhere("wrapped", provider.ErrParentChanged)
 	other.create(keystore.KeySpec{Label: "there", Type: provider.P256}) // at the same handle
 	elsewhere("persistent", ErrOtherObject)
@@ -297,4 +299,21 @@ func TestForEntry(t *testing.T) {
 			t.Errorf("after logging out: %v", err)
 		}
 	})
+}
+
+// A key that lost its persistent handle is used in its wrapped form.
+func TestAKeyThatWasEvictedStillOpens(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, "")
+	e := s.create(keystore.KeySpec{Label: "web", Type: provider.P256})
+	s.with(func(token *keystore.Token) {
+		if err := token.TPM().Evict(t.Context(), e.Object.Handle, e.Object.Public.Name()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	k := s.open("web")
+	digest := sha256.Sum256([]byte("a message"))
+	if _, err := k.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
+		t.Error(err)
+	}
 }

@@ -37,26 +37,16 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 
 // configuration is what the options and the configuration file say together.
 func (o options) configuration() (config.Config, error) {
-	var c config.Config
-	var err error
-	if o.config == "" && (o.tpm != "" || o.store != "") {
-		c, err = config.Parse("defaults", nil)
-	} else {
-		c, err = config.Load(o.config)
+	c := config.Default()
+	if o.config != "" || o.tpm == "" && o.store == "" {
+		var err error
+		if c, err = config.Load(o.config); err != nil {
+			return config.Config{}, err
+		}
 	}
+	c, err := c.With(config.Override{TPM: o.tpm, Store: o.store})
 	if err != nil {
 		return config.Config{}, err
-	}
-	if o.store != "" {
-		if len(c.Tokens) != 1 {
-			return config.Config{}, errSeveralStores(len(c.Tokens))
-		}
-		c.Tokens[0].Store = o.store
-	}
-	if o.tpm != "" {
-		for i := range c.Tokens {
-			c.Tokens[i].TPM = o.tpm
-		}
 	}
 	c.Log = "off" // a library is quiet; WithLogger is the program's own
 	return c, nil

@@ -45,6 +45,25 @@ func TestOptionsAndConfiguration(t *testing.T) {
 			t.Errorf("%s: a library that logs to %q", c.name, got.Log)
 		}
 	}
+	// Options cannot say what a configuration may not.
+	for name, c := range map[string]struct {
+		text string
+		with Option
+	}{
+		"a store for several tokens": {"[[token]]\nlabel = \"a\"\nstore = \"a\"\n[[token]]\nlabel = \"b\"\nstore = \"b\"\n", WithStore("/other")},
+		"one TPM with two owner authorisations": {"[[token]]\nlabel = \"a\"\nstore = \"a\"\ntpm = \"device:/dev/a\"\nowner_auth_file = \"x\"\n" +
+			"[[token]]\nlabel = \"b\"\nstore = \"b\"\ntpm = \"device:/dev/b\"\nowner_auth_file = \"y\"\n", WithTPM("swtpm:path=/s")},
+	} {
+		if err := os.WriteFile(conf, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var o options
+		WithConfig(conf)(&o)
+		c.with(&o)
+		if got, err := o.configuration(); err == nil {
+			t.Errorf("%s: got %+v", name, got.Tokens)
+		}
+	}
 	if filepath.Dir(defaultStore) == filepath.Dir(os.Getenv("TPM2_P11_CONF")) {
 		t.Errorf("the default store is that of $TPM2_P11_CONF: %s", defaultStore)
 	}

@@ -43,7 +43,7 @@ func planEncoded(l limits, public *rsa.PublicKey, content []byte) (action, error
 	if err := l.allowSign(tpm2.TPMAlgRSASSA, 0); err != nil {
 		return nil, err
 	}
-	if !l.allowRaw() {
+	if !l.Raw() {
 		return nil, fmt.Errorf("%w: the content is not the DigestInfo of SHA-256, SHA-384 or SHA-512; anything else "+
 			"is padded outside the TPM and needs its raw RSA operation, which it grants only to keys that may also decrypt: "+
 			"sign a digest, or use a key made with `--use sign,decrypt`", ErrWrongUse)

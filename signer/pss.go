@@ -46,7 +46,7 @@ func planPSS(l limits, public *rsa.PublicKey, digest []byte, opts *rsa.PSSOption
 
 // planSalted is a signature with a salt of a length that TPMs do not know.
 func planSalted(l limits, public *rsa.PublicKey, h crypto.Hash, digest []byte, saltLength int) (action, error) {
-	if !l.allowRaw() {
+	if !l.Raw() {
 		return nil, fmt.Errorf("%w: a TPM salts with as many bytes as the hash has, here %d; a salt of %d bytes is added outside "+
 			"the TPM and needs its raw RSA operation, which it grants only to keys that may also decrypt: "+
 			"use rsa.PSSSaltLengthEqualsHash, or a key made with `--use sign,decrypt`", ErrWrongUse, h.Size(), saltLength)

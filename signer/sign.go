@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -70,7 +69,9 @@ func signBlock(block []byte, verify func(signature []byte) error) action {
 			return nil, err
 		}
 		defer out.Wipe()
-		signature := slices.Clone(out.Bytes())
+		// A TPM may leave out the zeros that a number begins with; a signature has all k bytes.
+		signature := make([]byte, max(len(block), out.Len()))
+		copy(signature[len(signature)-out.Len():], out.Bytes())
 		if verify(signature) != nil {
 			return nil, fmt.Errorf("sign with key %q: %w: the signature does not verify", a.Label, provider.ErrIntegrity)
 		}

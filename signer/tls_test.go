@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -226,7 +227,7 @@ func TestTLSCertificateRefuses(t *testing.T) {
 
 	entry := k.entry
 	entry.Certificates = []*x509.Certificate{certificate}
-	decrypting := &Key{entry: entry, public: k.public, limits: limits{decrypt: true}}
+	decrypting := &Key{entry: entry, public: k.public, limits: limits{keyuse.Use{Decrypt: true}}}
 	if _, err := decrypting.TLSCertificate(); !errors.Is(err, ErrWrongUse) {
 		t.Errorf("with a key that cannot sign: %v", err)
 	}

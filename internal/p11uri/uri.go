@@ -156,16 +156,6 @@ func (u URI) Matches(have Attributes) bool {
 	return true
 }
 
-// Selects tells whether the URI selects by any of the attributes.
-func (u URI) Selects(attributes ...string) bool {
-	for _, name := range attributes {
-		if _, ok := u.Path[name]; ok {
-			return true
-		}
-	}
-	return false
-}
-
 // String is the URI's path in a fixed order of attributes. The query is left out: String is for lists and messages.
 func (u URI) String() string {
 	var b strings.Builder

@@ -5,15 +5,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
-
-// maxChain bounds a certificate chain's file, in bytes.
-const maxChain = 1 << 20
 
 // DeclaredFor turns the declared keys of token i into what keystore takes (reads certificates). Errors name the
 // configuration's line.
@@ -35,15 +32,8 @@ func declare(k config.Key) (keystore.Declared, error) {
 	if d.Type, err = provider.ParseKeyType(k.Type); err != nil {
 		return d, err
 	}
-	for use := range strings.SplitSeq(k.Use, ",") {
-		switch use {
-		case "sign":
-			d.Use.Sign = true
-		case "decrypt":
-			d.Use.Decrypt = true
-		default:
-			return d, fmt.Errorf("unknown use %q", use)
-		}
+	if d.Use, err = provider.ParseUse(k.Use); err != nil {
+		return d, err
 	}
 	if k.Certificate != "" {
 		if d.Chain, err = readChain(k.Certificate); err != nil {
@@ -55,7 +45,7 @@ func declare(k config.Key) (keystore.Declared, error) {
 
 // readChain reads a PEM file of certificates and nothing else.
 func readChain(path string) ([]*x509.Certificate, error) {
-	text, _, err := readFile(path, maxChain)
+	text, err := trusted.Read(path, trusted.MaxText, trusted.Rules{})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,6 @@ func TestDeclaredKeysRefused(t *testing.T) {
 	write(t, dir, "key.crt", certificate(t, "leaf")+"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
 	write(t, dir, "broken.crt", certificate(t, "leaf")+"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 	for line, want := range map[string]string{
-		`type = "dsa"`:               "dsa",
 		`certificate = "absent.crt"`: "no such file",
 		`certificate = "empty.crt"`:  "no certificate in PEM form",
 		`certificate = "key.crt"`:    "a chain holds certificates alone, not a PRIVATE KEY",
@@ -77,8 +77,22 @@ func TestDeclaredKeysRefused(t *testing.T) {
 		}
 	}
 	// What config would never let through.
-	if _, err := declare(config.Key{Type: "p256", Use: "verify"}); err == nil {
-		t.Error("an unknown use is taken")
+	for _, k := range []config.Key{{Type: "p256", Use: "verify"}, {Type: "dsa", Use: "sign"}} {
+		if _, err := declare(k); err == nil || !strings.Contains(err.Error(), "there are") {
+			t.Errorf("%+v: %v", k, err)
+		}
+	}
+}
+
+// A configuration takes the key types that there are, although its package does not know them.
+func TestKeyTypesOfAConfiguration(t *testing.T) {
+	t.Parallel()
+	var known []string
+	for _, k := range provider.KeyTypes() {
+		known = append(known, string(k))
+	}
+	if declared := config.KeyTypes(); !slices.Equal(declared, known) {
+		t.Errorf("a configuration takes %v, and there are %v", declared, known)
 	}
 }
 

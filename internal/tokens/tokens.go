@@ -1,4 +1,5 @@
-// Package tokens opens what a configuration describes: a TPM for each address, a token for each store, and the log.
+// Package tokens opens what a configuration describes: a TPM for each address, a token for each store, and the log; and
+// finds keys in it by the names that people give them.
 package tokens
 
 import (
@@ -13,7 +14,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
-// Set is a configuration's tokens, in its order. Nothing touches a TPM before it is used.
+// Set is a configuration's tokens, in its order. Nothing touches a TPM before it is used. Safe for concurrent use.
 type Set struct {
 	Config config.Config
 	Tokens []*keystore.Token
@@ -23,7 +24,8 @@ type Set struct {
 	ownerAuths []*secret.Bytes
 }
 
-// Open opens a configuration's tokens. Tokens with one TPM address share one *provider.TPM.
+// Open opens a configuration's tokens, in whatever state their stores are (keystore.Token.Check). Those with one TPM address share its queue and connection, and
+// each pins an SRK of its own (provider.TPM.Share).
 //
 // An owner_auth_file that this process may not read is passed over: only making and removing persistent keys needs it, and
 // that fails with provider.ErrHierarchyAuth then.
@@ -35,7 +37,11 @@ func Open(c config.Config) (*Set, error) {
 		if !ok {
 			var err error
 			if tpm, err = s.openTPM(t.TPM); err != nil {
-				return nil, errors.Join(s.errorf(t.Line, "%w", err), s.Close())
+				line := t.Line
+				if errors.Is(err, transport.ErrAddress) {
+					line = t.TPMLine
+				}
+				return nil, errors.Join(s.errorf(line, "%w", err), s.Close())
 			}
 			tpms[t.TPM] = tpm
 		}
@@ -72,7 +78,7 @@ func (s *Set) openTPM(address string) (*provider.TPM, error) {
 	return tpm, nil
 }
 
-// Release lets go of the TPMs that nothing uses now; the next use opens them again.
+// Release lets go of the TPMs that nothing uses now, for all tokens that share them; the next use opens them again.
 func (s *Set) Release() {
 	for _, t := range s.tpms {
 		t.Release()
@@ -91,7 +97,6 @@ func (s *Set) Close() error {
 	for _, a := range s.ownerAuths {
 		a.Wipe()
 	}
-	s.Tokens, s.tpms, s.ownerAuths = nil, nil, nil
 	return errors.Join(failed...)
 }
 

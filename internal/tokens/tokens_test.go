@@ -66,7 +66,8 @@ store = "c"
 	if len(s.Tokens) != 3 {
 		t.Fatalf("%d tokens", len(s.Tokens))
 	}
-	if a, b, c := s.Tokens[0].TPM(), s.Tokens[1].TPM(), s.Tokens[2].TPM(); a != c || a == b || b.String() != "swtpm:path=/nowhere/2" {
+	a, b, c := s.Tokens[0].TPM(), s.Tokens[1].TPM(), s.Tokens[2].TPM()
+	if a.String() != "swtpm:path=/nowhere/1" || b.String() != "swtpm:path=/nowhere/2" || c.String() != a.String() {
 		t.Errorf("a has %v, b has %v, c has %v", a, b, c)
 	}
 	for i, label := range []string{"a", "b", "c"} {
@@ -77,8 +78,28 @@ store = "c"
 			t.Errorf("token %d is initialised", i)
 		}
 	}
-	if _, err := s.Tokens[1].TPM().Random(t.Context(), 8); !errors.Is(err, provider.ErrUnavailable) {
-		t.Errorf("a TPM that is not there: %v", err)
+	expect := func(token int, want error) {
+		t.Helper()
+		if _, err := s.Tokens[token].TPM().Random(t.Context(), 8); !errors.Is(err, want) {
+			t.Errorf("token %d: %v, want %v", token, err, want)
+		}
+	}
+	for token := range s.Tokens {
+		expect(token, provider.ErrUnavailable)
+	}
+	// Who shares a TPM shares its end.
+	if err := s.Tokens[0].TPM().Close(); err != nil {
+		t.Error(err)
+	}
+	expect(0, provider.ErrClosed)
+	expect(1, provider.ErrUnavailable)
+	expect(2, provider.ErrClosed)
+	_ = a.Close()
+	for name, tpm := range map[string]*provider.TPM{"b": b, "c": c} {
+		_, err := tpm.Random(t.Context(), 8)
+		if shared := name == "c"; errors.Is(err, provider.ErrClosed) != shared {
+			t.Errorf("%s, after a's TPM was closed: %v", name, err)
+		}
 	}
 }
 
@@ -99,7 +120,7 @@ func TestOpenRefusesAnAddressItCannotRead(t *testing.T) {
 	dir := t.TempDir()
 	_, err := Open(configure(t, dir, "log = \"off\"\n\n[[token]]\nlabel = \"a\"\nstore = \"a\"\ntpm = \"/dev/tpm0\"\n"))
 	var where *config.Error
-	if !errors.As(err, &where) || where.Line != 3 || !strings.HasPrefix(err.Error(), filepath.Join(dir, "x.conf:3: ")) {
+	if !errors.As(err, &where) || where.Line != 6 || !strings.HasPrefix(err.Error(), filepath.Join(dir, "x.conf:6: ")) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -157,8 +178,8 @@ func TestOwnerAuthFileRefused(t *testing.T) {
 	}{
 		{0o640, "word", "chmod 600"},
 		{0o604, "word", "chmod 600"},
-		{0o600, strings.Repeat("x", 65), "longer than 64 bytes"},
-		{0o600, strings.Repeat("x", 1000), "longer than"},
+		{0o600, strings.Repeat("x", 65), "more than 64 bytes"},
+		{0o600, strings.Repeat("x", 1000), "too long"},
 	} {
 		if err := os.WriteFile(file, []byte(f.text), f.mode); err != nil {
 			t.Fatal(err)
@@ -197,5 +218,58 @@ func TestOwnerAuthFileOfAnother(t *testing.T) {
 	auth, err := readOwnerAuth(file, newLogger("off", false))
 	if err != nil || auth != nil {
 		t.Errorf("%v, %v", auth, err)
+	}
+}
+
+// One store that is closed or corrupt does not take the others away from every program that loads them all.
+func TestAStoreThatCannotBeUsedIsNoHindrance(t *testing.T) {
+	t.Parallel()
+	machine := tpmtest.Start(t)
+	dir := t.TempDir()
+	c := configure(t, dir, fmt.Sprintf(`
+log = "off"
+[[token]]
+label = "corrupt"
+tpm = %[1]q
+store = "corrupt"
+[[token]]
+label = "good"
+tpm = %[1]q
+store = "good"
+`, machine.Address()))
+	corrupt := filepath.Join(dir, "corrupt")
+	if err := os.Mkdir(corrupt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, corrupt, "token.json", "torn")
+	s := open(t, c)
+	if s.Tokens[0].Initialized() || s.Tokens[0].Writable() {
+		t.Error("the corrupt store seems usable")
+	}
+	web := Name{label: "web"}
+	if _, err := s.Find(web, nil); !errors.Is(err, keystore.ErrCorrupt) {
+		t.Errorf("when no store can be used: %v", err)
+	}
+	good := s.Tokens[1]
+	if err := good.Init(t.Context(), keystore.InitOptions{Label: "good"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find(web, nil); !errors.Is(err, keystore.ErrCorrupt) || !strings.Contains(err.Error(), "token.json") {
+		t.Errorf("when the key may be in the corrupt store: %v", err)
+	}
+	e, err := good.CreateKey(t.Context(), keystore.KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}, Wrapped: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k, err := s.Find(web, nil); err != nil || k.Token != good {
+		t.Errorf("when the key is in the good store: %v, %v", k, err)
+	}
+	again, err := s.Again()
+	if err != nil || len(again.Tokens) != 2 {
+		t.Errorf("for another application: %v", err)
+	}
+	write(t, good.Dir(), e.ID+".json", "torn")
+	if _, err := s.Find(web, []int{1}); !errors.Is(err, keystore.ErrNotFound) || !strings.Contains(err.Error(), "run `tpm2-p11 doctor`") {
+		t.Errorf("when the key's file is torn: %v", err)
 	}
 }

@@ -1,0 +1,40 @@
+package config
+
+import "fmt"
+
+// distinct refuses tokens that would take something from each other.
+func (c Config) distinct() error {
+	for i, token := range c.Tokens {
+		for _, other := range c.Tokens[:i] {
+			if line, err := token.clash(other); err != nil {
+				return &Error{Path: c.Path, Line: line, Err: err}
+			}
+		}
+	}
+	return nil
+}
+
+// clash tells what two tokens cannot both have, and on which line the later one says so.
+func (t Token) clash(other Token) (line int, err error) {
+	if t.Label == other.Label {
+		return t.Line, fmt.Errorf("token %q is on line %d already", t.Label, other.Line)
+	}
+	if t.Store == other.Store {
+		return t.Line, fmt.Errorf("token %q has the store of token %q: a store is one token", t.Label, other.Label)
+	}
+	if t.TPM != other.TPM {
+		return 0, nil
+	}
+	if t.OwnerAuthFile != "" && other.OwnerAuthFile != "" && t.OwnerAuthFile != other.OwnerAuthFile {
+		return t.Line, fmt.Errorf("token %q has another owner_auth_file than token %q, and a TPM has one owner authorisation", t.Label, other.Label)
+	}
+	for _, k := range t.Keys {
+		for _, taken := range other.Keys {
+			if k.Handle == taken.Handle {
+				return k.Line, fmt.Errorf("key %q has the handle 0x%08x of key %q on line %d, in the same TPM",
+					k.Label, k.Handle, taken.Label, taken.Line)
+			}
+		}
+	}
+	return 0, nil
+}
