@@ -59,6 +59,18 @@ func TestMarshallingIsExactAndSurvivesAnyAnswer(t *testing.T) {
 	run(t, nil, program)
 }
 
+func TestCallsAnsweredElsewhere(t *testing.T) {
+	t.Parallel()
+	sources, err := filepath.Glob("*.c")
+	if err != nil || len(sources) == 0 {
+		t.Fatalf("no C files: %v", err)
+	}
+	for _, sanitizers := range []string{"address,undefined", "thread"} {
+		program := compile(t, []string{"-fsanitize=" + sanitizers, "-fno-sanitize-recover=all"}, append(sources, "testdata/remote.c")...)
+		run(t, nil, program, filepath.Join(t.TempDir(), "s"))
+	}
+}
+
 func TestModule(t *testing.T) {
 	t.Parallel()
 	module := buildModule(t)

@@ -28,6 +28,8 @@ var module = p11.New(func() (*tokens.Set, error) {
 	return tokens.Open(c)
 })
 
+func init() { config.KeepEnvironment() }
+
 // tpm2p11Dispatch carries one request in and its response out, which is NULL if there is no memory for it.
 //
 //export tpm2p11Dispatch
@@ -35,13 +37,17 @@ func tpm2p11Dispatch(request unsafe.Pointer, length C.size_t, response *unsafe.P
 	// Copied, so that nothing in Go can keep the caller's memory; Dispatch wipes the copy.
 	answer := module.Dispatch(C.GoBytes(request, C.int(length)))
 	defer clear(answer)
+	*response, *responseLength = toC(answer)
+}
+
+// toC copies bytes to memory of C's, which is nil if there is none.
+func toC(b []byte) (unsafe.Pointer, C.size_t) {
 	// Unlike C.malloc, calloc may fail without ending the process.
-	memory := C.calloc(1, C.size_t(len(answer)))
-	if memory == nil {
-		return
+	memory := C.calloc(1, C.size_t(max(1, len(b))))
+	if memory != nil {
+		copy(unsafe.Slice((*byte)(memory), len(b)), b)
 	}
-	copy(unsafe.Slice((*byte)(memory), len(answer)), answer)
-	*response, *responseLength = memory, C.size_t(len(answer))
+	return memory, C.size_t(len(b))
 }
 
 // tpm2p11Release lets go of the TPM in a process that ends. A TPM that does not answer does not hold the process up.

@@ -53,4 +53,6 @@ enum function_number {
 	CALL_C_GenerateRandom = 65,
 };
 
+#define CALL_RESUME 2147483648U
+
 #endif

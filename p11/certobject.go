@@ -17,7 +17,7 @@ func (k storedKey) certificateObject(n int) *object {
 		label, id, category = c.Subject.CommonName, publicKeyID(c), CK_CERTIFICATE_CATEGORY_AUTHORITY
 	}
 	a := certificateAttributes(c, true, label, id, category)
-	handle, unique := tokenHandle(k.token.Serial(), CKO_CERTIFICATE, c.Raw)
+	handle, unique := tokenHandle(k.serial, CKO_CERTIFICATE, c.Raw)
 	a[CKA_UNIQUE_ID] = []byte(unique)
 	return &object{handle: handle, class: CKO_CERTIFICATE, attributes: a, entry: k.entry}
 }

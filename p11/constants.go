@@ -154,6 +154,7 @@ const (
 	CKF_DECRYPT           Flags = 0x200
 	CKF_DIGEST            Flags = 0x400
 	CKF_SIGN              Flags = 0x800
+	CKF_UNWRAP            Flags = 0x00040000
 	CKF_VERIFY            Flags = 0x2000
 	CKF_GENERATE_KEY_PAIR Flags = 0x10000
 	CKF_EC_F_P            Flags = 0x100000

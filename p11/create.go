@@ -47,11 +47,15 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	if err := t.mustBe(false, CKA_COPYABLE, CKA_PRIVATE); err != nil {
 		return 0, err
 	}
-	if err := t.mustBe(true, CKA_MODIFIABLE, CKA_DESTROYABLE); err != nil {
+	if err := t.mustBe(true, CKA_DESTROYABLE); err != nil {
 		return 0, err
 	}
 	token, err := t.bool(CKA_TOKEN, false)
 	if err != nil {
+		return 0, err
+	}
+	// What is kept is a certificate, which is its key's to change.
+	if err := t.mustBe(!token, CKA_MODIFIABLE); err != nil {
 		return 0, err
 	}
 	switch ObjectClass(class) {

@@ -23,7 +23,7 @@ func (m *Module) EncryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	scheme, err := row.cipher(row, o.public, parameter{rest: mechanism.Parameter})
+	scheme, err := row.cipher(row, CKF_ENCRYPT, o, parameter{rest: mechanism.Parameter})
 	if err != nil {
 		return err
 	}
@@ -68,14 +68,15 @@ func (m *Module) DecryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	scheme, err := row.cipher(row, o.public, parameter{rest: mechanism.Parameter})
+	scheme, err := row.cipher(row, CKF_DECRYPT, o, parameter{rest: mechanism.Parameter})
 	if err != nil {
 		return err
 	}
-	return start(s, &s.opening, &decryption{scheme, o, ownAuth{needed: o.entry.OwnPIN}})
+	return start(s, &s.opening, &decryption{scheme, o, ownAuth{needed: o.entry.AsksOwnPIN()}})
 }
 
-// Decrypt is C_Decrypt. The length told beforehand is the longest that a plaintext can have; the TPM is asked only when that fits.
+// Decrypt is C_Decrypt. How long a plaintext is comes out only when it is decrypted: a query is told the longest that there can be,
+// without the TPM, and a buffer that is then too small keeps the operation for another try.
 // Every bad ciphertext of the right length is the same CKR_ENCRYPTED_DATA_INVALID.
 func (m *Module) Decrypt(h SessionHandle, data []byte, out *Output) (err error) {
 	s, err := m.session(h)
@@ -89,22 +90,42 @@ func (m *Module) Decrypt(h SessionHandle, data []byte, out *Output) (err error) 
 		s.mu.Unlock()
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	if done, err := out.Room(op.scheme.limit()); done {
+	if out.Query {
 		s.mu.Unlock()
+		_, err := out.Room(op.scheme.limit())
 		return err
 	}
 	s.opening = nil
 	s.mu.Unlock()
 
-	defer op.auth.wipe()
 	if len(data) != op.scheme.size() {
+		op.auth.wipe()
 		return CKR_ENCRYPTED_DATA_LEN_RANGE
 	}
-	return s.useKey(op.key, &op.auth, func(key *signer.Key) error {
+	err = s.useKey(op.key, &op.auth, func(key *signer.Key) error {
 		plaintext, err := op.scheme.decrypt(s.lib.ctx, key, data)
 		if err != nil {
 			return err
 		}
-		return out.Put(plaintext)
+		if err := out.Put(plaintext); err != nil {
+			clear(plaintext)
+			return err
+		}
+		return nil
 	})
+	if err != CKR_BUFFER_TOO_SMALL || !s.resume(op) {
+		op.auth.wipe()
+	}
+	return err
+}
+
+// resume makes a decryption active again unless the session was closed or began another one.
+func (s *session) resume(op *decryption) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.opening != nil {
+		return false
+	}
+	s.opening = op
+	return true
 }

@@ -15,11 +15,23 @@ import (
 // The request may be anything; what is no request is CKR_ARGUMENTS_BAD, and a number that is no function's is
 // CKR_FUNCTION_NOT_SUPPORTED. A panic is logged and becomes CKR_GENERAL_ERROR. The request is wiped; wiping the response is the caller's.
 func (m *Module) Dispatch(request []byte) (response []byte) {
-	return dispatch(m, m.logger, request)
+	return dispatch(m, m.Logger, request)
 }
 
-// logger is where a panic is told.
-func (m *Module) logger() *slog.Logger {
+// restrained tells whether a function is not for this application.
+func (m *Module) restrained(h handler) bool {
+	if !h.changes || !m.forked && m.guard == nil {
+		return false
+	}
+	if m.guard != nil {
+		return true
+	}
+	l, err := m.library()
+	return err == nil && l.set.Config.Forked != "all"
+}
+
+// Logger is the log of the configuration, the system's before C_Initialize.
+func (m *Module) Logger() *slog.Logger {
 	if l, err := m.library(); err == nil {
 		return l.log
 	}
@@ -28,8 +40,9 @@ func (m *Module) logger() *slog.Logger {
 
 // handler decodes one function's request, calls the method, and encodes its response.
 type handler struct {
-	name string
-	call func(functions, *call)
+	name    string
+	call    func(functions, *call)
+	changes bool // what outlives a session
 }
 
 func dispatch(f functions, logger func() *slog.Logger, request []byte) (response []byte) {
@@ -37,6 +50,9 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 	c := &call{in: wire.NewReader(request)}
 	number := c.in.Uint32()
 	h, known := handlers[number]
+	if number == numberResume {
+		h, known = handler{name: "resume", call: callResume}, true
+	}
 	defer func() {
 		if reason := recover(); reason != nil {
 			logger().Error("panic in "+h.name, "reason", fmt.Sprint(reason), "stack", string(debug.Stack()))
@@ -48,6 +64,11 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 		return c.refuse(CKR_ARGUMENTS_BAD)
 	case !known:
 		return c.refuse(CKR_FUNCTION_NOT_SUPPORTED)
+	}
+	if m, ok := f.(*Module); ok && m.restrained(h) {
+		logger().Warn(h.name+" failed", "rv", CKR_TOKEN_WRITE_PROTECTED.Error(),
+			"reason", "keys may be used here, not changed (for forked children, forked = \"all\" in the configuration lifts that)")
+		return c.refuse(CKR_TOKEN_WRITE_PROTECTED)
 	}
 	h.call(f, c)
 	return c.response()
@@ -116,10 +137,7 @@ func (c *call) limited(most uint64) uint64 {
 }
 
 func (c *call) mechanism() Mechanism {
-	m := Mechanism{Type: MechanismType(c.in.Uint64())}
-	parameter := c.in.Bytes()
-	m.Parameter, m.HasParameter = kept(parameter), parameter != nil
-	return m
+	return Mechanism{Type: MechanismType(c.in.Uint64()), Parameter: kept(c.in.Bytes())}
 }
 
 func (c *call) template() []Attribute {

@@ -229,7 +229,7 @@ func numbers(n ...uint64) (b []byte) {
 }
 
 func mechanismOf(id MechanismType, parameter ...uint64) Mechanism {
-	return Mechanism{Type: id, Parameter: numbers(parameter...), HasParameter: len(parameter) > 0}
+	return Mechanism{Type: id, Parameter: numbers(parameter...)}
 }
 
 // issue makes a certificate for a public key.

@@ -119,6 +119,9 @@ func keySpec(row *mechanism, hasPIN bool, publicList, privateList []Attribute) (
 	default:
 		spec.Label = "unnamed"
 	}
+	if err := keystore.CheckLabel(spec.Label); err != nil {
+		return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
+	}
 	if wanted := private[CKA_TPM2_POLICY]; len(wanted) > 0 {
 		pcrs, err := policy.ParsePCR(string(wanted))
 		if err != nil {

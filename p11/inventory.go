@@ -15,15 +15,20 @@ func (i *inventory) add(o *object) {
 	}
 }
 
-// read reads a slot's store anew. C_FindObjectsInit does so each time, so that keys which other processes make or delete come and go.
+// read reads a slot's store anew. C_FindObjectsInit and the use of a private key do so each time, so
+// that keys which other processes make or delete come and go; of files that did not change only the stamps are looked at.
 func (l *library) read(s *slot) (*inventory, error) {
+	l.mu.Lock()
+	before := s.changes
+	l.mu.Unlock()
 	keys, err := s.token.Keys()
 	if err != nil {
 		return nil, err
 	}
 	i := &inventory{byHandle: map[ObjectHandle]*object{}}
+	serial, hasPIN, label := s.token.Serial(), s.token.HasPIN(), s.token.Label()
 	for _, entry := range keys {
-		if entry.State != keystore.Ready {
+		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label) {
 			continue
 		}
 		public, err := entry.Object.Public.Key()
@@ -36,7 +41,7 @@ func (l *library) read(s *slot) (*inventory, error) {
 			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
 			continue
 		}
-		key := storedKey{s.token, entry, public, material, useOf(entry.Object.Public)}
+		key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public)}
 		i.add(key.privateObject())
 		i.add(key.publicObject())
 		for n := range entry.Certificates {
@@ -44,14 +49,17 @@ func (l *library) read(s *slot) (*inventory, error) {
 		}
 	}
 	l.mu.Lock()
-	s.stored = i
+	if s.changes == before {
+		s.stored = i
+	}
 	l.mu.Unlock()
 	return i, nil
 }
 
-// forget makes the next lookup read the store.
+// forget makes the next lookup read the store. What is being read just now may be from before the change, and is not kept.
 func (l *library) forget(s *slot) {
 	l.mu.Lock()
 	s.stored = nil
+	s.changes++
 	l.mu.Unlock()
 }

@@ -16,7 +16,8 @@ import (
 
 // storedKey is a key of the store and what its objects are made of.
 type storedKey struct {
-	token    *keystore.Token
+	serial   string // of its token
+	hasPIN   bool
 	entry    keystore.Entry
 	public   crypto.PublicKey
 	material attributes
@@ -26,17 +27,16 @@ type storedKey struct {
 // privateObject is the private half. What is said of its origin follows from the TPM's public area, which the key's Name binds, and
 // from nothing that a file could claim.
 func (k storedKey) privateObject() *object {
-	private := k.token.HasPIN()
-	a := k.attributes(CKO_PRIVATE_KEY, private)
+	a := k.attributes(CKO_PRIVATE_KEY, k.hasPIN)
 	tpm := k.entry.Object.Public.Attributes()
 	born := tpm.FixedTPM && tpm.SensitiveDataOrigin
 	a.setBools(true, CKA_SENSITIVE)
 	a.setBools(false, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
 	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent))
-	a[CKA_SIGN] = boolean(k.use.sign)
-	a[CKA_DECRYPT] = boolean(k.use.decrypt)
-	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.OwnPIN)
+	a[CKA_SIGN] = boolean(k.use.Sign)
+	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
+	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, CKF_SIGN|CKF_DECRYPT))
 	a[CKA_TPM2_POLICY] = []byte{}
 	switch {
@@ -45,7 +45,7 @@ func (k storedKey) privateObject() *object {
 	case !k.entry.Policy.IsZero() && !k.entry.PolicyIgnored():
 		a[CKA_TPM2_POLICY] = []byte(k.entry.Policy.String())
 	}
-	return k.object(CKO_PRIVATE_KEY, private, a)
+	return k.object(CKO_PRIVATE_KEY, k.hasPIN, a)
 }
 
 // publicObject is the public half. It comes and goes with the private one.
@@ -55,8 +55,8 @@ func (k storedKey) publicObject() *object {
 		a[CKA_MODULUS_BITS] = ulong(uint64(key.N.BitLen()))
 	}
 	a.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DESTROYABLE)
-	a[CKA_VERIFY] = boolean(k.use.sign)
-	a[CKA_ENCRYPT] = boolean(k.use.decrypt)
+	a[CKA_VERIFY] = boolean(k.use.Sign)
+	a[CKA_ENCRYPT] = boolean(k.use.Decrypt)
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, CKF_VERIFY|CKF_ENCRYPT))
 	return k.object(CKO_PUBLIC_KEY, false, a)
 }
@@ -83,7 +83,7 @@ func (k storedKey) attributes(class ObjectClass, private bool) attributes {
 }
 
 func (k storedKey) object(class ObjectClass, private bool, a attributes) *object {
-	handle, unique := tokenHandle(k.token.Serial(), class, k.entry.Object.Public.Name())
+	handle, unique := tokenHandle(k.serial, class, k.entry.Object.Public.Name())
 	a[CKA_UNIQUE_ID] = []byte(unique)
 	return &object{handle: handle, class: class, private: private, attributes: a, public: k.public, tpm: k.use, entry: k.entry}
 }

@@ -32,13 +32,16 @@ func (l *library) logIn(s *session, role keystore.Role, pin *secret.Bytes) error
 	s.slot.pinMu.Lock()
 	defer s.slot.pinMu.Unlock()
 
+	byPIN := s.slot.token.HasPIN()
 	l.mu.Lock()
+	if byPIN && !s.slot.byPIN {
+		s.slot.login = 0 // another process gave the token a PIN since: a login without one is none
+	}
 	err := l.mayLogIn(s, role)
 	l.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	byPIN := s.slot.token.HasPIN()
 	if byPIN {
 		if err := s.slot.token.Login(l.ctx, role, pin); err != nil {
 			return err

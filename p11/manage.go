@@ -3,10 +3,12 @@ package p11
 import (
 	"maps"
 	"unicode/utf8"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
 // DestroyObject is C_DestroyObject (PKCS #11 v3.1, section 5.7). A private key goes with its public half and its certificates, out of
-// the TPM too. A public key does not go alone. A leaf certificate takes its chain with it.
+// the TPM too unless other tools made it. A public key does not go alone. A leaf certificate takes its chain with it.
 func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -51,12 +53,17 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 	if err != nil {
 		return err
 	}
+	if !o.attributes.is(CKA_MODIFIABLE) {
+		return refuse(CKR_ACTION_PROHIBITED, "a certificate has its key's label and CKA_ID: change those of the key")
+	}
 	for a := range t {
 		switch {
 		case a != CKA_LABEL && a != CKA_ID:
 			return refuse(CKR_ATTRIBUTE_READ_ONLY, "attribute 0x%x cannot be changed", uint64(a))
 		case a == CKA_LABEL && !utf8.Valid(t[a]):
 			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a label is UTF-8")
+		case o.owner == 0 && len(t[a]) == 0:
+			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a key has a label and a CKA_ID")
 		}
 	}
 	if o.owner != 0 {
@@ -65,29 +72,14 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 	if err := s.mayChange(); err != nil {
 		return err
 	}
-	if o.class == CKO_CERTIFICATE {
-		return refuse(CKR_ATTRIBUTE_READ_ONLY, "a certificate has its key's label and CKA_ID: change those of the key")
+	if label := string(t[CKA_LABEL]); label != "" {
+		if err := keystore.CheckLabel(label); err != nil {
+			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
+		}
 	}
-	return s.changeKey(o, t)
-}
-
-func (s *session) changeKey(o *object, t template) (err error) {
 	defer s.lib.forget(s.slot)
-	entry := o.entry
-	if t.has(CKA_LABEL) {
-		if len(t[CKA_LABEL]) == 0 {
-			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a key has a label")
-		}
-		if entry, err = s.slot.token.SetLabel(entry, string(t[CKA_LABEL])); err != nil {
-			return err
-		}
-	}
-	if t.has(CKA_ID) {
-		if _, err = s.slot.token.SetCKAID(entry, t[CKA_ID]); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = s.slot.token.SetMetadata(o.entry, keystore.Metadata{Label: string(t[CKA_LABEL]), CKAID: t[CKA_ID]})
+	return err
 }
 
 func (l *library) changeSessionObject(s *slot, o *object, t template) error {

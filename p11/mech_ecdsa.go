@@ -22,12 +22,6 @@ var ecdsaMechanisms = []mechanism{
 	{id: CKM_ECDSA_SHA512, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA512, sign: newECDSA, sizes: ecSizes},
 }
 
-// The digests that are given to a TPM as they are, in bytes: SHA-224's to SHA-512's.
-const (
-	shortestDigest = 28
-	longestDigest  = 64
-)
-
 // rawECDSALimit is the most CKM_ECDSA takes. Only the leftmost bits count, as many as the order has.
 const rawECDSALimit = 1024
 
@@ -35,14 +29,15 @@ const rawECDSALimit = 1024
 type ecdsaScheme struct {
 	key *ecdsa.PublicKey
 	h   crypto.Hash
+	any bool // the key signs digests of any length: it was not made for one hash
 }
 
-func newECDSA(m *mechanism, public crypto.PublicKey, p parameter) (signature, error) {
-	key, ok := public.(*ecdsa.PublicKey)
+func newECDSA(m *mechanism, _ Flags, o *object, p parameter) (signature, error) {
+	key, ok := o.public.(*ecdsa.PublicKey)
 	if !ok {
 		return nil, CKR_KEY_TYPE_INCONSISTENT
 	}
-	return ecdsaScheme{key, m.hash}, p.end()
+	return ecdsaScheme{key, m.hash, o.tpm != nil && o.tpm.Scheme == tpm2.TPMAlgNull}, p.end()
 }
 
 func (s ecdsaScheme) order() int        { return (s.key.Params().N.BitLen() + 7) / 8 }
@@ -55,7 +50,9 @@ func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) (
 		if len(digest) == 0 {
 			return nil, CKR_DATA_LEN_RANGE
 		}
-		digest = s.fit(digest)
+		if s.any {
+			digest = s.fit(digest)
+		}
 	}
 	der, err := key.SignContext(ctx, digest, s.h)
 	if err != nil {
@@ -74,16 +71,13 @@ func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) (
 	return signature, nil
 }
 
-// fit changes the length of an unusual digest but not the number that ECDSA makes of it (FIPS 186-5, section 6.4.1): the leftmost bits,
-// as many as the order has.
+// fit brings a digest to the order's length, which does not change the number that ECDSA makes of it (FIPS 186-5, section 6.4.1): the
+// leftmost bits, as many as the order has, which is whole bytes on the curves that TPMs sign on here.
 func (s ecdsaScheme) fit(digest []byte) []byte {
-	switch {
-	case len(digest) > longestDigest:
+	if len(digest) >= s.order() {
 		return digest[:s.order()]
-	case len(digest) < shortestDigest:
-		return append(make([]byte, s.order()-len(digest)), digest...)
 	}
-	return digest
+	return append(make([]byte, s.order()-len(digest)), digest...)
 }
 
 func (s ecdsaScheme) verify(digest, signature []byte) error {

@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -24,8 +25,8 @@ type rsaOAEP struct {
 }
 
 // newRSAOAEP reads CK_RSA_PKCS_OAEP_PARAMS: hashAlg, mgf, source, the source's data.
-func newRSAOAEP(_ *mechanism, public crypto.PublicKey, p parameter) (cipher, error) {
-	key, err := rsaKeyOf(public)
+func newRSAOAEP(m *mechanism, how Flags, o *object, p parameter) (cipher, error) {
+	key, err := rsaKeyOf(o.public)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +45,10 @@ func newRSAOAEP(_ *mechanism, public crypto.PublicKey, p parameter) (cipher, err
 	if c.limit() < 0 {
 		return nil, CKR_KEY_SIZE_RANGE
 	}
-	return c, nil
+	if how == CKF_DECRYPT && o.tpm.Scheme != tpm2.TPMAlgNull && len(label) > 0 && bytes.IndexByte(label, 0) != len(label)-1 {
+		return nil, refuse(CKR_MECHANISM_PARAM_INVALID, "key %q was made for OAEP alone: its labels end in NUL", o.entry.Label)
+	}
+	return c, o.fits(m.scheme, h)
 }
 
 func (c rsaOAEP) limit() int { return c.key.Size() - 2*c.h.Size() - 2 }

@@ -11,8 +11,9 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
-// rsaPKCS1Mechanisms are RSASSA-PKCS1-v1_5 and RSAES-PKCS1-v1_5 (PKCS #11 v3.1, section 6.1.6). Decryption is not offered:
-// telling good padding from bad lets an attacker decrypt. SHA-1 signatures are verified but not made.
+// rsaPKCS1Mechanisms are RSASSA-PKCS1-v1_5 and RSAES-PKCS1-v1_5 (PKCS #11 v3.1, section 6.1.6). Decryption is not offered,
+// since telling good padding from bad lets an attacker decrypt; so encryption is for the keys of others alone. CKM_SHA1_RSA_PKCS verifies only; who needs a SHA-1 signature for an old
+// protocol gives its DigestInfo to CKM_RSA_PKCS.
 var rsaPKCS1Mechanisms = []mechanism{
 	{id: CKM_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY | CKF_ENCRYPT, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, sign: newRSAPKCS1, cipher: newRSAPKCS1Cipher, sizes: rsaSizes},
 	{id: CKM_SHA1_RSA_PKCS, flags: CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA1, sign: newRSAPKCS1, sizes: rsaSizes},
@@ -30,8 +31,8 @@ type rsaPKCS1 struct {
 	h   crypto.Hash
 }
 
-func newRSAPKCS1(m *mechanism, public crypto.PublicKey, p parameter) (signature, error) {
-	key, err := rsaKeyOf(public)
+func newRSAPKCS1(m *mechanism, _ Flags, o *object, p parameter) (signature, error) {
+	key, err := rsaKeyOf(o.public)
 	if err != nil {
 		return nil, err
 	}
@@ -56,8 +57,8 @@ func (s rsaPKCS1) verify(digest, signature []byte) error {
 // rsaPKCS1Cipher is RSAES-PKCS1-v1_5.
 type rsaPKCS1Cipher struct{ key *rsa.PublicKey }
 
-func newRSAPKCS1Cipher(_ *mechanism, public crypto.PublicKey, p parameter) (cipher, error) {
-	key, err := rsaKeyOf(public)
+func newRSAPKCS1Cipher(_ *mechanism, _ Flags, o *object, p parameter) (cipher, error) {
+	key, err := rsaKeyOf(o.public)
 	if err != nil {
 		return nil, err
 	}

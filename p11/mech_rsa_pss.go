@@ -28,8 +28,8 @@ type rsaPSS struct {
 }
 
 // newRSAPSS reads CK_RSA_PKCS_PSS_PARAMS: hashAlg, mgf, sLen.
-func newRSAPSS(m *mechanism, public crypto.PublicKey, p parameter) (signature, error) {
-	key, err := rsaKeyOf(public)
+func newRSAPSS(m *mechanism, how Flags, o *object, p parameter) (signature, error) {
+	key, err := rsaKeyOf(o.public)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,31 @@ func newRSAPSS(m *mechanism, public crypto.PublicKey, p parameter) (signature, e
 	if most < 0 || salt > uint64(most) {
 		return nil, refuse(CKR_MECHANISM_PARAM_INVALID, "a salt of %d bytes does not fit: at most %d", salt, most)
 	}
-	return rsaPSS{key, h, int(salt), m.hash == 0}, nil
+	s := rsaPSS{key, h, int(salt), m.hash == 0}
+	if how == CKF_VERIFY {
+		return s, s.mayVerify()
+	}
+	return s, s.maySign(m, o)
+}
+
+// mayVerify refuses what is not verified: to the standard library a salt of 0 bytes is one of any length.
+func (s rsaPSS) mayVerify() error {
+	if s.salt == 0 {
+		return refuse(CKR_MECHANISM_PARAM_INVALID, "signatures without a salt are not verified")
+	}
+	return nil
+}
+
+// maySign refuses what a key of the token would not do.
+func (s rsaPSS) maySign(m *mechanism, o *object) error {
+	switch {
+	case s.h == crypto.SHA1:
+		return refuse(CKR_MECHANISM_PARAM_INVALID, "signatures with SHA-1 can be forged")
+	case s.salt != s.h.Size() && !o.tpm.Raw():
+		return refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q may only sign, and salts with %d bytes then: another salt, of %d bytes, needs a key that may also decrypt",
+			o.entry.Label, s.h.Size(), s.salt)
+	}
+	return o.fits(m.scheme, s.h)
 }
 
 func (s rsaPSS) hash() crypto.Hash {
@@ -75,10 +99,6 @@ func (s rsaPSS) sign(ctx context.Context, key *signer.Key, digest []byte) ([]byt
 func (s rsaPSS) verify(digest, signature []byte) error {
 	if len(digest) != s.h.Size() {
 		return CKR_DATA_LEN_RANGE
-	}
-	// To the standard library a salt of 0 bytes is one of any length.
-	if s.salt == 0 {
-		return refuse(CKR_MECHANISM_PARAM_INVALID, "signatures without a salt are not verified")
 	}
 	if rsa.VerifyPSS(s.key, s.h, digest, signature, &rsa.PSSOptions{SaltLength: s.salt}) != nil {
 		return CKR_SIGNATURE_INVALID

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
@@ -27,8 +28,8 @@ type mechanism struct {
 	sizes  func(keySizes) (least, most uint64)
 }
 
-// newSignature checks a mechanism's parameter and makes its scheme for one key.
-type newSignature func(m *mechanism, public crypto.PublicKey, p parameter) (signature, error)
+// newSignature checks a mechanism's parameter and makes its scheme for one key, if the key can do that: how is CKF_SIGN or CKF_VERIFY.
+type newSignature func(m *mechanism, how Flags, key *object, p parameter) (signature, error)
 
 // signature is a signature scheme of one key.
 type signature interface {
@@ -39,8 +40,8 @@ type signature interface {
 	verify(digest, signature []byte) error // CKR_SIGNATURE_INVALID
 }
 
-// newCipher is newSignature for encryption schemes.
-type newCipher func(m *mechanism, public crypto.PublicKey, p parameter) (cipher, error)
+// newCipher is newSignature for encryption schemes: how is CKF_ENCRYPT or CKF_DECRYPT.
+type newCipher func(m *mechanism, how Flags, key *object, p parameter) (cipher, error)
 
 // cipher is an encryption scheme of one key.
 type cipher interface {
@@ -53,7 +54,7 @@ type cipher interface {
 // mechanisms is the table, in the order of C_GetMechanismList.
 var mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms)
 
-// find gives a mechanism that does all of uses.
+// findMechanism gives a mechanism that does all of uses.
 func findMechanism(id MechanismType, uses Flags) (*mechanism, error) {
 	for i := range mechanisms {
 		if m := &mechanisms[i]; m.id == id && m.flags&uses == uses {
@@ -70,58 +71,50 @@ func keyTypeOf(public crypto.PublicKey) uint64 {
 	return CKK_RSA
 }
 
-// use is what a key's public area lets the TPM do with it.
-type use struct {
-	sign, decrypt bool
-	scheme        tpm2.TPMAlgID // TPMAlgNull when each use chooses its own
-	hash          crypto.Hash   // of scheme
-}
+// use is what a token's key may be used for here.
+type use struct{ keyuse.Use }
 
-// useOf reads a public area (TPM 2.0 Library Part 2, sections 8.3 and 12.2). A restricted key works on the TPM's own structures only.
+// useOf reads a public area. EC keys do not decrypt, and sign on the curves that TPMs are made with.
 func useOf(p provider.Public) *use {
-	a, area := p.Attributes(), p.Area()
-	u := &use{sign: a.SignEncrypt && !a.Restricted, scheme: tpm2.TPMAlgNull}
-	var hash tpm2.TPMIAlgHash
-	if detail, err := area.Parameters.RSADetail(); err == nil {
-		u.decrypt = a.Decrypt && !a.Restricted
-		u.scheme = detail.Scheme.Scheme
-		if d, err := detail.Scheme.Details.RSASSA(); err == nil {
-			hash = d.HashAlg
-		} else if d, err := detail.Scheme.Details.RSAPSS(); err == nil {
-			hash = d.HashAlg
-		} else if d, err := detail.Scheme.Details.OAEP(); err == nil {
-			hash = d.HashAlg
-		}
-	} else if detail, err := area.Parameters.ECCDetail(); err == nil {
-		u.sign = u.sign && (detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384)
-		u.scheme = detail.Scheme.Scheme
-		if d, err := detail.Scheme.Details.ECDSA(); err == nil {
-			hash = d.HashAlg
-		}
-	}
-	if u.scheme != tpm2.TPMAlgNull {
-		if h, err := hash.Hash(); err == nil {
-			u.hash = h
-		}
+	u := &use{keyuse.Of(p)}
+	u.Sign = u.Sign && !u.Restricted
+	u.Decrypt = u.Decrypt && !u.Restricted
+	area := p.Area()
+	if detail, err := area.Parameters.ECCDetail(); err == nil {
+		u.Sign = u.Sign && (detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384)
+		u.Decrypt = false
 	}
 	return u
 }
 
-func (u *use) permits(m *mechanism) bool {
-	return u.scheme == tpm2.TPMAlgNull || u.scheme == m.scheme && (m.hash == 0 || m.hash == u.hash)
+// permits tells whether the key may be used with a mechanism for any of some uses. Nothing is encrypted to a key that it will not decrypt.
+func (u *use) permits(m *mechanism, uses Flags) bool {
+	uses &= m.flags
+	if m.flags&CKF_DECRYPT == 0 {
+		uses &^= CKF_ENCRYPT
+	}
+	return uses != 0 && u.Fits(m.scheme, m.hash)
+}
+
+// fits tells whether a key may be used with a scheme and a hash; one that is not the TPM's may.
+func (o *object) fits(scheme tpm2.TPMAlgID, h crypto.Hash) error {
+	if o.tpm == nil || o.tpm.Fits(scheme, h) {
+		return nil
+	}
+	return refuse(CKR_MECHANISM_PARAM_INVALID, "key %q was made for %v only", o.entry.Label, o.tpm.Hash)
 }
 
 // mechanisms are those a key may be used with for any of some uses.
 func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismType) {
-	if !u.sign {
+	if !u.Sign {
 		uses &^= CKF_SIGN | CKF_VERIFY
 	}
-	if !u.decrypt {
+	if !u.Decrypt {
 		uses &^= CKF_DECRYPT | CKF_ENCRYPT
 	}
 	for i := range mechanisms {
 		m := &mechanisms[i]
-		if m.flags&uses != 0 && m.keys == keyTypeOf(public) && u.permits(m) {
+		if m.keys == keyTypeOf(public) && u.permits(m, uses) {
 			ids = append(ids, m.id)
 		}
 	}

@@ -6,12 +6,15 @@ import (
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/internal/version"
 )
 
 // Module is a Cryptoki library for one application. Its methods are the C functions of the same names; each returns nil for CKR_OK
 // and otherwise an error whose return value RVOf knows. Safe for concurrent use, and it starts no goroutine.
 type Module struct {
-	load func() (*tokens.Set, error)
+	load   func() (*tokens.Set, error)
+	forked bool
+	guard  Guard // nil for an application that may use all
 
 	mu  sync.RWMutex
 	lib *library // nil outside of C_Initialize and C_Finalize
@@ -20,9 +23,14 @@ type Module struct {
 // New makes a module. load is called by C_Initialize; it must not touch a TPM, since many programs initialise every module there is.
 func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
 
+// NewForked is New for a forked child of the application that the configuration was written for. It may use keys, but it makes, changes
+// and deletes none and sets no PIN unless the configuration says so: then the answer is CKR_TOKEN_WRITE_PROTECTED.
+func NewForked(load func() (*tokens.Set, error)) *Module { return &Module{load: load, forked: true} }
+
 // library is what lives from C_Initialize to C_Finalize.
 type library struct {
 	set    *tokens.Set
+	guard  Guard
 	log    *slog.Logger
 	ctx    context.Context // of everything that reaches a TPM; C_Finalize ends it
 	cancel context.CancelFunc
@@ -50,6 +58,7 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 		return CKR_FUNCTION_FAILED
 	}
 	m.lib = newLibrary(set)
+	m.lib.guard = m.guard
 	return nil
 }
 
@@ -95,11 +104,12 @@ func (m *Module) GetInfo() (Info, error) {
 	if _, err := m.library(); err != nil {
 		return Info{}, err
 	}
+	major, minor := version.MajorMinor()
 	return Info{
 		CryptokiVersion:    Version{2, 40},
 		ManufacturerID:     "tpm2-p11",
 		LibraryDescription: "Keys in a TPM 2.0",
-		LibraryVersion:     Version{0, 1},
+		LibraryVersion:     Version{major, minor},
 	}, nil
 }
 

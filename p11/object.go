@@ -20,7 +20,7 @@ type object struct {
 	attributes attributes
 
 	public crypto.PublicKey // of keys
-	tpm    *use             // of private keys
+	tpm    *use             // of token keys, both halves
 	entry  keystore.Entry   // of token objects: the key, for a certificate the one whose chain it was found in
 	owner  SessionHandle    // of session objects
 }
@@ -35,13 +35,14 @@ func tokenHandle(serial string, class ObjectClass, identity []byte) (ObjectHandl
 	return ObjectHandle(binary.BigEndian.Uint64(digest[len(digest)-8:])) &^ (3 << 62), hex.EncodeToString(digest)
 }
 
-// common are the storage attributes (PKCS #11 v3.1, section 4.4).
+// common are the storage attributes (PKCS #11 v3.1, section 4.4). A stored certificate has its key's label and CKA_ID, and cannot be
+// changed itself.
 func common(class ObjectClass, token, private bool, label string, id []byte) attributes {
 	return attributes{
 		CKA_CLASS:       ulong(uint64(class)),
 		CKA_TOKEN:       boolean(token),
 		CKA_PRIVATE:     boolean(private),
-		CKA_MODIFIABLE:  boolean(true),
+		CKA_MODIFIABLE:  boolean(class != CKO_CERTIFICATE || !token),
 		CKA_COPYABLE:    boolean(false),
 		CKA_DESTROYABLE: boolean(true),
 		CKA_LABEL:       []byte(label),
@@ -73,6 +74,14 @@ func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
 		if o := stored.byHandle[h]; o != nil {
 			return o, nil
 		}
+	}
+	return l.lookupNow(s, h)
+}
+
+// lookupNow is lookup in the store as it is now.
+func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
+	if h&sessionObjectBit != 0 {
+		return l.lookup(s, h)
 	}
 	stored, err := l.read(s)
 	if err != nil {

@@ -6,10 +6,17 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 func TestAttributesOfAnImportedRSAKey(t *testing.T) {
@@ -47,6 +54,9 @@ func TestAttributesOfAnImportedRSAKey(t *testing.T) {
 		{public, CKA_VERIFY, []byte{1}},
 		{public, CKA_ENCRYPT, []byte{1}},
 		{public, CKA_MODULUS_BITS, ulong(2048)},
+		// Nothing is encrypted to it that it does not decrypt.
+		{public, CKA_ALLOWED_MECHANISMS, numbers(uint64(CKM_RSA_PKCS), uint64(CKM_SHA1_RSA_PKCS), uint64(CKM_SHA256_RSA_PKCS), uint64(CKM_SHA384_RSA_PKCS), uint64(CKM_SHA512_RSA_PKCS),
+			uint64(CKM_RSA_PKCS_PSS), uint64(CKM_SHA256_RSA_PKCS_PSS), uint64(CKM_SHA384_RSA_PKCS_PSS), uint64(CKM_SHA512_RSA_PKCS_PSS), uint64(CKM_RSA_PKCS_OAEP))},
 	} {
 		if got := w.attribute(s, c.object, c.a); !bytes.Equal(got, c.want) {
 			t.Errorf("object %x, attribute 0x%x: %x, want %x", c.object, uint64(c.a), got, c.want)
@@ -151,6 +161,8 @@ func TestCertificateBesideItsKey(t *testing.T) {
 	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
 	_, err = w.CreateObject(s, certificate(Attribute{CKA_SUBJECT, []byte("another")}))
 	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	_, err = w.CreateObject(s, certificate(Attribute{CKA_MODIFIABLE, []byte{1}}))
+	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
 	made, err := w.CreateObject(s, certificate(Attribute{CKA_ID, entry.CKAID}, label("web")))
 	w.must(err)
 	if got := w.one(s, CKO_CERTIFICATE); got != made {
@@ -164,7 +176,7 @@ func TestCertificateBesideItsKey(t *testing.T) {
 	for a, want := range map[AttributeType][]byte{
 		CKA_VALUE: der, CKA_SUBJECT: parsed.RawSubject, CKA_ISSUER: parsed.RawIssuer, CKA_SERIAL_NUMBER: serial,
 		CKA_ID: entry.CKAID, CKA_LABEL: []byte("web"), CKA_CHECK_VALUE: digest[:3], CKA_TRUSTED: {0}, CKA_PRIVATE: {0},
-		CKA_CERTIFICATE_CATEGORY: ulong(CK_CERTIFICATE_CATEGORY_TOKEN_USER), CKA_CERTIFICATE_TYPE: ulong(0),
+		CKA_CERTIFICATE_CATEGORY: ulong(CK_CERTIFICATE_CATEGORY_TOKEN_USER), CKA_CERTIFICATE_TYPE: ulong(0), CKA_MODIFIABLE: {0},
 	} {
 		if got := w.attribute(s, made, a); !bytes.Equal(got, want) {
 			t.Errorf("attribute 0x%x: %x, want %x", uint64(a), got, want)
@@ -173,7 +185,7 @@ func TestCertificateBesideItsKey(t *testing.T) {
 	if got := w.attribute(s, w.one(s, CKO_PRIVATE_KEY), CKA_SUBJECT); !bytes.Equal(got, parsed.RawSubject) {
 		t.Errorf("the key's CKA_SUBJECT: %x", got)
 	}
-	w.refused(w.SetAttributeValue(s, made, []Attribute{label("x")}), CKR_ATTRIBUTE_READ_ONLY)
+	w.refused(w.SetAttributeValue(s, made, []Attribute{label("x")}), CKR_ACTION_PROHIBITED)
 	w.must(w.DestroyObject(s, made))
 	if left := w.find(s, class(CKO_CERTIFICATE)); len(left) != 0 {
 		t.Errorf("%d certificates left", len(left))
@@ -185,7 +197,9 @@ func TestCertificateBesideItsKey(t *testing.T) {
 	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
 	session, err := w.CreateObject(ro, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, stranger}, label("stranger")})
 	w.must(err)
-	w.one(s, CKO_CERTIFICATE, label("stranger"))
+	w.one(s, CKO_CERTIFICATE, label("stranger"), Attribute{CKA_MODIFIABLE, []byte{1}})
+	w.must(w.SetAttributeValue(ro, session, []Attribute{label("a stranger")}))
+	w.one(s, CKO_CERTIFICATE, label("a stranger"))
 	w.must(w.DestroyObject(ro, session))
 	_, err = w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, stranger[1:]}})
 	w.refused(err, CKR_ATTRIBUTE_VALUE_INVALID)
@@ -209,7 +223,18 @@ func TestRenamingAndDestroyingAKey(t *testing.T) {
 	private, public := w.one(s, CKO_PRIVATE_KEY), w.one(s, CKO_PUBLIC_KEY)
 	w.refused(w.SetAttributeValue(ro, private, []Attribute{label("x")}), CKR_SESSION_READ_ONLY)
 	w.refused(w.SetAttributeValue(s, private, []Attribute{noTo(CKA_SENSITIVE)}), CKR_ATTRIBUTE_READ_ONLY)
+	// What is refused changes nothing, not even the half of it that could be.
+	for _, bad := range [][]byte{nil, {}, make([]byte, 256)} {
+		if err := w.SetAttributeValue(s, private, []Attribute{label("half"), {CKA_ID, bad}}); err == nil {
+			t.Errorf("a CKA_ID of %d bytes was taken", len(bad))
+		}
+		w.one(s, CKO_PRIVATE_KEY, label("web"))
+	}
+	w.refused(w.SetAttributeValue(s, private, []Attribute{label("")}), CKR_ATTRIBUTE_VALUE_INVALID)
+	w.must(w.SetAttributeValue(s, private, nil))
 	w.must(w.SetAttributeValue(s, private, []Attribute{label("renamed"), {CKA_ID, []byte{1, 2}}}))
+	w.must(w.SetAttributeValue(s, private, []Attribute{label("renamed again")}))
+	w.must(w.SetAttributeValue(s, private, []Attribute{label("renamed")}))
 	if got := w.one(s, CKO_PUBLIC_KEY, label("renamed"), Attribute{CKA_ID, []byte{1, 2}}); got != public {
 		t.Errorf("handle %x became %x", public, got)
 	}
@@ -226,19 +251,78 @@ func TestRenamingAndDestroyingAKey(t *testing.T) {
 	}
 }
 
-func TestKeyDeletedByAnotherProcess(t *testing.T) {
+func TestKeysThatAnotherProcessChanges(t *testing.T) {
 	t.Parallel()
 	w := open(t)
-	entry := w.make(keystore.KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}})
-	s := w.session(false)
-	key := w.one(s, CKO_PRIVATE_KEY)
-	w.must(w.token.Delete(t.Context(), entry, false))
-	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
-	if err == nil {
-		t.Fatal("a deleted key signs")
+	spec := ecKey("persistent")
+	spec.Wrapped = false
+	persistent, wrapped := w.make(spec), w.make(ecKey("wrapped"))
+	s := w.session(true)
+	elsewhere, err := keystore.Open(keystore.Options{Dir: w.token.Dir(), TPM: w.token.TPM()})
+	w.must(err)
+	for _, entry := range []keystore.Entry{persistent, wrapped} {
+		key := w.one(s, CKO_PRIVATE_KEY, label(entry.Label))
+		w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+		w.must(w.Sign(s, make([]byte, 32), &Output{Capacity: 64}))
+		w.must(elsewhere.Delete(t.Context(), entry, false))
+		w.refused(w.SignInit(s, mechanismOf(CKM_ECDSA), key), CKR_KEY_HANDLE_INVALID)
+		w.refused(w.DestroyObject(s, key), CKR_OBJECT_HANDLE_INVALID)
 	}
 	if found := w.find(s); len(found) != 0 {
 		t.Errorf("found %d objects", len(found))
+	}
+
+	// A key that moves is used where it is.
+	moving, err := elsewhere.CreateKey(t.Context(), ecKey("moving"))
+	w.must(err)
+	key := w.one(s, CKO_PRIVATE_KEY)
+	for range 2 {
+		_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+		w.must(err)
+		if moving.Object.Handle == 0 {
+			moving, err = elsewhere.Persist(t.Context(), moving, 0)
+			w.must(err)
+		}
+	}
+
+	// One of other tools', of which the store has no wrapped form, is missed when it is used.
+	made, err := w.token.TPM().CreateKey(t.Context(), provider.Template{Type: provider.P256, Use: provider.Use{Sign: true}}, nil)
+	w.must(err)
+	const handle = 0x81000005
+	w.must(w.token.TPM().Persist(t.Context(), made, handle))
+	_, err = elsewhere.Link(t.Context(), handle, keystore.KeySpec{Label: "theirs"})
+	w.must(err)
+	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), w.one(s, CKO_PRIVATE_KEY, label("theirs"))))
+	w.must(w.token.TPM().Evict(t.Context(), handle, made.Public.Name()))
+	w.refused(w.Sign(s, make([]byte, 32), &Output{Capacity: 64}), CKR_KEY_HANDLE_INVALID)
+}
+
+// A crash on the way to a handle leaves a key that is used as a wrapped one until the next change finishes it.
+func TestUnfinishedKeysAreUsed(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	entry := w.make(ecKey("web"))
+	s := w.session(false)
+	for state, shown := range map[keystore.State]bool{keystore.Pending: true, keystore.Deleting: false, keystore.Ready: true} {
+		path := filepath.Join(w.token.Dir(), entry.ID+".json")
+		text, err := os.ReadFile(path)
+		w.must(err)
+		var sidecar map[string]any
+		w.must(json.Unmarshal(text, &sidecar))
+		sidecar["state"] = state
+		text, err = json.Marshal(sidecar)
+		w.must(err)
+		w.must(os.WriteFile(path, text, 0o600))
+		found := w.find(s, class(CKO_PRIVATE_KEY))
+		if (len(found) == 1) != shown {
+			t.Errorf("%s: found %v", state, found)
+			continue
+		}
+		for _, key := range found {
+			if _, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32)); err != nil {
+				t.Errorf("%s: %v", state, err)
+			}
+		}
 	}
 }
 
@@ -266,5 +350,35 @@ func TestMechanismsAreDescribed(t *testing.T) {
 	w.refused(err, CKR_MECHANISM_INVALID)
 	if n := w.commands(func() { w.GetMechanismInfo(0, CKM_RSA_PKCS) }); n != 0 {
 		t.Errorf("%d TPM commands for what is known", n)
+	}
+}
+
+// Applications describe every mechanism in turn, and a TPM that is away would make them wait for each.
+func TestAbsentTPMIsAskedForItsKeySizesOnce(t *testing.T) {
+	t.Parallel()
+	dialer, err := transport.Parse("swtpm:path=" + t.TempDir() + "/nowhere")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := new(logbook)
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	token, err := keystore.Open(keystore.Options{Dir: t.TempDir(), TPM: provider.New(dialer)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := New(func() (*tokens.Set, error) {
+		return &tokens.Set{Tokens: []*keystore.Token{token}, Logger: logger}, nil
+	})
+	if err := m.Initialize(0, false); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Finalize()
+	for _, mechanism := range []MechanismType{CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA} {
+		if info, err := m.GetMechanismInfo(0, mechanism); err != nil || info.MinKeySize == 0 || info.MaxKeySize != info.MinKeySize {
+			t.Errorf("%+v: %v", info, err)
+		}
+	}
+	if n := strings.Count(log.String(), "key sizes are not known"); n != 1 {
+		t.Errorf("asked %d times:\n%s", n, log)
 	}
 }

@@ -1,11 +1,17 @@
 package p11
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -169,6 +175,26 @@ func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	if text := w.log.String(); strings.Contains(text, "key-pin") || strings.Contains(text, "wrong-pin") {
 		t.Error("the log holds a PIN")
 	}
+}
+
+// A PEM without emptyAuth may be of a key whose policy asks for no PIN: nobody is asked for one then.
+func TestKeyWhosePolicyTakesNoPIN(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	spec := ecKey("bound")
+	spec.Policy = policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{16: make([]byte, 32)}}}
+	entry := w.make(spec)
+	w.must(w.token.Delete(t.Context(), entry, false))
+	text, err := tss2.Encode(tss2.Key{Object: entry.Object, Policy: entry.Policy})
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(w.token.Dir(), "dropped.pem"), text, 0o600))
+	s := w.session(false)
+	key := w.one(s, CKO_PRIVATE_KEY)
+	if w.attribute(s, key, CKA_ALWAYS_AUTHENTICATE)[0] != 0 {
+		t.Error("CKA_ALWAYS_AUTHENTICATE is true")
+	}
+	_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.must(err)
 }
 
 func TestInitTokenAgainNeedsTheSOPINAndDestroysTheKeys(t *testing.T) {

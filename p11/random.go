@@ -8,21 +8,15 @@ func (m *Module) SeedRandom(h SessionHandle, seed []byte) error {
 	return CKR_RANDOM_SEED_NOT_SUPPORTED
 }
 
-// maxRandom is the most random bytes of one call.
-const maxRandom = 1 << 20
-
-// GenerateRandom is C_GenerateRandom: n bytes of the TPM's generator.
+// GenerateRandom is C_GenerateRandom: n bytes of the TPM's generator, of which Dispatch takes no more than fit into a message.
 func (m *Module) GenerateRandom(h SessionHandle, n uint64) (random []byte, err error) {
 	s, err := m.session(h)
 	if err != nil {
 		return nil, err
 	}
 	defer s.lib.report("C_GenerateRandom", &err)
-	switch {
-	case n == 0:
+	if n == 0 {
 		return nil, nil
-	case n > maxRandom:
-		return nil, CKR_ARGUMENTS_BAD
 	}
 	return s.slot.token.TPM().Random(s.lib.ctx, int(n))
 }

@@ -41,9 +41,9 @@ var rvTable = []struct {
 	{provider.ErrParentChanged, CKR_DEVICE_ERROR},
 	{provider.ErrWrongTPM, CKR_DEVICE_ERROR},
 	{provider.ErrNoSpace, CKR_DEVICE_MEMORY},
-	{provider.ErrHandleTaken, CKR_DEVICE_MEMORY},
-	{provider.ErrNoObject, CKR_KEY_HANDLE_INVALID},
-	{provider.ErrOtherObject, CKR_KEY_HANDLE_INVALID},
+	{provider.ErrHandleTaken, CKR_FUNCTION_FAILED},    // not CKR_DEVICE_MEMORY: the TPM may have room, and the log says what is where
+	{provider.ErrNoObject, CKR_OBJECT_HANDLE_INVALID}, // CKR_KEY_HANDLE_INVALID where a key is used
+	{provider.ErrOtherObject, CKR_OBJECT_HANDLE_INVALID},
 	{provider.ErrDecrypt, CKR_ENCRYPTED_DATA_INVALID},
 	{provider.ErrWrongUse, CKR_KEY_FUNCTION_NOT_PERMITTED},
 	{provider.ErrUnsupported, CKR_MECHANISM_INVALID},
@@ -59,7 +59,7 @@ var rvTable = []struct {
 	{keystore.ErrNewer, CKR_TOKEN_NOT_RECOGNIZED},
 	{keystore.ErrExists, CKR_TEMPLATE_INCONSISTENT},
 	{keystore.ErrConflict, CKR_TEMPLATE_INCONSISTENT},
-	{keystore.ErrUnfinished, CKR_KEY_HANDLE_INVALID},
+	{keystore.ErrUnfinished, CKR_OBJECT_HANDLE_INVALID},
 	{keystore.ErrPolicyUnknown, CKR_FUNCTION_REJECTED},
 	{keystore.ErrInvalid, CKR_ARGUMENTS_BAD},
 	{signer.ErrAlgorithm, CKR_DATA_INVALID}, // a DigestInfo of a hash that is not signed

@@ -130,7 +130,7 @@ func (s *session) userOrOpen() bool {
 	}
 	s.lib.mu.Lock()
 	defer s.lib.mu.Unlock()
-	return s.slot.role() == keystore.User
+	return s.slot.role() == keystore.User && s.slot.byPIN
 }
 
 // mayChange refuses what changes the token in a session that may not.
@@ -181,15 +181,10 @@ func (l *library) closeAll(s *slot) {
 	}
 }
 
-// logout forgets the login; library.mu is held.
+// logout forgets the login; library.mu is held. No session object is private.
 func (s *slot) logout() {
 	s.login, s.byPIN = 0, false
 	s.token.Logout()
-	for h, o := range s.objects {
-		if o.private {
-			delete(s.objects, h)
-		}
-	}
 }
 
 // end drops a closed session's operations.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/internal/version"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
@@ -60,6 +61,11 @@ func TestLookingAroundTouchesNoTPM(t *testing.T) {
 	n := w.commands(func() {
 		w.must(w.Finalize())
 		w.must(w.Initialize(0, false))
+		about, err := w.GetInfo()
+		w.must(err)
+		if major, minor := version.MajorMinor(); about.LibraryVersion != (Version{major, minor}) {
+			t.Errorf("library version %v", about.LibraryVersion)
+		}
 		ids, err := w.GetSlotList(true)
 		w.must(err)
 		if len(ids) != 1 {
@@ -245,6 +251,28 @@ func TestTokenMadeAnewElsewhereEndsTheLogin(t *testing.T) {
 		t.Errorf("state %d", info.State)
 	}
 	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+}
+
+// The empty PIN of a token that had none opens nothing in the token that took its place.
+func TestLoginWithoutAPINEndsWhenTheTokenGetsOne(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.make(ecKey("web"))
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, nil))
+	key := w.one(s, CKO_PRIVATE_KEY)
+	elsewhere, err := keystore.Open(keystore.Options{Dir: w.token.Dir(), TPM: w.token.TPM()})
+	w.must(err)
+	user, so := secret.From([]byte(userPIN)), secret.From([]byte(soPIN))
+	defer user.Wipe()
+	defer so.Wipe()
+	w.must(elsewhere.Init(t.Context(), keystore.InitOptions{Label: "anew", UserPIN: user, SOPIN: so, Force: true}))
+	if found := w.find(s, class(CKO_PRIVATE_KEY)); len(found) != 0 {
+		t.Errorf("private keys are shown: %v", found)
+	}
+	w.refused(w.SignInit(s, mechanismOf(CKM_ECDSA_SHA256), key), CKR_KEY_HANDLE_INVALID)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	w.one(s, CKO_PRIVATE_KEY)
 }
 
 func TestFinalizeWipesTheLogin(t *testing.T) {

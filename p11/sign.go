@@ -1,11 +1,6 @@
 package p11
 
-import (
-	"errors"
-
-	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/signer"
-)
+import "github.com/tpm2-p11/tpm2-p11/signer"
 
 // signing is an active signature operation.
 type signing struct {
@@ -26,12 +21,12 @@ func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle
 	if err != nil {
 		return err
 	}
-	scheme, err := row.sign(row, o.public, parameter{rest: mechanism.Parameter})
+	scheme, err := row.sign(row, CKF_SIGN, o, parameter{rest: mechanism.Parameter})
 	if err != nil {
 		return err
 	}
 	return start(s, &s.signing, &signing{
-		input: newInput(scheme.hash(), scheme.limit()), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.OwnPIN},
+		input: newInput(scheme.hash(), scheme.limit()), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.AsksOwnPIN()},
 	})
 }
 
@@ -118,19 +113,24 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 	}
 	defer key.Close()
 	err = run(key)
-	if errors.Is(err, provider.ErrNoObject) || errors.Is(err, provider.ErrOtherObject) {
-		s.lib.forget(s.slot) // another process moved or deleted it
+	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
+		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)
 	}
 	return err
 }
 
-// key finds a key that may be used with a mechanism in one way.
+// key finds a key that may be used with a mechanism in one way. The store is read anew for what a private key is used for: another
+// process may have deleted or moved the key.
 func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
 	row, err := findMechanism(wanted.Type, how)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, refuse(RVOf(err), "mechanism 0x%x", uint64(wanted.Type))
 	}
-	o, err := s.lib.lookup(s.slot, h)
+	find := s.lib.lookup
+	if how&(CKF_SIGN|CKF_DECRYPT) != 0 {
+		find = s.lib.lookupNow
+	}
+	o, err := find(s.slot, h)
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -141,11 +141,13 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 	case o.public == nil:
 		return nil, nil, CKR_KEY_HANDLE_INVALID
 	case keyTypeOf(o.public) != row.keys:
-		return nil, nil, CKR_KEY_TYPE_INCONSISTENT
+		return nil, nil, refuse(CKR_KEY_TYPE_INCONSISTENT, "key %q and mechanism 0x%x", o.attributes[CKA_LABEL], uint64(wanted.Type))
+	case o.tpm != nil && !s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, how):
+		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
 	case !o.attributes.is(attribute):
 		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q", o.attributes[CKA_LABEL])
-	case o.tpm != nil && !o.tpm.permits(row):
-		return nil, nil, refuse(CKR_MECHANISM_INVALID, "key %q was made for another scheme", o.entry.Label)
+	case o.tpm != nil && !o.tpm.permits(row, how):
+		return nil, nil, refuse(CKR_MECHANISM_INVALID, "key %q is not for this mechanism", o.entry.Label)
 	}
 	return o, row, nil
 }

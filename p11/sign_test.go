@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -106,6 +109,71 @@ func TestRSAMechanismsThatAreRefused(t *testing.T) {
 	}
 	w.refused(w.DecryptInit(s, mechanismOf(CKM_RSA_PKCS_OAEP, uint64(CKM_SHA256), CKG_MGF1_SHA256, 1, ^uint64(0)), private), CKR_KEY_FUNCTION_NOT_PERMITTED)
 	w.refused(w.EncryptInit(s, mechanismOf(CKM_RSA_PKCS), public), CKR_KEY_FUNCTION_NOT_PERMITTED)
+}
+
+// What a key cannot do is told before there is anything to sign.
+func TestPSSIsRefusedWhenItBegins(t *testing.T) {
+	t.Parallel()
+	pss := func(hash MechanismType, mgf, salt uint64) Mechanism {
+		return mechanismOf(CKM_RSA_PKCS_PSS, uint64(hash), mgf, salt)
+	}
+	w, s, private, public, _ := rsaWorld(t, provider.Use{Sign: true})
+	for _, salt := range []uint64{0, 20, 222} {
+		w.refused(w.SignInit(s, pss(CKM_SHA256, CKG_MGF1_SHA256, salt), private), CKR_KEY_FUNCTION_NOT_PERMITTED)
+	}
+	w.refused(w.SignInit(s, pss(CKM_SHA_1, CKG_MGF1_SHA1, 20), private), CKR_MECHANISM_PARAM_INVALID)
+	w.refused(w.VerifyInit(s, pss(CKM_SHA256, CKG_MGF1_SHA256, 0), public), CKR_MECHANISM_PARAM_INVALID)
+	w.must(w.VerifyInit(s, pss(CKM_SHA_1, CKG_MGF1_SHA1, 20), public))
+
+	w, s, private, public, _ = rsaWorld(t, provider.Use{Sign: true, Decrypt: true})
+	digest := make([]byte, 32)
+	_, err := w.sign(s, pss(CKM_SHA256, CKG_MGF1_SHA256, 0), private, digest)
+	w.must(err)
+	signature, err := w.sign(s, pss(CKM_SHA256, CKG_MGF1_SHA256, 20), private, digest)
+	w.must(err)
+	w.must(w.VerifyInit(s, pss(CKM_SHA256, CKG_MGF1_SHA256, 20), public))
+	w.must(w.Verify(s, digest, signature))
+}
+
+// A key made elsewhere may have one scheme and hash, which its area tells.
+func TestKeysOfOneScheme(t *testing.T) {
+	t.Parallel()
+	key := func(scheme tpm2.TPMAlgID, sign, decrypt bool) *object {
+		return &object{
+			public: strangersKey(t), entry: keystore.Entry{Label: "one"},
+			tpm: &use{keyuse.Use{Sign: sign, Decrypt: decrypt, Scheme: scheme, Hash: crypto.SHA256}},
+		}
+	}
+	signs, opens := key(tpm2.TPMAlgRSAPSS, true, false), key(tpm2.TPMAlgOAEP, false, true)
+	label := func(text string) []byte { return append(numbers(CKZ_DATA_SPECIFIED, uint64(len(text))), text...) }
+	for _, c := range []struct {
+		name      string
+		o         *object
+		id        MechanismType
+		how       Flags
+		parameter []byte
+		want      RV
+	}{
+		{"its hash", signs, CKM_RSA_PKCS_PSS, CKF_SIGN, numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256, 32), CKR_OK},
+		{"another hash", signs, CKM_RSA_PKCS_PSS, CKF_SIGN, numbers(uint64(CKM_SHA384), CKG_MGF1_SHA384, 48), CKR_MECHANISM_PARAM_INVALID},
+		{"no label", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256), label("")...), CKR_OK},
+		{"a label of the TPM's kind", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256), label("l\x00")...), CKR_OK},
+		{"another label", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256), label("l")...), CKR_MECHANISM_PARAM_INVALID},
+		{"OAEP with another hash", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA_1), CKG_MGF1_SHA1), label("")...), CKR_MECHANISM_PARAM_INVALID},
+	} {
+		row, err := findMechanism(c.id, c.how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.sign != nil {
+			_, err = row.sign(row, c.how, c.o, parameter{rest: c.parameter})
+		} else {
+			_, err = row.cipher(row, c.how, c.o, parameter{rest: c.parameter})
+		}
+		if RVOf(err) != c.want {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
 }
 
 func TestSizeQueriesNeverReachTheTPM(t *testing.T) {
@@ -238,12 +306,16 @@ func TestOAEP(t *testing.T) {
 			if told, _ := out.Result(); told != uint64(most) {
 				t.Errorf("%v: length %d, want %d", c.alg, told, most)
 			}
-			w.refused(w.Decrypt(s, ciphertext, &Output{Capacity: 3}), CKR_BUFFER_TOO_SMALL)
 		})
 		if n != 0 {
 			t.Errorf("%v: %d TPM commands", c.alg, n)
 		}
-		out := Output{Capacity: uint64(most)}
+		small := Output{Capacity: uint64(len(plaintext)) - 1}
+		w.refused(w.Decrypt(s, ciphertext, &small), CKR_BUFFER_TOO_SMALL)
+		if told, given := small.Result(); told != uint64(len(plaintext)) || given != nil {
+			t.Errorf("%v: a small buffer was told length %d and given %q", c.alg, told, given)
+		}
+		out := Output{Capacity: uint64(len(plaintext))}
 		w.must(w.Decrypt(s, ciphertext, &out))
 		if length, got := out.Result(); !bytes.Equal(got, plaintext) || length != uint64(len(plaintext)) {
 			t.Errorf("%v: decrypted %q, length %d", c.alg, got, length)
@@ -286,7 +358,14 @@ func TestOAEP(t *testing.T) {
 	if strings.Contains(w.log.String(), string(plaintext)) {
 		t.Error("the log holds the plaintext")
 	}
-	w.must(w.EncryptInit(s, mechanismOf(CKM_RSA_PKCS), public))
+	// Nothing is encrypted to a key of the token that it will not decrypt; others' keys are their own affair.
+	w.refused(w.EncryptInit(s, mechanismOf(CKM_RSA_PKCS), public), CKR_MECHANISM_INVALID)
+	if allowed := w.attribute(s, public, CKA_ALLOWED_MECHANISMS); !bytes.Equal(allowed, ulong(uint64(CKM_RSA_PKCS_OAEP))) {
+		t.Errorf("allowed mechanisms %x", allowed)
+	}
+	theirs, err := w.CreateObject(s, []Attribute{class(CKO_PUBLIC_KEY), {CKA_KEY_TYPE, ulong(CKK_RSA)}, {CKA_MODULUS, key.N.Bytes()}, {CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}}})
+	w.must(err)
+	w.must(w.EncryptInit(s, mechanismOf(CKM_RSA_PKCS), theirs))
 	out := Output{Capacity: 256}
 	w.must(w.Encrypt(s, plaintext, &out))
 	if _, c := out.Result(); len(c) != 256 {
@@ -347,6 +426,7 @@ func TestVerifyingWithAKeyFromElsewhere(t *testing.T) {
 	signature := append(r.FillBytes(make([]byte, 48)), v.FillBytes(make([]byte, 48))...)
 	w.must(w.VerifyInit(s, mechanismOf(CKM_ECDSA_SHA384), key))
 	w.must(w.Verify(s, []byte("signed elsewhere"), signature))
+	w.refused(w.SignInit(s, mechanismOf(CKM_ECDSA_SHA384), key), CKR_KEY_FUNCTION_NOT_PERMITTED)
 
 	other := w.session(false)
 	if got := w.one(other, CKO_PUBLIC_KEY, label("theirs")); got != key {

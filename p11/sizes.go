@@ -29,21 +29,31 @@ var smallest = keySizes{rsa: 2048, ec: 256}
 func rsaSizes(k keySizes) (least, most uint64) { return smallest.rsa, k.rsa }
 func ecSizes(k keySizes) (least, most uint64)  { return smallest.ec, k.ec }
 
+// keySizesPatience is how long a TPM has for telling its key sizes, and for how long one that did not is not asked again:
+// applications ask for every mechanism in turn.
+const keySizesPatience = 10 * time.Second
+
 // keySizes asks a slot's TPM once. As long as it does not answer, its keys are taken to be the smallest.
 func (l *library) keySizes(s *slot) keySizes {
 	l.mu.Lock()
-	known := s.keys
+	known, silent := s.keys, s.keysSilent
 	l.mu.Unlock()
 	if known != nil {
 		return *known
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, 10*time.Second)
+	if time.Since(silent) < keySizesPatience {
+		return smallest
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, keySizesPatience)
 	defer cancel()
 	sizes := smallest
 	for _, k := range keyTypes {
 		ok, err := s.token.TPM().Supports(ctx, k.name)
 		if err != nil {
 			l.log.Warn("the TPM's key sizes are not known", "reason", err.Error())
+			l.mu.Lock()
+			s.keysSilent = time.Now()
+			l.mu.Unlock()
 			return smallest
 		}
 		if ok && k.kind == CKK_RSA {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/p11uri"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -21,12 +22,14 @@ type slot struct {
 	pinMu sync.Mutex
 
 	// Guarded by library.mu.
-	login    keystore.Role // 0 for none
-	byPIN    bool          // the login's PIN opened the token's secret
-	sessions map[SessionHandle]*session
-	objects  map[ObjectHandle]*object // session objects
-	stored   *inventory               // the store as last read; nil before
-	keys     *keySizes                // what the TPM can make; nil before it was asked
+	login      keystore.Role // 0 for none
+	byPIN      bool          // the login's PIN opened the token's secret
+	sessions   map[SessionHandle]*session
+	objects    map[ObjectHandle]*object // session objects
+	stored     *inventory               // the store as last read; nil before
+	changes    uint64                   // how often stored was forgotten
+	keys       *keySizes                // what the TPM can make; nil before it was asked
+	keysSilent time.Time                // when it was asked in vain
 }
 
 // role is who is logged in. A token that another process made anew has lost its secret, and with it the login. library.mu is held.
@@ -70,7 +73,7 @@ func (m *Module) GetSlotInfo(id SlotID) (SlotInfo, error) {
 	}
 	return SlotInfo{
 		SlotDescription: "TPM " + s.token.TPM().String(),
-		ManufacturerID:  "tpm2-p11",
+		ManufacturerID:  p11uri.OurManufacturer,
 		Flags:           CKF_TOKEN_PRESENT | CKF_HW_SLOT,
 		HardwareVersion: Version{2, 0},
 	}, nil
@@ -89,8 +92,8 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	}
 	info := TokenInfo{
 		Label:              s.token.Label(),
-		ManufacturerID:     "tpm2-p11",
-		Model:              "TPM 2.0",
+		ManufacturerID:     p11uri.OurManufacturer,
+		Model:              p11uri.OurModel,
 		SerialNumber:       s.token.Serial(),
 		Flags:              CKF_RNG,
 		MaxSessionCount:    maxSessions,

@@ -47,9 +47,8 @@ type AttributeResult struct {
 // field in order, numbers as u64, buffers as u64 length (all ones for NULL) and bytes; flat structures (CK_RSA_PKCS_PSS_PARAMS)
 // field by field the same way; parameters of mechanisms it does not know as raw bytes.
 type Mechanism struct {
-	Type         MechanismType
-	Parameter    []byte
-	HasParameter bool
+	Type      MechanismType
+	Parameter []byte
 }
 
 // Output is where a variable-length result goes, and the size convention of PKCS #11 section 5.2.

@@ -17,7 +17,7 @@ func (m *Module) VerifyInit(h SessionHandle, mechanism Mechanism, key ObjectHand
 	if err != nil {
 		return err
 	}
-	scheme, err := row.sign(row, o.public, parameter{rest: mechanism.Parameter})
+	scheme, err := row.sign(row, CKF_VERIFY, o, parameter{rest: mechanism.Parameter})
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,46 @@ type Function struct {
 	Since   Version // the first function list that has it
 	Status  Status
 	InParts bool // a long buffer is cut into several calls: the function has the same meaning so
+
+	Changes   bool // makes, changes or deletes what outlives a session: forked children need leave for it, and it is never sent twice
+	Once      bool // never sent twice for another reason: a wrong PIN counts each time
+	Session   SessionEffect
+	Operation Operation // of a session, that the call is a step of
+	Step      Step
 }
+
+// SessionEffect is what a call does to sessions.
+type SessionEffect int
+
+const (
+	NoEffect  SessionEffect = iota
+	Opens                   // opens one: its slot and flags are the first arguments, its handle the only output
+	Closes                  // closes the one that is its first argument
+	ClosesAll               // closes all of the slot that is its first argument
+)
+
+// Operation is something that a session does over several calls, at most one of each kind at a time.
+type Operation int
+
+const (
+	NoOperation Operation = iota
+	Search
+	Encryption
+	Decryption
+	Digesting
+	Signing
+	Verifying
+)
+
+// Step is where in an operation a call stands.
+type Step int
+
+const (
+	NoStep    Step = iota
+	Begins         // makes it active
+	Continues      // changes it: it cannot be begun anew without being done again
+	Ends           // ends it, unless only a length was asked for or a buffer was too small
+)
 
 // Version is a version of CK_FUNCTION_LIST. The zero value is 2.40.
 type Version int

@@ -7,4 +7,8 @@ const (
 	PartSize = wire.MaxMessage / 2
 	// MaxFound is the most handles that one C_FindObjects asks for: what fits into a response.
 	MaxFound = (wire.MaxMessage - 16) / 8
+
+	// Resume is the number of a request that is no function of Cryptoki's. After a connection was lost it initialises the other side of
+	// a new one, and opens there the sessions that the application has: InitializeArgs, u64 count, each u64 handle, u64 slot, u64 flags.
+	Resume = 1 << 31
 )

@@ -38,7 +38,7 @@ func cMessagesHeader() string {
 			fmt.Fprintf(&b, "\tCALL_%s = %d,\n", f.Name, f.Number)
 		}
 	}
-	b.WriteString("};\n\n#endif\n")
+	fmt.Fprintf(&b, "};\n\n#define CALL_RESUME %dU\n\n#endif\n", boundary.Resume)
 	return b.String()
 }
 

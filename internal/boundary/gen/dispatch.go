@@ -11,11 +11,11 @@ import (
 func goDispatch() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "// %s\n\npackage p11\n\n", notice)
-	fmt.Fprintf(&b, "const (\n\tmaxFound = %d // handles in one FindObjects\n\tmaxPart = %d // bytes in one GenerateRandom\n)\n\n", boundary.MaxFound, boundary.PartSize)
+	fmt.Fprintf(&b, "const (\n\tmaxFound = %d // handles in one FindObjects\n\tmaxPart = %d // bytes in one GenerateRandom\n\tnumberResume = %d\n)\n\n", boundary.MaxFound, boundary.PartSize, boundary.Resume)
 	b.WriteString("// handlers are the functions by their number on the wire.\nvar handlers = map[uint32]handler{\n")
 	for _, f := range boundary.Functions {
 		if f.Dispatched() {
-			fmt.Fprintf(&b, "\t%d: {%q, call%s},\n", f.Number, f.Name, f.Method())
+			fmt.Fprintf(&b, "\t%d: {%q, call%s, %t},\n", f.Number, f.Name, f.Method(), f.Changes)
 		}
 	}
 	b.WriteString("}\n")

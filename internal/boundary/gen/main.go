@@ -46,6 +46,7 @@ func generate() (map[string][]byte, error) {
 		"cgo/functionlist_gen.c": cFunctionList(),
 		"cgo/mechanisms_gen.c":   cParameterLayouts(),
 		"cgo/messages_gen.h":     cMessagesHeader(),
+		"cgo/replay_gen.c":       cReplayRules(),
 		"cgo/exports.map":        exportsMap(),
 	} {
 		if strings.HasSuffix(name, ".go") {

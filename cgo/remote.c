@@ -1,0 +1,358 @@
+#include "remote.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "helper.h"
+#include "messages_gen.h"
+#include "replay.h"
+#include "stream.h"
+
+#define TRIES 12                        /* to connect */
+#define FIRST_PAUSE (4L * 1000 * 1000)  /* nanoseconds, between the first and the second try; then twice as long each time */
+#define LONGEST_PAUSE (500L * 1000 * 1000)
+#define GREETING_PATIENCE 10 /* seconds that the other side may take over its first answer: it touches no TPM for it */
+#define RESENDS 5 /* of a request that the other side cannot have acted on */
+
+/* Guards what follows. It is held while a connection is made: the others need it too. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static const struct settings *settings; /* NULL outside of remote_open and remote_close */
+static bool has_args;
+static CK_C_INITIALIZE_ARGS args;
+static struct stream *current;
+static struct descriptor current_socket = NO_DESCRIPTOR; /* for a child, which may not look into the stream */
+static uint64_t connection; /* counts them */
+
+static enum dialled dial_socket(const char *path, struct descriptor *socket_)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	if (strlen(path) >= sizeof address.sun_path)
+		return DIAL_NEVER;
+	strcpy(address.sun_path, path);
+	*socket_ = descriptor_take(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	if (socket_->fd < 0)
+		return DIAL_AGAIN;
+	if (connect(socket_->fd, (struct sockaddr *)&address, sizeof address) == 0)
+		return DIALLED;
+	/* Waiting helps against a server that starts, not against missing rights. */
+	if (errno == EACCES || errno == EPERM) {
+		descriptor_close(socket_);
+		return DIAL_NEVER;
+	}
+	descriptor_close(socket_);
+	return DIAL_AGAIN;
+}
+
+static enum dialled dial(struct descriptor *socket_)
+{
+	return settings->socket[0] != '\0' ? dial_socket(settings->socket, socket_) : helper_dial(settings, socket_);
+}
+
+/* The return value at the beginning of a response, which is wiped and freed. */
+static CK_RV take_rv(unsigned char *response, size_t length)
+{
+	uint64_t rv = CKR_GENERAL_ERROR;
+
+	if (length >= sizeof rv)
+		memcpy(&rv, response, sizeof rv);
+	if (response != NULL) {
+		explicit_bzero(response, length);
+		free(response);
+	}
+	return rv;
+}
+
+/* Sends a request of this file's own. Its return value is only there if the exchange was. */
+static enum stream_result ask(struct stream *s, const unsigned char *request, size_t length, CK_RV *rv)
+{
+	unsigned char *response;
+	size_t response_length;
+	enum stream_result result = stream_exchange(s, request, length, &response, &response_length);
+
+	if (result == STREAM_OK)
+		*rv = take_rv(response, response_length);
+	return result;
+}
+
+/* Initialises a new connection's other side, and opens the sessions there. */
+static enum stream_result greet(struct stream *s, CK_RV *rv)
+{
+	enum stream_result result;
+	size_t length;
+	unsigned char *request = replay_resume(has_args ? &args : NULL, &length);
+
+	if (request == NULL)
+		return STREAM_MEMORY;
+	stream_patience(s, GREETING_PATIENCE);
+	result = ask(s, request, length, rv);
+	stream_patience(s, 0);
+	free(request);
+	return result;
+}
+
+static void leave_current(void)
+{
+	if (current != NULL)
+		stream_leave(current);
+	current = NULL;
+	current_socket.fd = -1;
+}
+
+/* One try to make a connection. False if another one can help. */
+static bool connect_once(CK_RV *rv)
+{
+	struct descriptor socket_ = NO_DESCRIPTOR;
+	struct stream *s;
+
+	*rv = CKR_DEVICE_REMOVED;
+	switch (dial(&socket_)) {
+	case DIALLED:
+		break;
+	case DIAL_AGAIN:
+		return false;
+	case DIAL_NEVER:
+		return true;
+	}
+	current_socket = socket_;
+	s = stream_open(socket_);
+	if (s == NULL) {
+		*rv = CKR_HOST_MEMORY;
+		return true;
+	}
+	switch (greet(s, rv)) {
+	case STREAM_OK:
+		if (*rv == CKR_OK) {
+			current = s;
+			connection++;
+			return true;
+		}
+		break;
+	case STREAM_FOREIGN:
+		*rv = CKR_FUNCTION_FAILED;
+		break;
+	case STREAM_MEMORY:
+		*rv = CKR_HOST_MEMORY;
+		break;
+	case STREAM_UNSENT:
+	case STREAM_LOST:
+		stream_leave(s);
+		return false;
+	}
+	stream_leave(s);
+	return true;
+}
+
+/* Makes a connection; the lock is held. */
+static CK_RV connect_anew(void)
+{
+	struct timespec pause = {0, FIRST_PAUSE};
+	CK_RV rv;
+
+	leave_current();
+	for (int tries = 1; !connect_once(&rv) && tries < TRIES; tries++) {
+		nanosleep(&pause, NULL);
+		pause.tv_nsec = 2 * pause.tv_nsec < LONGEST_PAUSE ? 2 * pause.tv_nsec : LONGEST_PAUSE;
+	}
+	return rv;
+}
+
+/* Gives the connection, which the caller must leave, and its number. */
+static CK_RV join(struct stream **s, uint64_t *number)
+{
+	CK_RV rv = CKR_OK;
+
+	pthread_mutex_lock(&lock);
+	if (settings == NULL)
+		rv = CKR_CRYPTOKI_NOT_INITIALIZED;
+	else if (current == NULL || stream_broken(current))
+		rv = connect_anew();
+	if (rv == CKR_OK) {
+		stream_join(current);
+		*s = current;
+		*number = connection;
+	}
+	pthread_mutex_unlock(&lock);
+	return rv;
+}
+
+/* Sends what was remembered of an operation. */
+static enum stream_result send_again(struct stream *s, const unsigned char *requests, size_t length, CK_RV *rv)
+{
+	enum stream_result result = STREAM_OK;
+	uint32_t size;
+
+	*rv = CKR_OK;
+	for (size_t at = 0; at < length && result == STREAM_OK && *rv == CKR_OK; at += size) {
+		memcpy(&size, requests + at, sizeof size);
+		at += sizeof size;
+		result = ask(s, requests + at, size, rv);
+	}
+	return result;
+}
+
+/* Begins the operation of a request again, if it was begun over another connection. rv is the request's own if that is refused. */
+static enum stream_result catch_up(struct stream *s, uint64_t number, const unsigned char *request, size_t request_length, CK_RV *rv)
+{
+	enum stream_result result;
+	struct replay_log *log;
+	unsigned char *copy = NULL;
+	size_t length = 0;
+
+	*rv = CKR_OK;
+	pthread_mutex_lock(&lock);
+	log = replay_missed(request, request_length, number);
+	if (log == NULL) {
+		pthread_mutex_unlock(&lock);
+		return STREAM_OK;
+	}
+	length = log->length;
+	if (log->incomplete)
+		*rv = CKR_DEVICE_REMOVED;
+	else if ((copy = malloc(length)) == NULL)
+		*rv = CKR_HOST_MEMORY;
+	else
+		memcpy(copy, log->requests, length);
+	if (*rv != CKR_OK)
+		replay_drop(log);
+	pthread_mutex_unlock(&lock);
+	if (*rv != CKR_OK)
+		return STREAM_OK;
+
+	result = send_again(s, copy, length, rv);
+	explicit_bzero(copy, length);
+	free(copy);
+	if (result != STREAM_OK)
+		return result;
+	pthread_mutex_lock(&lock);
+	log = replay_missed(request, request_length, number);
+	if (log != NULL && *rv == CKR_OK)
+		log->connection = number;
+	else if (log != NULL)
+		replay_drop(log);
+	pthread_mutex_unlock(&lock);
+	return STREAM_OK;
+}
+
+/* Sends a request over one connection. rv is CKR_OK if the response is there, or else what became of the request. */
+static enum stream_result exchange(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length, CK_RV *rv)
+{
+	enum stream_result result;
+	struct stream *s;
+	uint64_t number;
+
+	*rv = join(&s, &number);
+	if (*rv != CKR_OK)
+		return STREAM_OK;
+	result = catch_up(s, number, request, request_length, rv);
+	if (result == STREAM_LOST)
+		result = STREAM_UNSENT; /* the request itself was not sent */
+	if (result == STREAM_OK && *rv == CKR_OK) {
+		result = stream_exchange(s, request, request_length, response, response_length);
+		if (result == STREAM_OK) {
+			pthread_mutex_lock(&lock);
+			replay_note(request, request_length, *response, *response_length, number);
+			pthread_mutex_unlock(&lock);
+		}
+	}
+	stream_leave(s);
+	return result;
+}
+
+static CK_RV insist(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
+{
+	bool once = replay_rule_of(request, request_length)->once, again = false;
+	CK_RV rv;
+
+	for (int tries = 0; tries <= RESENDS; tries++)
+		switch (exchange(request, request_length, response, response_length, &rv)) {
+		case STREAM_OK:
+			return rv;
+		case STREAM_UNSENT:
+			break;
+		case STREAM_LOST:
+			if (once || again)
+				return CKR_DEVICE_REMOVED;
+			again = true;
+			break;
+		case STREAM_MEMORY:
+			return CKR_HOST_MEMORY;
+		case STREAM_FOREIGN:
+			return CKR_FUNCTION_FAILED;
+		}
+	return CKR_DEVICE_REMOVED;
+}
+
+/* A thread that is cancelled in the midst of a call would take locks with it. */
+static int keep_thread(void)
+{
+	int before;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	return before;
+}
+
+CK_RV remote_exchange(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
+{
+	int cancel = keep_thread();
+	CK_RV rv;
+
+	*response = NULL;
+	*response_length = 0;
+	rv = insist(request, request_length, response, response_length);
+	pthread_setcancelstate(cancel, NULL);
+	return rv;
+}
+
+CK_RV remote_open(const struct settings *with, const CK_C_INITIALIZE_ARGS *initialize_args)
+{
+	int cancel = keep_thread();
+	CK_RV rv;
+
+	pthread_mutex_lock(&lock);
+	settings = with;
+	has_args = initialize_args != NULL;
+	if (has_args)
+		args = *initialize_args;
+	rv = connect_anew();
+	if (rv != CKR_OK)
+		settings = NULL;
+	pthread_mutex_unlock(&lock);
+	pthread_setcancelstate(cancel, NULL);
+	return rv;
+}
+
+void remote_close(void)
+{
+	static const uint32_t finalize = CALL_C_Finalize;
+	int cancel = keep_thread();
+	CK_RV rv;
+
+	pthread_mutex_lock(&lock);
+	settings = NULL;
+	if (current != NULL) {
+		ask(current, (const unsigned char *)&finalize, sizeof finalize, &rv);
+		stream_break(current);
+	}
+	leave_current();
+	replay_clear();
+	pthread_mutex_unlock(&lock);
+	pthread_setcancelstate(cancel, NULL);
+}
+
+void remote_after_fork_in_child(void)
+{
+	/* The parent's stream and sessions are in memory that a thread may have been changing: they are left where they are. */
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	settings = NULL;
+	current = NULL;
+	descriptor_close(&current_socket);
+	replay_abandon();
+}

@@ -1,0 +1,275 @@
+#include "stream.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+
+#include "messages_gen.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a frame's header is little-endian");
+
+struct header {
+	uint32_t length, version; /* of the message, of the protocol */
+	uint64_t id;
+};
+_Static_assert(sizeof(struct header) == 16, "a frame's header has no padding");
+
+/* A thread that waits for its response. It is on that thread's stack. */
+struct waiter {
+	struct waiter *next;
+	uint64_t id;
+	bool done;
+	unsigned char *response;
+	size_t response_length;
+};
+
+struct stream {
+	struct descriptor socket;
+	atomic_uint users;
+	pthread_mutex_t sending; /* held for a whole frame */
+	pthread_mutex_t lock;    /* guards what follows */
+	pthread_cond_t changed;
+	struct waiter *waiters;
+	uint64_t last_id;
+	bool reading; /* one of those that wait reads for all */
+	enum stream_result end; /* why nothing comes any more, STREAM_OK while something may */
+};
+
+struct stream *stream_open(struct descriptor socket)
+{
+	struct stream *s = calloc(1, sizeof *s);
+
+	if (s == NULL) {
+		descriptor_close(&socket);
+		return NULL;
+	}
+	s->socket = socket;
+	atomic_init(&s->users, 1);
+	pthread_mutex_init(&s->sending, NULL);
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->changed, NULL);
+	return s;
+}
+
+void stream_join(struct stream *s)
+{
+	atomic_fetch_add(&s->users, 1);
+}
+
+void stream_leave(struct stream *s)
+{
+	if (atomic_fetch_sub(&s->users, 1) != 1)
+		return;
+	descriptor_close(&s->socket);
+	pthread_mutex_destroy(&s->sending);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->changed);
+	free(s);
+}
+
+void stream_patience(struct stream *s, unsigned seconds)
+{
+	struct timeval limit = {.tv_sec = seconds};
+
+	if (descriptor_holds(&s->socket))
+		setsockopt(s->socket.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+}
+
+/* Ends the stream for everybody; the lock is held. */
+static void end(struct stream *s, enum stream_result why)
+{
+	if (s->end != STREAM_OK)
+		return;
+	s->end = why;
+	if (descriptor_holds(&s->socket))
+		shutdown(s->socket.fd, SHUT_RDWR);
+	pthread_cond_broadcast(&s->changed);
+}
+
+void stream_break(struct stream *s)
+{
+	pthread_mutex_lock(&s->lock);
+	end(s, STREAM_LOST);
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool stream_broken(struct stream *s)
+{
+	bool broken;
+
+	pthread_mutex_lock(&s->lock);
+	broken = s->end != STREAM_OK;
+	pthread_mutex_unlock(&s->lock);
+	return broken;
+}
+
+static bool send_all(struct stream *s, struct iovec *parts, size_t count)
+{
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+
+	while (message.msg_iovlen > 0) {
+		ssize_t sent;
+
+		if (!descriptor_holds(&s->socket))
+			return false;
+		sent = sendmsg(s->socket.fd, &message, MSG_NOSIGNAL);
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent < 0)
+			return false;
+		while (message.msg_iovlen > 0 && (size_t)sent >= message.msg_iov->iov_len) {
+			sent -= message.msg_iov->iov_len;
+			message.msg_iov++;
+			message.msg_iovlen--;
+		}
+		if (message.msg_iovlen > 0) {
+			message.msg_iov->iov_base = (char *)message.msg_iov->iov_base + sent;
+			message.msg_iov->iov_len -= sent;
+		}
+	}
+	return true;
+}
+
+static bool send_frame(struct stream *s, uint64_t id, const unsigned char *request, size_t length)
+{
+	struct header header = {(uint32_t)length, STREAM_VERSION, id};
+	struct iovec parts[] = {{&header, sizeof header}, {(void *)request, length}};
+	bool sent;
+
+	pthread_mutex_lock(&s->sending);
+	sent = send_all(s, parts, 2);
+	pthread_mutex_unlock(&s->sending);
+	return sent;
+}
+
+static bool receive(struct stream *s, void *bytes, size_t length)
+{
+	while (length > 0) {
+		ssize_t got;
+
+		if (!descriptor_holds(&s->socket))
+			return false;
+		got = recv(s->socket.fd, bytes, length, 0);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return false;
+		bytes = (char *)bytes + got;
+		length -= got;
+	}
+	return true;
+}
+
+/* Reads the next frame. The message is malloc'ed. */
+static enum stream_result receive_frame(struct stream *s, struct header *header, unsigned char **message)
+{
+	*message = NULL;
+	if (!receive(s, header, sizeof *header))
+		return STREAM_LOST;
+	if (header->version != STREAM_VERSION)
+		return STREAM_FOREIGN;
+	if (header->length > MAX_MESSAGE)
+		return STREAM_LOST;
+	*message = malloc(header->length ? header->length : 1);
+	if (*message == NULL)
+		return STREAM_MEMORY;
+	if (receive(s, *message, header->length))
+		return STREAM_OK;
+	explicit_bzero(*message, header->length);
+	free(*message);
+	*message = NULL;
+	return STREAM_LOST;
+}
+
+/* Takes a waiter off the list; the lock is held. */
+static void forget(struct stream *s, const struct waiter *w)
+{
+	for (struct waiter **at = &s->waiters; *at != NULL; at = &(*at)->next)
+		if (*at == w) {
+			*at = w->next;
+			return;
+		}
+}
+
+/* Gives a response to whom it belongs. One that nobody asked for ends the stream. The lock is held. */
+static void deliver(struct stream *s, uint64_t id, unsigned char *message, size_t length)
+{
+	struct waiter *w = s->waiters;
+
+	while (w != NULL && w->id != id)
+		w = w->next;
+	if (w == NULL) {
+		explicit_bzero(message, length);
+		free(message);
+		end(s, STREAM_LOST);
+		return;
+	}
+	forget(s, w);
+	w->response = message;
+	w->response_length = length;
+	w->done = true;
+	pthread_cond_broadcast(&s->changed);
+}
+
+/* Reads one frame for whoever it is for; the lock is held, but not while reading. */
+static void read_one(struct stream *s)
+{
+	struct header header;
+	unsigned char *message;
+	enum stream_result result;
+
+	s->reading = true;
+	pthread_mutex_unlock(&s->lock);
+	result = receive_frame(s, &header, &message);
+	pthread_mutex_lock(&s->lock);
+	s->reading = false;
+	if (result == STREAM_OK)
+		deliver(s, header.id, message, header.length);
+	else
+		end(s, result);
+}
+
+enum stream_result stream_exchange(struct stream *s, const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
+{
+	struct waiter me = {0};
+	enum stream_result result;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->end != STREAM_OK) {
+		pthread_mutex_unlock(&s->lock);
+		return STREAM_UNSENT;
+	}
+	me.id = ++s->last_id;
+	me.next = s->waiters;
+	s->waiters = &me;
+	pthread_mutex_unlock(&s->lock);
+
+	if (!send_frame(s, me.id, request, request_length)) {
+		pthread_mutex_lock(&s->lock);
+		end(s, STREAM_LOST);
+		/* Another thread may have read an answer to it all the same: of a server that answers before it has listened. */
+		result = me.done ? STREAM_OK : STREAM_UNSENT;
+	} else {
+		pthread_mutex_lock(&s->lock);
+		while (!me.done && s->end == STREAM_OK)
+			if (s->reading)
+				pthread_cond_wait(&s->changed, &s->lock);
+			else
+				read_one(s);
+		result = me.done ? STREAM_OK : s->end;
+	}
+	if (!me.done)
+		forget(s, &me);
+	/* Whoever reads next must be one that still waits. */
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	*response = me.response;
+	*response_length = me.response_length;
+	return result;
+}

@@ -1,0 +1,125 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/p11"
+)
+
+// peer is who is at the other end of a connection, as the kernel saw it connect.
+type peer struct {
+	pid    int
+	uid    uint32
+	groups []uint32 // its own first
+}
+
+// peerOf asks the kernel, and the system's files for the groups that the user is in besides.
+func peerOf(conn *net.UnixConn) (peer, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return peer{}, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return peer{}, err
+	}
+	if failed != nil {
+		return peer{}, failed
+	}
+	p := peer{pid: int(cred.Pid), uid: cred.Uid, groups: []uint32{cred.Gid}}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(cred.Uid), 10)); err == nil {
+		ids, _ := u.GroupIds()
+		for _, id := range ids {
+			if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+				p.groups = append(p.groups, uint32(n))
+			}
+		}
+	}
+	return p, nil
+}
+
+// errNoAccess is for a peer that may use nothing.
+var errNoAccess = errors.New("no [[access]] table of the configuration names this user or one of its groups")
+
+// guardFor is what the configuration lets a peer do. Root and the server's own user may do all: a Guard that is nil is none.
+func guardFor(c config.Config, p peer, log *slog.Logger) (p11.Guard, error) {
+	if p.uid == 0 || p.uid == uint32(os.Geteuid()) {
+		return func(string, string, string) bool { return true }, nil
+	}
+	var mine []config.Access
+	for _, a := range c.Access {
+		if named(a, p, log) {
+			mine = append(mine, a)
+		}
+	}
+	if len(mine) == 0 {
+		return nil, errNoAccess
+	}
+	return func(token, key, purpose string) bool {
+		return slices.ContainsFunc(mine, func(a config.Access) bool {
+			return (a.Token == "" || a.Token == token) && (len(a.Keys) == 0 || slices.Contains(a.Keys, key)) && slices.Contains(a.Purposes, purpose)
+		})
+	}, nil
+}
+
+// named tells whether an access table names a peer. Who is unknown to the system is nobody.
+func named(a config.Access, p peer, log *slog.Logger) bool {
+	for _, name := range a.Users {
+		id, err := userID(name)
+		if err != nil {
+			log.Warn("an [[access]] table names nobody", "line", a.Line, "reason", err.Error())
+		} else if id == p.uid {
+			return true
+		}
+	}
+	for _, name := range a.Groups {
+		id, err := groupID(name)
+		if err != nil {
+			log.Warn("an [[access]] table names nobody", "line", a.Line, "reason", err.Error())
+		} else if slices.Contains(p.groups, id) {
+			return true
+		}
+	}
+	return false
+}
+
+func userID(name string) (uint32, error) {
+	if id, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(id), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	return number(u.Uid)
+}
+
+func groupID(name string) (uint32, error) {
+	if id, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(id), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return number(g.Gid)
+}
+
+func number(id string) (uint32, error) {
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("no number of a user or group: %w", err)
+	}
+	return uint32(n), nil
+}

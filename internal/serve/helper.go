@@ -1,0 +1,148 @@
+package serve
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+	"github.com/tpm2-p11/tpm2-p11/p11"
+)
+
+// maxClients is how many children of one host are served at once.
+const maxClients = 4096
+
+// greeting begins each message on the control socket; the protocol's version follows.
+var greeting = []byte("tp11")
+
+// Helper serves the forked children of a host: each passes one end of a socket pair, a connection of its own, over the control
+// socket (SOCK_SEQPACKET). It returns when nobody has the other end of the control socket any more and every client has left.
+func Helper(control *os.File, source *Source, log *slog.Logger) error {
+	generic, err := net.FileConn(control)
+	if err != nil {
+		return fmt.Errorf("the control socket: %w", err)
+	}
+	defer generic.Close()
+	conn, ok := generic.(*net.UnixConn)
+	if !ok {
+		return errors.New("the control socket is no unix socket")
+	}
+	var clients sync.WaitGroup
+	places := make(chan struct{}, maxClients)
+	for {
+		places <- struct{}{}
+		client, err := accept(conn)
+		switch {
+		case errors.Is(err, io.EOF):
+			clients.Wait()
+			source.Close()
+			return nil
+		case errors.Is(err, errNoClient):
+			log.Warn("a connection was refused", "reason", err.Error())
+			<-places
+			continue
+		case err != nil:
+			return fmt.Errorf("the control socket: %w", err)
+		}
+		clients.Go(func() {
+			defer func() { <-places }()
+			newClient(client, p11.NewForked(source.Open), log).serve()
+		})
+	}
+}
+
+// errNoClient is for a message on the control socket that passes no connection.
+var errNoClient = errors.New("no connection was passed")
+
+// accept takes the next connection. io.EOF when nobody can pass one any more.
+func accept(control *net.UnixConn) (net.Conn, error) {
+	message := make([]byte, 64)
+	rights := make([]byte, unix.CmsgSpace(4*4))
+	n, rightsLength, flags, _, err := control.ReadMsgUnix(message, rights)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	files := received(rights[:rightsLength])
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	switch {
+	case n == 0 && hungUp(control):
+		return nil, io.EOF
+	case flags&unix.MSG_CTRUNC != 0 || len(files) != 1:
+		return nil, fmt.Errorf("%w: a message passes one descriptor, not %d", errNoClient, len(files))
+	case n < len(greeting)+4 || !bytes.Equal(message[:len(greeting)], greeting):
+		return nil, fmt.Errorf("%w: no greeting", errNoClient)
+	}
+	r := wire.NewReader(message[len(greeting):n])
+	if version := r.Uint32(); !wire.Spoken(version) {
+		return nil, fmt.Errorf("%w: the program has loaded another release of the module: its protocol's version is %d, and %d is spoken: restart it",
+			errNoClient, version, wire.Version)
+	}
+	return stream(files[0])
+}
+
+// received takes the descriptors out of control messages.
+func received(rights []byte) (files []*os.File) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil
+	}
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files
+}
+
+// stream is the connection of a passed descriptor.
+func stream(f *os.File) (net.Conn, error) {
+	domain, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil || domain != unix.AF_UNIX {
+		return nil, fmt.Errorf("%w: the descriptor is no unix socket", errNoClient)
+	}
+	kind, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_STREAM {
+		return nil, fmt.Errorf("%w: the socket is no stream", errNoClient)
+	}
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoClient, err)
+	}
+	return conn, nil
+}
+
+// hungUp tells whether nobody has the other end any more: an empty message reads like the end.
+func hungUp(control *net.UnixConn) bool {
+	raw, err := control.SyscallConn()
+	if err != nil {
+		return true
+	}
+	over := true
+	err = raw.Control(func(fd uintptr) { over = fdHungUp(int(fd)) })
+	return over || err != nil
+}
+
+func fdHungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}}
+	for {
+		_, err := unix.Poll(poll, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err != nil || poll[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+		}
+	}
+}

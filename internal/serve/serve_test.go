@@ -1,0 +1,266 @@
+package serve
+
+import (
+	"bytes"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+)
+
+// played is an application that a test plays.
+type played struct {
+	dispatch  func(request []byte) []byte
+	mu        sync.Mutex
+	finalized int
+}
+
+func (p *played) Dispatch(request []byte) []byte { return p.dispatch(request) }
+
+func (p *played) Finalize() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finalized++
+	return nil
+}
+
+// journal is a log that a test reads.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(line)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+
+// connected is a client's end of a connection to an application; ended is closed when the server has left it.
+func connected(t *testing.T, app application, log *slog.Logger) (conn net.Conn, ended chan struct{}) {
+	t.Helper()
+	client, server := pair(t, unix.SOCK_STREAM)
+	ended = make(chan struct{})
+	served, err := net.FileConn(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	conn, err = net.FileConn(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	go func() {
+		defer close(ended)
+		newClient(served, app, log).serve()
+	}()
+	t.Cleanup(func() {
+		conn.Close()
+		<-ended
+	})
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn, ended
+}
+
+func pair(t *testing.T, kind int) (one, other *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "one"), os.NewFile(uintptr(fds[1]), "other")
+}
+
+// A call that waits for the TPM holds up no other one, and each answer has its question's id.
+func TestCallsOfAClientPassEachOther(t *testing.T) {
+	t.Parallel()
+	slow := make(chan struct{})
+	app := &played{dispatch: func(request []byte) []byte {
+		if string(request) == "slow" {
+			<-slow
+		}
+		return append([]byte("re: "), request...)
+	}}
+	conn, _ := connected(t, app, slog.New(slog.DiscardHandler))
+	for id, text := range []string{"slow", "quick"} {
+		if err := wire.WriteFrame(conn, wire.Frame{Version: wire.Version, ID: uint64(id), Message: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []wire.Frame{{ID: 1, Message: []byte("re: quick")}, {ID: 0, Message: []byte("re: slow")}} {
+		got, err := wire.ReadFrame(conn, nil)
+		if err != nil || got.ID != want.ID || !bytes.Equal(got.Message, want.Message) {
+			t.Fatalf("%d %q, %v; want %d %q", got.ID, got.Message, err, want.ID, want.Message)
+		}
+		if want.ID == 1 {
+			close(slow)
+		}
+	}
+}
+
+// Whatever a client sends, the server answers or leaves, and ends what the client had begun.
+func TestBadClientsAreLeft(t *testing.T) {
+	t.Parallel()
+	for name, sent := range map[string]string{
+		"nothing":          "",
+		"half a header":    "\x04\x00\x00",
+		"half a message":   "\x04\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00ab",
+		"a huge message":   "\xff\xff\xff\xff\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+		"another protocol": "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			app := &played{dispatch: func([]byte) []byte { t.Error("it was dispatched"); return nil }}
+			conn, ended := connected(t, app, slog.New(slog.DiscardHandler))
+			if _, err := conn.Write([]byte(sent)); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the server does not leave")
+			}
+			if app.finalized == 0 {
+				t.Error("what the client had is still there")
+			}
+		})
+	}
+}
+
+// A client of another release is answered, and the log says what to do, once.
+func TestOtherVersionsAreRefused(t *testing.T) {
+	t.Parallel()
+	app := &played{dispatch: func([]byte) []byte { t.Error("it was dispatched"); return nil }}
+	log := &journal{}
+	conn, _ := connected(t, app, log.logger())
+	for id := range uint64(2) {
+		if err := wire.WriteFrame(conn, wire.Frame{Version: 7, ID: id, Message: []byte("call")}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := wire.ReadFrame(conn, nil)
+		if err != nil || got.ID != id || got.Version != wire.Version || !bytes.Equal(got.Message, binary.LittleEndian.AppendUint64(nil, rvGeneralError)) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	if n := strings.Count(log.String(), "restart the program"); n != 1 {
+		t.Errorf("it is logged %d times:\n%s", n, log)
+	}
+}
+
+// pass sends a message with descriptors over a control socket.
+func pass(t *testing.T, control *os.File, message string, files ...*os.File) {
+	t.Helper()
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	if err := unix.Sendmsg(int(control.Fd()), []byte(message), rights, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The helper takes connections and nothing else, survives what else is passed to it, and ends with the last of its host.
+func TestHelperTakesConnectionsOnly(t *testing.T) {
+	t.Parallel()
+	hello := string(greeting) + "\x01\x00\x00\x00"
+	host, control := pair(t, unix.SOCK_SEQPACKET)
+	log := &journal{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Helper(control, NewSource(func() (config.Config, error) { return config.Config{}, os.ErrNotExist }, true), log.logger())
+	}()
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	datagrams, _ := pair(t, unix.SOCK_DGRAM)
+	client, theirs := pair(t, unix.SOCK_STREAM)
+
+	pass(t, host, "")
+	pass(t, host, hello)
+	pass(t, host, hello, file)
+	pass(t, host, hello, datagrams)
+	pass(t, host, hello, theirs, theirs)
+	pass(t, host, hello, theirs, theirs, theirs, theirs, theirs, theirs)
+	pass(t, host, "", theirs)
+	pass(t, host, "tp11", theirs)
+	pass(t, host, "tp11\x63\x00\x00\x00", theirs)
+	pass(t, host, strings.Repeat("x", 4096), theirs)
+	pass(t, host, hello, theirs)
+	theirs.Close()
+
+	request := binary.LittleEndian.AppendUint32(nil, 3) // C_GetInfo
+	if err := wire.WriteFrame(client, wire.Frame{Version: wire.Version, ID: 5, Message: request}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := wire.ReadFrame(client, nil)
+	if err != nil || got.ID != 5 || !bytes.Equal(got.Message, binary.LittleEndian.AppendUint64(nil, 0x190)) {
+		t.Errorf("C_GetInfo before C_Initialize: %+v, %v", got, err)
+	}
+	if text := log.String(); strings.Count(text, "refused") != 10 || !strings.Contains(text, "version is 99") {
+		t.Errorf("the log:\n%s", text)
+	}
+	host.Close()
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended while a client was there: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	client.Close()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it outlives its host")
+	}
+}
+
+// FuzzClient sends arbitrary bytes: the server neither panics nor stays.
+func FuzzClient(f *testing.F) {
+	f.Add([]byte("\x04\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"))
+	f.Add([]byte("\x04\x00\x00\x00\x09\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		app := &played{dispatch: func([]byte) []byte { return make([]byte, 8) }}
+		conn, ended := connected(t, app, slog.New(slog.DiscardHandler))
+		go func() {
+			_, _ = conn.Write(sent)
+			_ = conn.(*net.UnixConn).CloseWrite()
+		}()
+		for {
+			if _, err := wire.ReadFrame(conn, nil); err != nil {
+				break
+			}
+		}
+		<-ended
+	})
+}

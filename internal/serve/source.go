@@ -1,0 +1,61 @@
+package serve
+
+import (
+	"reflect"
+	"sync"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+)
+
+// Source opens the configuration's tokens for one client after another. They share TPMs, with their queues, and nothing else. A
+// configuration that changed holds for the clients that come after the change. Safe for concurrent use.
+type Source struct {
+	load   func() (config.Config, error)
+	shared bool
+
+	mu      sync.Mutex
+	current *tokens.Set
+	past    []*tokens.Set // of configurations that clients may still use
+}
+
+// NewSource reads the configuration by load, each time anew. shared tells that another process uses the same TPMs.
+func NewSource(load func() (config.Config, error), shared bool) *Source {
+	return &Source{load: load, shared: shared}
+}
+
+// Open gives the tokens as one client has them. Closing them is the client's affair.
+func (s *Source) Open() (*tokens.Set, error) {
+	c, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil || !reflect.DeepEqual(s.current.Config, c) {
+		set, err := tokens.Open(c)
+		if err != nil {
+			return nil, err
+		}
+		if s.current != nil {
+			s.past = append(s.past, s.current)
+		}
+		if s.shared {
+			set.TakeTurns()
+		}
+		s.current = set
+	}
+	return s.current.Again()
+}
+
+// Close closes the TPMs.
+func (s *Source) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, set := range append(s.past, s.current) {
+		if set != nil {
+			_ = set.Close()
+		}
+	}
+	s.past, s.current = nil, nil
+}
