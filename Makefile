@@ -109,12 +109,17 @@ install:
 	build/tpm2-p11 completion fish >$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
 	test -e $(CONFIG) || install -m 0644 tpm2-p11.conf $(CONFIG)
 
-# A configuration that was changed stays.
+# Takes away what install put there, and the folders of its own that are empty then. A configuration that was changed stays.
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/tpm2-p11 $(DESTDIR)$(MODULEDIR)/tpm2-p11.so $(DESTDIR)$(P11KITDIR)/tpm2-p11.module \
 	  $(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc $(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11 \
 	  $(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11 $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
-	if cmp -s tpm2-p11.conf $(CONFIG); then rm -f $(CONFIG); rmdir $(dir $(CONFIG)); fi
+	@if cmp -s tpm2-p11.conf $(CONFIG); then rm -f $(CONFIG); elif test -e $(CONFIG); then echo "$(CONFIG) was changed and stays"; fi
+	@for dir in $(dir $(CONFIG)) $(DESTDIR)$(MODULEDIR) $(DESTDIR)$(P11KITDIR) $(dir $(DESTDIR)$(P11KITDIR)) $(DESTDIR)$(LIBDIR)/pkgconfig \
+	  $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(DATADIR)/bash-completion \
+	  $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/zsh \
+	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(DESTDIR)$(DATADIR)/fish; do \
+	  test ! -d $$dir || rmdir --ignore-fail-on-non-empty $$dir; done
 
 clean:
 	rm -rf build

@@ -71,6 +71,16 @@ func newMachine(t *testing.T, extra string) *machine {
 
 func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
 
+// source is the path of a file in testdata.
+func (m *machine) source(name string) string {
+	m.t.Helper()
+	path, err := filepath.Abs(filepath.Join("testdata", name))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return path
+}
+
 func (m *machine) write(name, content string) string {
 	m.t.Helper()
 	if err := os.WriteFile(m.path(name), []byte(content), 0o600); err != nil {

@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,6 +44,37 @@ func TestInstallAndUninstall(t *testing.T) {
 	m.run("make", "-C", top, "uninstall", "DESTDIR="+root, "PREFIX=/usr")
 	if got := files(t, root); len(got) != 0 {
 		t.Errorf("left behind: %s", strings.Join(got, " "))
+	}
+	for _, dir := range []string{"etc/tpm2-p11", "usr/lib/pkcs11", "usr/share/p11-kit", "usr/share/fish"} {
+		if _, err := os.Stat(m.path("root/" + dir)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left, and empty: %v", dir, err)
+		}
+	}
+}
+
+// What an administrator changed or added stays, and is named.
+func TestUninstallLeavesWhatIsNotItsOwn(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	root := m.path("root")
+	top, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.run("make", "-C", top, "install", "DESTDIR="+root, "PREFIX=/usr")
+	m.write("root/etc/tpm2-p11/owner.auth", "auth")
+	m.run("make", "-C", top, "uninstall", "DESTDIR="+root, "PREFIX=/usr")
+	if got := files(t, root); strings.Join(got, " ") != "etc/tpm2-p11/owner.auth" {
+		t.Errorf("after uninstall: %s", strings.Join(got, " "))
+	}
+	m.run("make", "-C", top, "install", "DESTDIR="+root, "PREFIX=/usr")
+	m.write("root/etc/tpm2-p11/tpm2-p11.conf", "# mine\n")
+	said := m.run("make", "-C", top, "uninstall", "DESTDIR="+root, "PREFIX=/usr").stdout
+	if want := "etc/tpm2-p11/tpm2-p11.conf was changed and stays"; !strings.Contains(said, want) {
+		t.Errorf("it did not say that %s:\n%s", want, said)
+	}
+	if got := files(t, root); strings.Join(got, " ") != "etc/tpm2-p11/owner.auth etc/tpm2-p11/tpm2-p11.conf" {
+		t.Errorf("after uninstall: %s", strings.Join(got, " "))
 	}
 }
 

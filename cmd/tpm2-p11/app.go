@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
-	"slices"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,6 +13,8 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 // app is one run of the command: its streams, its global flags and what was opened for it.
@@ -23,9 +24,10 @@ type app struct {
 	ask      func() (terminal, error) // opens the terminal that prompts go to
 
 	global  globalFlags
-	set     *tokens.Set // nil until a verb needs it
-	started bool        // a verb's body was reached: errors are no longer about usage
-	stdin   string      // which flag reads standard input, "" for none
+	loaded  config.Config // as the file has it, without the flags
+	set     *tokens.Set   // nil until a verb needs it
+	started bool          // a verb's body was reached: errors are no longer about usage
+	stdin   string        // which flag reads standard input, "" for none
 }
 
 type globalFlags struct {
@@ -46,7 +48,11 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
+	addCompletion(root)
 	cmd, err := root.ExecuteContextC(ctx)
+	if errors.Is(err, provider.ErrAuth) {
+		err = a.countTries(ctx, err)
+	}
 	if a.set != nil {
 		err = errors.Join(err, a.set.Close())
 	}
@@ -76,11 +82,8 @@ func (a *app) open() (*tokens.Set, error) {
 	if a.set != nil {
 		return a.set, nil
 	}
-	c, err := config.Load(a.global.config)
+	c, err := a.configuration()
 	if err != nil {
-		return nil, err
-	}
-	if c, err = a.override(c); err != nil {
 		return nil, err
 	}
 	set, err := tokens.Open(c)
@@ -89,6 +92,19 @@ func (a *app) open() (*tokens.Set, error) {
 	}
 	a.set = set
 	return set, nil
+}
+
+// configuration is what the file says and the global flags lay over it.
+func (a *app) configuration() (config.Config, error) {
+	c, err := config.Load(a.global.config)
+	if a.global.config != "" && errors.Is(err, fs.ErrNotExist) {
+		return c, withHint(err, "name another file, or leave out --config: no configuration is needed")
+	}
+	if err != nil {
+		return c, err
+	}
+	a.loaded = c
+	return a.override(c)
 }
 
 // override lays the global flags over the configuration. With --store one token is left: the only one, or that of --token.
@@ -100,27 +116,17 @@ func (a *app) override(c config.Config) (config.Config, error) {
 		// What a library's host would never see, the user of a command reads at once in its own errors.
 		c.Log = "off"
 	}
-	c.Tokens = slices.Clone(c.Tokens)
+	if _, err := transport.Parse(a.global.tpm); err != nil {
+		return c, usagef("--tpm: %w", err)
+	}
+	c, err := c.With(config.Override{TPM: a.global.tpm, Store: a.global.store, Token: a.global.token})
+	if errors.Is(err, config.ErrSeveralTokens) {
+		return c, withHint(usageError{err}, "choose one with --token LABEL")
+	}
 	if a.global.store != "" {
-		if len(c.Tokens) > 1 {
-			c.Tokens = slices.DeleteFunc(c.Tokens, func(t config.Token) bool { return t.Label != a.global.token })
-		}
-		if len(c.Tokens) != 1 {
-			return c, usagef("--store with several tokens: it is not clear whose store it is without --token LABEL")
-		}
-		dir, err := filepath.Abs(a.global.store)
-		if err != nil {
-			return c, err
-		}
-		c.Tokens[0].Store = dir
 		a.global.token = "" // it has chosen; the store may call itself otherwise
 	}
-	if a.global.tpm != "" {
-		for i := range c.Tokens {
-			c.Tokens[i].TPM = a.global.tpm
-		}
-	}
-	return c, nil
+	return c, err
 }
 
 // token is the token that --token, or being the only one, selects.
@@ -132,13 +138,41 @@ func (a *app) token() (*keystore.Token, error) {
 	return a.set.Tokens[i], nil
 }
 
+// tpm is the TPM of the selected tokens. Where they have several, one must be chosen.
+func (a *app) tpm() (*provider.TPM, error) {
+	slots, err := a.selected()
+	if err != nil {
+		return nil, err
+	}
+	first := a.set.Tokens[slots[0]].TPM()
+	for _, i := range slots[1:] {
+		if a.set.Tokens[i].TPM().String() != first.String() {
+			t, err := a.token()
+			if err != nil {
+				return nil, err
+			}
+			return t.TPM(), nil
+		}
+	}
+	return first, nil
+}
+
 // initialized is token, which must be initialised.
 func (a *app) initialized() (*keystore.Token, error) {
 	t, err := a.token()
-	if err == nil && !t.Initialized() {
-		return nil, fmt.Errorf("%s: %w", t.Dir(), keystore.ErrNotInitialized)
+	if err == nil {
+		err = usable(t)
 	}
 	return t, err
+}
+
+// usable says why a store cannot be used, nil for one that can.
+func usable(t *keystore.Token) error {
+	err := t.Check()
+	if errors.Is(err, keystore.ErrNotInitialized) {
+		return fmt.Errorf("%s: %w", t.Dir(), keystore.ErrNotInitialized)
+	}
+	return err
 }
 
 // tokenIndex is the place of the token that --token, or else label, or else being the only one, selects.
@@ -163,7 +197,7 @@ func (a *app) tokenIndex(label string) (int, error) {
 			continue
 		}
 		if found >= 0 {
-			return 0, withHint(fmt.Errorf("two tokens are called %q", label), "choose by folder with --store DIR")
+			return 0, withHint(fmt.Errorf("two tokens are called %q", label), "choose by folder with --store FOLDER")
 		}
 		found = i
 	}

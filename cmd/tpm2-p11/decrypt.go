@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/rsa"
+	_ "crypto/sha1"
 	"encoding/base64"
 
 	"github.com/spf13/cobra"
@@ -24,10 +26,11 @@ func decryptCommand(a *app) *cobra.Command {
   tpm2-p11 decrypt mail --in secret.enc --out secret`,
 		Args: exactly("KEY"), ValidArgsFunction: a.completeKeys,
 		RunE: a.verb(func(ctx context.Context, args []string) error {
-			h, err := parseHash("--oaep-hash", hash)
-			if err != nil {
-				return err
+			h, ok := oaepHashes[hash]
+			if !ok {
+				return usagef("--oaep-hash %s: there is sha1, sha256, sha384 and sha512", hash)
 			}
+			var err error
 			options := rsa.OAEPOptions{Hash: h}
 			if labelFile != "" {
 				if options.Label, err = a.read("--label-file", labelFile, maxOAEPLabel); err != nil {
@@ -58,12 +61,15 @@ func decryptCommand(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&in, "in", "i", "", "input `FILE` (default: standard input)")
 	f.StringVarP(&out, "out", "o", "", "output `FILE` (default: standard output)")
-	f.StringVar(&hash, "oaep-hash", "sha256", "sha256, sha384 or sha512, for OAEP and its mask generation")
+	f.StringVar(&hash, "oaep-hash", "sha256", "sha1 (openssl's default), sha256, sha384 or sha512, for OAEP and its mask generation")
 	f.StringVar(&labelFile, "label-file", "", "`FILE` with the OAEP label, if there is one")
 	pinFlag(c, &pin)
-	choices(c, "oaep-hash", "sha256", "sha384", "sha512")
+	choices(c, "oaep-hash", "sha1", "sha256", "sha384", "sha512")
 	return c
 }
+
+// oaepHashes are the hashes of OAEP, where SHA-1 is as good as any.
+var oaepHashes = map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
 
 // deliverSecret hands over a secret: to a file that only its owner reads, or on standard output.
 func (a *app) deliverSecret(name, out string, data []byte) error {

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,15 +58,16 @@ nothing, except that it finishes what an interrupted command left half done. It 
 func (d *doctor) examine(ctx context.Context) {
 	d.ok("version", "%s", thisVersion().Version)
 	d.memory()
+	c, err := d.a.configuration()
+	if err != nil {
+		d.fail("configuration", err, "")
+		return
+	}
 	if _, err := d.a.open(); err != nil {
 		d.fail("configuration", err, "")
 		return
 	}
-	path := d.a.set.Config.Path
-	if path == "" {
-		path = "none, defaults are used"
-	}
-	d.ok("configuration", "%s", path)
+	d.ok("configuration", "%s", cmp.Or(c.Path, "none, defaults are used"))
 	selected, err := d.a.selected()
 	if err != nil {
 		d.fail("token", err, "there is: "+strings.Join(d.a.tokenLabels(), ", "))
@@ -75,7 +76,14 @@ func (d *doctor) examine(ctx context.Context) {
 	for _, i := range selected {
 		t, first := d.a.set.Tokens[i], len(d.findings)
 		answers := d.tpm(ctx, t.TPM())
+		declared, err := d.a.set.DeclaredFor(i)
+		if err != nil {
+			d.fail("declared keys", err, "correct the declaration, or put the file there")
+		}
 		d.store(ctx, t, answers, len(d.a.set.Config.Tokens[i].Keys) > 0)
+		if answers && t.Initialized() {
+			d.declared(ctx, t, declared)
+		}
 		if len(d.a.set.Tokens) > 1 {
 			for f := range d.findings[first:] {
 				d.findings[first+f].Token = d.a.tokenLabels()[i]
@@ -100,16 +108,19 @@ func (d *doctor) memory() {
 }
 
 func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, declares bool) {
-	if _, err := os.Stat(t.Dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.fail("store", err, "")
-		return
-	}
-	if !t.Initialized() {
+	switch err := usable(t); {
+	case errors.Is(err, keystore.ErrNotInitialized):
 		mend := "run `tpm2-p11 init`"
 		if declares {
 			mend = "run `tpm2-p11 key ensure`, which makes what the configuration declares, or `tpm2-p11 init`"
 		}
-		d.fail("store", fmt.Errorf("%s: %w", t.Dir(), keystore.ErrNotInitialized), mend)
+		d.fail("store", err, mend)
+		return
+	case errors.Is(err, keystore.ErrCorrupt):
+		d.fail("store", err, "restore the file from a backup; without it, moved away, and `tpm2-p11 init` the keys that need no PIN work on and the others are lost")
+		return
+	case err != nil:
+		d.fail("store", err, "")
 		return
 	}
 	entries, err := t.Keys()
@@ -118,9 +129,9 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		return
 	}
 	if t.Writable() {
-		d.ok("store", "%s: token %q, %d keys", t.Dir(), t.Label(), len(entries))
+		d.ok("store", "%s: token %q, %s", t.Dir(), t.Label(), count(len(entries), "key", "keys"))
 	} else {
-		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %d keys, not writable", t.Dir(), t.Label(), len(entries))
+		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %s, not writable", t.Dir(), t.Label(), count(len(entries), "key", "keys"))
 	}
 	problems, err := t.Problems()
 	if err != nil {
@@ -149,16 +160,23 @@ func (d *doctor) warn(check, mend, format string, args ...any) {
 
 // fail records an error; without a mend of its own it gets the error's next step.
 func (d *doctor) fail(check string, err error, mend string) {
-	if mend == "" {
+	var hinted hintedError
+	if mend == "" && errors.As(err, &hinted) {
+		mend = hinted.hint
+	} else if mend == "" {
 		mend = nextStepFor(err)
+	}
+	if strings.Contains(mend, "`tpm2-p11 doctor`") { // whoever reads this ran it
+		mend = ""
 	}
 	d.add(finding{Check: check, Status: statusFail, Detail: err.Error(), Mend: mend})
 }
 
 func (d *doctor) print() error {
 	failed := false
-	for _, f := range d.findings {
+	for i, f := range d.findings {
 		failed = failed || f.Status == statusFail
+		d.findings[i].Detail, d.findings[i].Mend = d.a.inContext(f.Detail), d.a.inContext(f.Mend)
 	}
 	err := d.a.print(struct {
 		OK     bool      `json:"ok"`

@@ -3,13 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -26,21 +29,31 @@ func (d *doctor) tpm(ctx context.Context, t *provider.TPM) bool {
 	}
 	p, err := t.Properties(ctx)
 	if err != nil {
-		d.fail("TPM", err, "")
+		mend := nextStepFor(err)
+		if errors.Is(err, provider.ErrUnavailable) && !errors.Is(err, fs.ErrPermission) {
+			mend = "start it, or correct its address: --tpm, or tpm in the configuration"
+		}
+		d.fail("TPM", err, mend)
 		return false
 	}
 	d.ok("TPM", "%s: %s %s, firmware %s, specification revision %s", t, p.Manufacturer, p.Vendor, p.Firmware, p.Revision)
-	d.banks(ctx, t)
+	if !d.banks(ctx, t) {
+		return false
+	}
 	switch {
 	case p.InLockout:
-		d.warn("lockout", "wait for it to end or run `tpm2-p11 lockout reset`", "the TPM is locked after %d wrong tries: no PIN is taken, keys without one work", p.LockoutCounter)
+		mend := "wait for it to end or run `tpm2-p11 lockout reset`"
+		if p.LockoutAuthSet {
+			mend += ", which takes the lockout authorisation that somebody set; after a wrong one it takes none before " + recovery(p.LockoutRecovery)
+		}
+		d.warn("lockout", mend, "the TPM is locked after %d wrong tries: no PIN is taken, keys without one work", p.LockoutCounter)
 	case p.LockoutCounter > 0:
 		d.warn("lockout", "nothing to do: one is forgotten every "+seconds(p.LockoutInterval).String(), "%d of %d wrong tries", p.LockoutCounter, p.MaxAuthFail)
 	default:
 		d.ok("lockout", "no wrong tries, %d are allowed", p.MaxAuthFail)
 	}
 	if p.PersistentAvailable == 0 {
-		d.warn("persistent objects", "remove what nobody needs (`tpm2-p11 handles`), or use --wrapped", "the TPM has no room for another one")
+		d.warn("persistent objects", "remove what nobody needs (`tpm2-p11 handles` shows all), or use --wrapped", "the TPM has no room for another one")
 	}
 	return true
 }
@@ -52,19 +65,26 @@ func deviceMend(err error) string {
 	return "enable the TPM in the firmware or the virtual machine, or name another one by --tpm or in the configuration"
 }
 
-func (d *doctor) banks(ctx context.Context, t *provider.TPM) {
+// banks checks the PCR banks. It tells whether the TPM does more than say what it is: in failure mode it does not.
+func (d *doctor) banks(ctx context.Context, t *provider.TPM) bool {
 	banks, err := t.Banks(ctx)
+	var refused *provider.ResponseError
+	if errors.As(err, &refused) && refused.Code == uint32(tpm2.TPMRCFailure) {
+		d.fail("failure mode", fmt.Errorf("the TPM found itself faulty and does nothing: %w", err), "switch the machine off and on; if that does not help the TPM is broken")
+		return false
+	}
 	if err != nil {
 		d.fail("PCR banks", err, "")
-		return
+		return true
 	}
 	for _, b := range banks {
 		if b.Hash == tpm2.TPMAlgSHA256 || b.Hash == tpm2.TPMAlgSHA384 {
 			d.ok("PCR banks", "%s", bankNames(banks))
-			return
+			return true
 		}
 	}
 	d.warn("PCR banks", "activate the sha256 bank in the firmware, or by `tpm2_pcrallocate sha256:all` and a reboot", "neither sha256 nor sha384 is active: keys cannot be bound to PCRs safely")
+	return true
 }
 
 // srk checks that the storage root key is the pinned one, by sealing a byte under it that is forgotten at once.
@@ -133,7 +153,52 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.warn(check, "make a new key with `tpm2-p11 key create --pcr …`", "its policy is not enforced: userWithAuth is set")
 		return
 	}
+	if !anyUse(e.Object.Public) {
+		d.fail(check, errors.New("nothing here can use it: its type, use and scheme fit no operation"), "make another one with `tpm2-p11 key create`")
+		return
+	}
+	if guessed(e) {
+		d.warn(check, "if it does, link it again with --own-pin-file, as each use counts as a wrong try", "it is in the TPM; whether it takes a password only a use would show")
+		return
+	}
+	if e.Linked() && e.EmptyAuth {
+		d.ok(check, "it is in the TPM; that it takes no password, as the store says, only a use would show")
+		return
+	}
 	d.ok(check, "usable now%s", map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[pinKind(e)])
+}
+
+// anyUse tells whether there is an operation of this program's that a key is made for.
+func anyUse(p provider.Public) bool {
+	key, err := p.Key()
+	if err != nil {
+		return false
+	}
+	use := keyuse.Of(p)
+	if _, isRSA := key.(*rsa.PublicKey); isRSA {
+		return use.Sign && (use.Fits(tpm2.TPMAlgRSASSA, 0) || use.Fits(tpm2.TPMAlgRSAPSS, 0)) || use.Decrypt && use.Fits(tpm2.TPMAlgOAEP, 0)
+	}
+	return use.Sign && use.Fits(tpm2.TPMAlgECDSA, 0)
+}
+
+// declared compares what the configuration declares with the store and the TPM.
+func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []keystore.Declared) {
+	for _, key := range declared {
+		check := fmt.Sprintf("declared key %q", key.Label)
+		missing := map[keystore.Outcome]string{
+			keystore.Created: "neither store nor TPM has it",
+			keystore.Adopted: "the TPM has it, the store does not know it",
+			keystore.Updated: "the store has it, with another handle or certificate than declared",
+		}
+		switch outcome, err := t.Compare(ctx, key); {
+		case err != nil:
+			d.fail(check, err, "")
+		case outcome == keystore.Unchanged:
+			d.ok(check, "it is there as declared")
+		default:
+			d.warn(check, "run `tpm2-p11 key ensure "+shellWord(key.Label)+"`", "%s", missing[outcome])
+		}
+	}
 }
 
 // present checks that the TPM has the key, or takes it.

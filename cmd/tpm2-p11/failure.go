@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -44,14 +46,16 @@ var nextStep = []struct {
 	hint string
 }{
 	{keystore.ErrNotInitialized, "run `tpm2-p11 init` first"},
-	{keystore.ErrInitialized, "use it as it is, or begin another store with --store DIR"},
+	{keystore.ErrInitialized, "use it as it is, or begin another store with --store FOLDER"},
 	{keystore.ErrNotFound, "`tpm2-p11 key list` shows the keys"},
 	{keystore.ErrAmbiguous, "name the key by its CKA_ID, its handle or one of these URIs"},
 	{keystore.ErrExists, "`tpm2-p11 key list` shows the keys"},
-	{keystore.ErrReadOnly, "run it as the store's owner, or choose another store with --store DIR"},
-	{keystore.ErrUnsafe, "make the folder its owner's alone with `chmod 700`"},
+	{keystore.ErrLabelTaken, "choose another label; --force makes a second key of this one, to be told apart by its CKA_ID"},
+	{keystore.ErrReadOnly, "run it as the store's owner, or choose another store with --store FOLDER"},
+	{keystore.ErrUnsafe, "make the store its owner's alone with `chmod -R go-w` and `chown -R`"},
 	{keystore.ErrLocked, "try again when the other command is done"},
 	{keystore.ErrLoginNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
+	{keystore.ErrPINLength, pinRule},
 	{keystore.ErrKeyPINNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
 	{keystore.ErrConflict, "change the declaration, or delete the key by `tpm2-p11 key delete`"},
 	{keystore.ErrNewer, "update tpm2-p11"},
@@ -69,13 +73,15 @@ var nextStep = []struct {
 	{provider.ErrParentChanged, "the TPM was cleared or is another one: begin a new store with `tpm2-p11 init --force`, its wrapped keys are lost"},
 	{provider.ErrWrongTPM, "what is wrapped opens only in the TPM that it was wrapped for"},
 	{provider.ErrWrongUse, "`tpm2-p11 key show` says what a key may do"},
-	{provider.ErrDecrypt, "check that it was encrypted to this key, with OAEP and the same hash and label"},
-	{provider.ErrNoSpace, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
+	{provider.ErrDecrypt, "check that it was encrypted to this key, with OAEP and the same hash and label; openssl's hash is sha1 unless it is told otherwise: --oaep-hash sha1"},
+	{provider.ErrNoMemory, "programs that died left something loaded, or many use the TPM at once: use /dev/tpmrm0, which keeps them apart; " +
+		"else `tpm2_flushcontext -t`, `-l` and `-s` flush what is loaded, whoever uses it, and a restart does too"},
+	{provider.ErrNoNV, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
 	{provider.ErrBusy, "another program holds the TPM: use /dev/tpmrm0, which many can share, or try again"},
-	{provider.ErrHierarchyAuth, "set owner_auth_file in the configuration"},
-	{fs.ErrPermission, "run it as root, or join the group that may use the file (for /dev/tpmrm0 mostly tss)"},
-	{provider.ErrUnavailable, "check the address given by --tpm or the configuration; `tpm2-p11 doctor` tells more"},
 }
+
+// pinRule is what a token's PIN may be.
+var pinRule = fmt.Sprintf("a PIN has %d to %d bytes, a key's own at most %d", keystore.MinPIN, keystore.MaxPIN, keystore.MaxOwnPIN)
 
 func hintFor(cmd *cobra.Command, err error) string {
 	var h hintedError
@@ -98,7 +104,77 @@ func nextStepFor(err error) string {
 			return s.hint
 		}
 	}
+	var hierarchy *provider.HierarchyError
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &hierarchy):
+		return hierarchyHint(hierarchy.Hierarchy)
+	case errors.Is(err, fs.ErrPermission) && errors.As(err, &path) && !strings.HasPrefix(path.Path, "/dev/"):
+		return fmt.Sprintf("run it as root, or as the owner of %s", path.Path)
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as root, or join the group that may use the TPM (mostly tss)"
+	case errors.Is(err, provider.ErrUnavailable):
+		return "check the address given by --tpm or the configuration; `tpm2-p11 doctor` tells more"
+	}
 	return ""
+}
+
+func hierarchyHint(hierarchy string) string {
+	if hierarchy == "owner" {
+		return "set owner_auth_file in the configuration to a file with the right one"
+	}
+	return fmt.Sprintf("the %s hierarchy was given an authorisation, by `tpm2_changeauth -c %s` or the like: it takes whoever knows it", hierarchy, hierarchy)
+}
+
+// ownCommand is a command of ours in a text.
+var ownCommand = regexp.MustCompile("`tpm2-p11 [^`]*`")
+
+// inContext adds the global flags that the user gave to the commands in a text, so that they mean the same TPM and store.
+func (a *app) inContext(text string) string {
+	var flags strings.Builder
+	for _, f := range []struct{ name, value string }{
+		{"config", a.global.config}, {"tpm", a.global.tpm}, {"store", a.global.store}, {"token", a.global.token},
+	} {
+		if f.value != "" {
+			fmt.Fprintf(&flags, " --%s %s", f.name, shellWord(f.value))
+		}
+	}
+	return ownCommand.ReplaceAllStringFunc(text, func(command string) string {
+		if strings.HasSuffix(command, "--help`") {
+			return command
+		}
+		return strings.TrimSuffix(command, "`") + flags.String() + "`"
+	})
+}
+
+// shellWord is a word that a shell takes as it is.
+func shellWord(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=,@+", r)
+	}) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// countTries adds to a wrong PIN how many more the TPM takes, as far as it can be asked.
+func (a *app) countTries(ctx context.Context, err error) error {
+	if a.set == nil || errors.As(err, new(hintedError)) {
+		return err
+	}
+	t, noTPM := a.tpm()
+	if noTPM != nil {
+		return err
+	}
+	p, unknown := t.Properties(ctx)
+	switch {
+	case unknown != nil:
+		return err
+	case p.InLockout:
+		return withHint(err, "that was one too many: the TPM takes no PIN for a while, see `tpm2-p11 lockout show`")
+	}
+	left := p.MaxAuthFail - min(p.LockoutCounter, p.MaxAuthFail)
+	return withHint(err, "%s left before the TPM takes no PIN for a while: `tpm2-p11 lockout show`", count(int(left), "wrong try", "wrong tries"))
 }
 
 // report says what went wrong and what to do next on standard error.
@@ -110,7 +186,7 @@ func (a *app) report(cmd *cobra.Command, args []string, err error) {
 	if errors.Is(err, context.Canceled) {
 		message = "interrupted"
 	}
-	hint := hintFor(cmd, err)
+	message, hint := a.inContext(message), a.inContext(hintFor(cmd, err))
 	// A mistake in the flags may come before --json was read.
 	if a.global.json || slices.Contains(args, "--json") {
 		type failure struct {

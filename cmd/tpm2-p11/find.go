@@ -1,56 +1,33 @@
 package main
 
 import (
-	"bytes"
-	"encoding/hex"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tpm2-p11/tpm2-p11/internal/p11uri"
-	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 )
 
 // find gives the one key that answers to a name: a label, a CKA_ID in hex, a handle or a PKCS#11 URI, whose pin-source
 // then stands for --pin-file. Where no token is chosen, all are searched.
 func (a *app) find(name string) (target, error) {
-	answers, pin, err := parseKeyName(name)
+	n, err := tokens.ParseName(name)
+	if err != nil {
+		return target{}, usageError{err}
+	}
+	slots, err := a.selected()
 	if err != nil {
 		return target{}, err
 	}
-	slots, err := a.searched()
+	k, err := a.set.Find(n, slots)
 	if err != nil {
-		return target{}, err
+		return target{}, fmt.Errorf("%s: %w", tokens.QuoteName(name), err)
 	}
-	var found []target
-	for _, slot := range slots {
-		t := a.set.Tokens[slot]
-		entries, err := t.Keys()
-		if err != nil {
-			return target{}, err
-		}
-		for _, e := range entries {
-			if answers(slot, t, e) {
-				found = append(found, target{token: t, entry: e, pin: pinSource{file: pin}})
-			}
-		}
+	found := target{token: k.Token, entry: k.Entry}
+	if n.URI != nil {
+		found.pin.uri = *n.URI
 	}
-	switch shown, _, _ := strings.Cut(name, "?"); len(found) {
-	case 0:
-		return target{}, fmt.Errorf("%q: %w", shown, keystore.ErrNotFound)
-	case 1:
-		return found[0], nil
-	default:
-		var uris []string
-		for _, k := range found {
-			uris = append(uris, keyURI(k.token, k.entry))
-		}
-		slices.Sort(uris)
-		return target{}, fmt.Errorf("%q: %w: %s", shown, keystore.ErrAmbiguous, strings.Join(uris, ", "))
-	}
+	return found, nil
 }
 
 // searched are the slots of the initialised tokens among the selected ones.
@@ -65,60 +42,14 @@ func (a *app) searched() (slots []int, err error) {
 		}
 	}
 	if len(slots) == 0 {
-		return nil, fmt.Errorf("%s: %w", a.set.Tokens[all[0]].Dir(), keystore.ErrNotInitialized)
+		return nil, usable(a.set.Tokens[all[0]])
 	}
 	return slots, nil
 }
 
-type answersTo func(slot int, t *keystore.Token, e keystore.Entry) bool
-
-// parseKeyName reads a user's name for a key. It gives the URI's pin-source as well.
-func parseKeyName(name string) (answers answersTo, pin string, err error) {
-	if p11uri.Is(name) {
-		u, err := p11uri.Parse(name)
-		if err != nil {
-			return nil, "", usageError{err}
-		}
-		return func(slot int, t *keystore.Token, e keystore.Entry) bool {
-			return u.Matches(uriAttributes(slot, t, e, u.Path[p11uri.Type]))
-		}, u.PINSource, nil
-	}
-	if name == "" {
-		return nil, "", usagef("the key's name is empty")
-	}
-	handle, badHandle := parseHandle(name)
-	id, badID := hex.DecodeString(name)
-	return func(_ int, _ *keystore.Token, e keystore.Entry) bool {
-		return e.Label == name ||
-			badHandle == nil && e.Object.Handle == handle ||
-			badID == nil && bytes.Equal(e.CKAID, id)
-	}, "", nil
-}
-
-// uriAttributes is what a URI can select a key by. Each of a key's objects stands for the key.
-func uriAttributes(slot int, t *keystore.Token, e keystore.Entry, kind string) p11uri.Attributes {
-	have := p11uri.Attributes{
-		p11uri.Token: t.Label(), p11uri.Serial: t.Serial(), p11uri.SlotID: strconv.Itoa(slot),
-		p11uri.Object: e.Label, p11uri.ID: string(e.CKAID),
-	}
-	if kind == "private" || kind == "public" || kind == "cert" && len(e.Certificates) > 0 {
-		have[p11uri.Type] = kind
-	}
-	return have
-}
-
-// keyURI names a key unmistakably.
-func keyURI(t *keystore.Token, e keystore.Entry) string {
-	return p11uri.URI{Path: p11uri.Attributes{
-		p11uri.Token: t.Label(), p11uri.Object: e.Label, p11uri.ID: string(e.CKAID),
-	}}.String()
-}
-
 // pinOf is where a key's PIN comes from: the flag, or else the URI's pin-source.
 func (k target) pinOf(flag pinSource) pinSource {
-	if flag.file == "" {
-		flag.file = k.pin.file
-	}
+	flag.uri = k.pin.uri
 	return flag
 }
 

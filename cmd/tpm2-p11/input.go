@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -26,19 +27,15 @@ func (a *app) reader(flag, path string) (io.ReadCloser, error) {
 }
 
 // read reads at most max bytes of what a flag names.
-func (a *app) read(flag, path string, max int64) ([]byte, error) {
+func (a *app) read(flag, path string, max int) ([]byte, error) {
 	r, err := a.reader(flag, path)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, max+1))
+	b, err := trusted.ReadAll(r, max)
 	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > max {
-		clear(b)
-		return nil, fmt.Errorf("%s: more than %d bytes", inputName(path), max)
+		return nil, fmt.Errorf("%s: %w", inputName(path), err)
 	}
 	return b, nil
 }
@@ -68,20 +65,4 @@ func formatHandle(h provider.Handle) string {
 		return ""
 	}
 	return fmt.Sprintf("0x%08x", uint32(h))
-}
-
-// parseUse reads "sign", "decrypt" or "sign,decrypt".
-func parseUse(s string) (provider.Use, error) {
-	var u provider.Use
-	for _, word := range strings.Split(s, ",") {
-		switch strings.TrimSpace(word) {
-		case "sign":
-			u.Sign = true
-		case "decrypt":
-			u.Decrypt = true
-		default:
-			return u, usagef("--use %s: there is sign, decrypt, and sign,decrypt", s)
-		}
-	}
-	return u, nil
 }

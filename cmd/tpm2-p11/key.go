@@ -6,8 +6,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/p11uri"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
@@ -16,6 +18,7 @@ func keyCommand(a *app) *cobra.Command {
 		keyCreateCommand(a), keyEnsureCommand(a), keyImportCommand(a), keyExportCommand(a), keyLinkCommand(a),
 		keyListCommand(a), keyShowCommand(a), keyDeleteCommand(a), keyPersistCommand(a), keyEvictCommand(a),
 		keyPublicCommand(a), keyCSRCommand(a), keySelfSignCommand(a), keyCertificateCommand(a),
+		keyAttestCommand(a), keyVerifyAttestationCommand(a),
 	)
 }
 
@@ -26,17 +29,28 @@ type target struct {
 	pin   pinSource
 }
 
-// pinSource says where a PIN comes from when one is needed.
-type pinSource struct{ flag, file string }
+// pinSource says where a PIN comes from when one is needed: the file of a flag, or else that of the key's URI, or else a prompt.
+type pinSource struct {
+	flag, file string
+	uri        p11uri.URI
+}
 
 func pinFlag(c *cobra.Command, p *pinSource) {
 	p.flag = "--pin-file"
-	c.Flags().StringVar(&p.file, "pin-file", "", "`FILE` with the PIN of the token, or of the key if it has its own; - for standard input")
+	c.Flags().StringVar(&p.file, "pin-file", "", "`FILE` (mode 0600) with the PIN of the token, or of the key if it has its own; - for standard input")
+}
+
+// pinFrom gives the PIN that a verb needs.
+func (a *app) pinFrom(ctx context.Context, p pinSource, prompt string) (*secret.Bytes, error) {
+	if p.file == "" && p.uri.PINSource != "" {
+		return p.uri.ReadPIN()
+	}
+	return a.pin(ctx, p.flag, p.file, prompt)
 }
 
 // login opens the token with its user PIN.
 func (a *app) login(ctx context.Context, t *keystore.Token, p pinSource) error {
-	pin, err := a.pin(ctx, p.flag, p.file, "the PIN of token "+t.Label())
+	pin, err := a.pinFrom(ctx, p, "the PIN of token "+t.Label())
 	if err != nil {
 		return err
 	}
@@ -58,19 +72,27 @@ func (a *app) withLogin(ctx context.Context, t *keystore.Token, p pinSource, do 
 
 // use opens a key for private operations, asking for what it needs, and closes it after do.
 func (a *app) use(ctx context.Context, k target, do func(*signer.Key) error) error {
+	if k.pin.file != "" && !k.entry.AsksPIN() && !k.token.HasPIN() {
+		a.note("key %q takes no PIN, and token %q has none: what %s names was not looked at", k.entry.Label, k.token.Label(), k.pin.flag)
+	}
 	var own *secret.Bytes
-	if k.entry.OwnPIN {
+	if k.entry.AsksOwnPIN() {
 		var err error
-		if own, err = a.pin(ctx, k.pin.flag, k.pin.file, "the PIN of key "+k.entry.Label); err != nil {
+		if own, err = a.pinFrom(ctx, k.pin, "the PIN of key "+k.entry.Label); err != nil {
 			return err
 		}
 		defer own.Wipe()
 	}
-	return a.withLogin(ctx, k.token, k.pin, func() error {
+	err := a.withLogin(ctx, k.token, k.pin, func() error {
 		key, err := signer.ForEntry(k.token, k.entry, own)
 		if err != nil {
 			return err
 		}
 		return errors.Join(do(key), key.Close())
 	})
+	if errors.Is(err, provider.ErrAuth) && k.entry.EmptyAuth {
+		return withHint(err, "the key has an authorisation of its own, and each use without it counts as a wrong PIN: "+
+			"take it in again with --own-pin-file FILE, after `tpm2-p11 key delete %s`, which leaves a linked key in the TPM", shellWord(k.entry.Label))
+	}
+	return err
 }

@@ -36,7 +36,11 @@ A key that takes a password is linked with --own-pin-file; one with a PCR policy
 				return err
 			}
 			return a.addKey(ctx, &s, spec, func(t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
-				return t.Link(ctx, h, spec)
+				e, err := t.Link(ctx, h, spec)
+				if err == nil && guessed(e) {
+					a.note("the key is under the TPM's dictionary-attack protection: if it has a password after all, each use counts as a wrong try. Then link it with --own-pin-file")
+				}
+				return e, err
 			})
 		}),
 	}
@@ -46,6 +50,11 @@ A key that takes a password is linked with --own-pin-file; one with a PCR policy
 	pinFlag(c, &s.pin)
 	s.registerAccess(f)
 	return c
+}
+
+// guessed tells a key that is taken to have no password, as nobody gave one, and whose wrong tries the TPM would count.
+func guessed(e keystore.Entry) bool {
+	return e.Linked() && e.EmptyAuth && !e.Object.Public.Attributes().NoDA && (len(e.Object.Public.AuthPolicy()) == 0 || e.PolicyIgnored())
 }
 
 func keyPersistCommand(a *app) *cobra.Command {

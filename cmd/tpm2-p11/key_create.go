@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,14 +36,16 @@ of the TPM's own memory. With --pcr it works only while those PCRs have the valu
 			if err != nil {
 				return err
 			}
-			if spec.Type, err = provider.ParseKeyType(keyType); err != nil {
-				return usageError{err}
+			spec.Type = provider.KeyType(keyType)
+			switch {
+			case !slices.Contains(provider.KeyTypes(), spec.Type):
+				return usagef("--type %s: there is %s", keyType, joined(provider.KeyTypes()))
+			case spec.Use.Decrypt && (spec.Type == provider.P256 || spec.Type == provider.P384):
+				return withHint(usagef("--use %s: keys of type %s sign and do not decrypt", s.use, keyType), "only RSA keys decrypt: --type rsa2048")
 			}
 			return a.addKey(ctx, &s, spec, func(t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
-				if ok, err := t.TPM().Supports(ctx, spec.Type); err != nil {
+				if err := supported(ctx, t, spec.Type); err != nil {
 					return keystore.Entry{}, err
-				} else if !ok {
-					return keystore.Entry{}, withHint(fmt.Errorf("the TPM makes no keys of type %s", spec.Type), "rsa2048 and p256 are in every TPM")
 				}
 				defer a.progress(ctx, "making a key of type "+string(spec.Type)+" in the TPM")()
 				return t.CreateKey(ctx, spec)
@@ -53,6 +56,15 @@ of the TPM's own memory. With --pcr it works only while those PCRs have the valu
 	s.register(c)
 	choices(c, "type", string(provider.RSA2048), string(provider.RSA3072), string(provider.RSA4096), string(provider.P256), string(provider.P384))
 	return c
+}
+
+// supported refuses a type that the token's TPM does not have.
+func supported(ctx context.Context, t *keystore.Token, kind provider.KeyType) error {
+	ok, err := t.TPM().Supports(ctx, kind)
+	if err == nil && !ok {
+		err = withHint(fmt.Errorf("this TPM has no keys of type %s", kind), "rsa2048 and p256 are in every TPM")
+	}
+	return err
 }
 
 // specFlags are the flags that say what a new key shall be.
@@ -79,24 +91,24 @@ func (s *specFlags) register(c *cobra.Command) {
 func (s *specFlags) registerAccess(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.pcrs, "pcr", nil, "bind the key to the current values of these `PCRS`, as sha256:0,1,2,7; may be repeated for other banks")
 	f.BoolVar(&s.noPIN, "no-pin", false, "in a token with a PIN: do not ask for it to use this key")
-	f.StringVar(&s.ownPINFile, "own-pin-file", "", "`FILE` with a PIN of the key's own, at most 32 bytes")
-	f.BoolVar(&s.force, "force", false, "bind even to PCRs that look as if nothing had measured into them")
+	f.StringVar(&s.ownPINFile, "own-pin-file", "", "`FILE` (mode 0600) with a PIN of the key's own, 4 to 32 bytes")
+	f.BoolVar(&s.force, "force", false, "take a label that another key has; bind even to PCRs that look as if nothing had measured into them")
 }
 
 // spec is what the flags say, without the key's own PIN.
 func (s *specFlags) spec(label string) (spec keystore.KeySpec, err error) {
-	if label == "" {
-		return spec, usagef("the label is empty")
+	if err := keystore.CheckLabel(label); err != nil {
+		return spec, usageError{err}
 	}
-	spec = keystore.KeySpec{Label: label, NoPIN: s.noPIN, Force: s.force, Wrapped: s.wrapped}
+	spec = keystore.KeySpec{Label: label, Unique: !s.force, NoPIN: s.noPIN, Force: s.force, Wrapped: s.wrapped}
 	if s.id != "" {
 		if spec.CKAID, err = hex.DecodeString(s.id); err != nil {
 			return spec, usagef("--id %s: not hex digits in pairs", s.id)
 		}
 	}
 	if s.use != "" {
-		if spec.Use, err = parseUse(s.use); err != nil {
-			return spec, err
+		if spec.Use, err = provider.ParseUse(s.use); err != nil {
+			return spec, usageError{err}
 		}
 	}
 	if s.handle != "" {
@@ -133,6 +145,9 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 	if err != nil {
 		return err
 	}
+	if s.pin.file != "" && !t.HasPIN() {
+		return withHint(usagef("%s is for a token with a PIN, and token %q has none", s.pin.flag, t.Label()), "--own-pin-file FILE is for a PIN of the key's own")
+	}
 	if s.ownPINFile != "" {
 		if spec.OwnPIN, err = a.readPIN("--own-pin-file", s.ownPINFile); err != nil {
 			return err
@@ -157,6 +172,14 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 		a.note("an update of firmware, boot loader or kernel changes PCRs, and the key refuses to work then: plan how to replace it")
 	}
 	return a.printKey(t, e)
+}
+
+func joined(types []provider.KeyType) string {
+	names := make([]string, len(types))
+	for i, t := range types {
+		names[i] = string(t)
+	}
+	return strings.Join(names, ", ")
 }
 
 // printKey prints one key in a line.

@@ -18,7 +18,8 @@ func keyExportCommand(a *app) *cobra.Command {
 		Short: "Write a wrapped key for other TPM tools",
 		Long: `export writes a key as it is wrapped to the TPM: only that TPM can use it.
 
-tss2 is one TSS2 PRIVATE KEY file; tpm2-tools is OUT.pub and OUT.priv, as tpm2_load takes them.`,
+tss2 is one TSS2 PRIVATE KEY file; tpm2-tools is FILE.pub and FILE.priv, as tpm2_load takes them, and FILE.policy with the
+policy of a key that has one.`,
 		Example: `  tpm2-p11 key export web --out web.tss2
   tpm2-p11 key export web --format tpm2-tools --out web && tpm2_load -C 0x81000001 -u web.pub -r web.priv -c web.ctx`,
 		Args: exactly("KEY"), ValidArgsFunction: a.completeKeys,
@@ -36,14 +37,11 @@ tss2 is one TSS2 PRIVATE KEY file; tpm2-tools is OUT.pub and OUT.priv, as tpm2_l
 			if kind := pinKind(k.entry); kind == "token" {
 				a.note("the key's authorisation is the token's secret: other tools cannot use it without")
 			}
+			exported := tss2.Key{Object: k.entry.Object, EmptyAuth: k.entry.EmptyAuth, Policy: k.entry.Policy}
 			if format == "tpm2-tools" {
-				files, err := writeTools(out, k.entry.Object)
-				if err != nil {
-					return err
-				}
-				return a.printFiles(files)
+				return a.writeTools(out, exported)
 			}
-			text, err := encodeTSS2(tss2.Key{Object: k.entry.Object, EmptyAuth: k.entry.EmptyAuth, Policy: k.entry.Policy})
+			text, err := encodeTSS2(exported)
 			if err != nil {
 				return err
 			}

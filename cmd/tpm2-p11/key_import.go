@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -95,7 +97,14 @@ func (a *app) importPEM(path string) (importer, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", inputName(path), err)
 			}
+			kind, err := importable(key)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", inputName(path), err)
+			}
 			return func(ctx context.Context, t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
+				if err := supported(ctx, t, kind); err != nil {
+					return keystore.Entry{}, err
+				}
 				return t.ImportKey(ctx, key, spec)
 			}, nil
 		case "ENCRYPTED PRIVATE KEY":
@@ -118,6 +127,22 @@ func importTSS2(path string, text []byte) (importer, error) {
 		}
 		return t.AddObject(ctx, k.Object, k.EmptyAuth, spec)
 	}, nil
+}
+
+// importable is the type of a private key that this program can bring into a TPM.
+func importable(key crypto.PrivateKey) (provider.KeyType, error) {
+	found := fmt.Sprintf("a key of type %T", key)
+	if k, ok := key.(interface{ Public() crypto.PublicKey }); ok {
+		if kind := provider.KeyType(publicTypeName(k.Public())); kind != "" {
+			if slices.Contains(provider.KeyTypes(), kind) {
+				return kind, nil
+			}
+			found = "a key of type " + string(kind)
+		} else if _, ok := key.(ed25519.PrivateKey); ok {
+			found = "an Ed25519 key"
+		}
+	}
+	return "", fmt.Errorf("%s: tpm2-p11 takes in keys of type %s", found, joined(provider.KeyTypes()))
 }
 
 // parsePrivateKey reads a private key's block by what its type says.

@@ -41,7 +41,7 @@ func keyListCommand(a *app) *cobra.Command {
 			for _, e := range entries {
 				k := describe(t, e)
 				keys = append(keys, k)
-				rows = append(rows, []string{k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), policySummary(e), k.CKAID, dash(k.Certificate)})
+				rows = append(rows, []string{k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), k.PIN, policySummary(e), k.CKAID, dash(k.Certificate)})
 			}
 			return a.print(struct {
 				Keys []keyJSON `json:"keys"`
@@ -50,7 +50,7 @@ func keyListCommand(a *app) *cobra.Command {
 					a.note("the store has no key yet: `tpm2-p11 key create LABEL` makes one")
 					return
 				}
-				table(w, []string{"LABEL", "TYPE", "USE", "HANDLE", "POLICY", "CKA_ID", "CERTIFICATE"}, rows)
+				table(w, []string{"LABEL", "TYPE", "USE", "HANDLE", "PIN", "POLICY", "CKA_ID", "CERTIFICATE"}, rows)
 			})
 		}),
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -36,7 +38,7 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 	k := keyJSON{
 		Label:  e.Label,
 		CKAID:  hex.EncodeToString(e.CKAID),
-		URI:    keyURI(t, e),
+		URI:    tokens.Key{Token: t, Entry: e}.URI(),
 		Type:   typeName(e.Object.Public),
 		Use:    []string{},
 		Handle: formatHandle(e.Object.Handle),
@@ -66,15 +68,13 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 
 // pinKind says whose PIN a key takes.
 func pinKind(e keystore.Entry) string {
-	public := e.Object.Public
 	switch {
-	case e.EmptyAuth, !public.Attributes().UserWithAuth && len(public.AuthPolicy()) > 0 && !e.Policy.NeedsPIN():
-		return "none"
-	case e.OwnPIN:
+	case e.AsksOwnPIN():
 		return "own"
-	default:
+	case e.AsksPIN():
 		return "token"
 	}
+	return "none"
 }
 
 // typeName is the key's type as --type takes it.
@@ -83,13 +83,21 @@ func typeName(p provider.Public) string {
 	if err != nil {
 		return p.Describe()
 	}
+	if name := publicTypeName(key); name != "" {
+		return name
+	}
+	return p.Describe()
+}
+
+// publicTypeName is typeName for a key outside the TPM, "" for one that is neither RSA nor ECDSA.
+func publicTypeName(key crypto.PublicKey) string {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
 		return "rsa" + strconv.Itoa(key.N.BitLen())
 	case *ecdsa.PublicKey:
 		return strings.ToLower(strings.ReplaceAll(key.Curve.Params().Name, "-", ""))
 	}
-	return p.Describe()
+	return ""
 }
 
 // policySummary is a policy in a table's cell.

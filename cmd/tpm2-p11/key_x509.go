@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,22 @@ func (f *certifyFlags) name() (pkix.Name, error) {
 	return name, nil
 }
 
+var dnsName = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?$`)
+
+// checkDNS refuses what no client takes for the name of a server.
+func checkDNS(names []string) error {
+	const longest = 253 // RFC 1035, section 2.3.4, as text
+	for _, name := range names {
+		switch {
+		case net.ParseIP(name) != nil:
+			return withHint(usagef("--dns %s: it is an IP address", name), "give addresses by --ip")
+		case len(name) > longest || !dnsName.MatchString(name):
+			return withHint(usagef("--dns %q: it is not a DNS name", name), "names are like www.example.com or *.example.com, others in their xn-- form")
+		}
+	}
+	return nil
+}
+
 func keyCSRCommand(a *app) *cobra.Command {
 	var f certifyFlags
 	c := &cobra.Command{
@@ -58,6 +75,9 @@ func keyCSRCommand(a *app) *cobra.Command {
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			subject, err := f.name()
 			if err != nil {
+				return err
+			}
+			if err := checkDNS(f.dns); err != nil {
 				return err
 			}
 			k, err := a.find(args[0])
@@ -94,6 +114,9 @@ func keySelfSignCommand(a *app) *cobra.Command {
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			subject, err := f.name()
 			if err != nil {
+				return err
+			}
+			if err := checkDNS(f.dns); err != nil {
 				return err
 			}
 			if days < 1 || days > 36500 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 func lockoutCommand(a *app) *cobra.Command {
@@ -25,11 +27,11 @@ type lockoutJSON struct {
 }
 
 func (a *app) lockout(ctx context.Context) (l lockoutJSON, err error) {
-	t, err := a.token()
+	t, err := a.tpm()
 	if err != nil {
 		return l, err
 	}
-	p, err := t.TPM().Properties(ctx)
+	p, err := t.Properties(ctx)
 	if err != nil {
 		return l, err
 	}
@@ -42,6 +44,29 @@ func (l lockoutJSON) text(w io.Writer) {
 		state = "locked"
 	}
 	fmt.Fprintf(w, "%s: %d of %d wrong tries, one is forgotten every %s\n", state, l.Counter, l.Max, seconds(l.Interval))
+	if l.AuthSet {
+		fmt.Fprintf(w, "a reset takes the lockout authorisation, which somebody set; after a wrong one the TPM takes none before %s, and does not tell whether that is so now\n", recovery(l.Recovery))
+	}
+}
+
+// recovery is when a lockout authorisation is taken again after a wrong one.
+func recovery(n uint32) string {
+	if n == 0 {
+		return "the TPM's next restart"
+	}
+	return seconds(n).String() + " went by"
+}
+
+// explainReset says what to do about a reset that the TPM refused.
+func (l lockoutJSON) explainReset(err error) error {
+	switch {
+	case errors.Is(err, provider.ErrHierarchyAuth):
+		return withHint(err, "the TPM takes no lockout authorisation now, not even the right one, before %s", recovery(l.Recovery))
+	case errors.Is(err, provider.ErrLockout):
+		return withHint(fmt.Errorf("%w: a wrong lockout authorisation was given before", err),
+			"the TPM takes none before %s; what it holds is not lost", recovery(l.Recovery))
+	}
+	return err
 }
 
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
@@ -69,7 +94,7 @@ func lockoutResetCommand(a *app) *cobra.Command {
 		Short: "Clear the count of wrong tries",
 		Long: `reset takes the TPM's lockout authorisation, which is empty unless somebody set it.
 
-A wrong one locks reset itself for the TPM's recovery time.`,
+A wrong one locks reset itself for the TPM's recovery time, or until its next restart where that is 0.`,
 		Example: `  tpm2-p11 lockout reset
   tpm2-p11 lockout reset --lockout-auth-file auth`,
 		Args: exactly(),
@@ -85,12 +110,12 @@ A wrong one locks reset itself for the TPM's recovery time.`,
 				}
 				defer auth.Wipe()
 			}
-			t, err := a.token()
+			t, err := a.tpm()
 			if err != nil {
 				return err
 			}
-			if err := t.TPM().ResetLockout(ctx, auth); err != nil {
-				return err
+			if err := t.ResetLockout(ctx, auth); err != nil {
+				return before.explainReset(err)
 			}
 			after, err := a.lockout(ctx)
 			if err != nil {
@@ -99,6 +124,6 @@ A wrong one locks reset itself for the TPM's recovery time.`,
 			return a.print(after, after.text)
 		}),
 	}
-	c.Flags().StringVar(&file, "lockout-auth-file", "", "`FILE` with the TPM's lockout authorisation, - for standard input")
+	c.Flags().StringVar(&file, "lockout-auth-file", "", "`FILE` (mode 0600) with the TPM's lockout authorisation, - for standard input")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,14 @@ func (a *app) note(format string, args ...any) {
 	if !a.global.json {
 		fmt.Fprintf(a.err, "note: "+format+"\n", args...)
 	}
+}
+
+// count is a number of things.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // table aligns rows under a heading.
@@ -132,6 +141,10 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 		return errors.Join(err, f.Close())
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".tpm2-p11-*")
+	var atTemp *fs.PathError
+	if errors.As(err, &atTemp) {
+		return &fs.PathError{Op: "create", Path: path, Err: atTemp.Err}
+	}
 	if err != nil {
 		return err
 	}

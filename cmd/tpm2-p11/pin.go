@@ -41,7 +41,7 @@ A copy of the store from before still opens with the old PIN.`,
 				return err
 			}
 			defer old.Wipe()
-			fresh, err := a.newPIN(ctx, "--new-pin-file", newFile, "the new "+whose)
+			fresh, err := a.newPIN(ctx, "--new-pin-file", newFile, "the new "+whose, false)
 			if err != nil {
 				return err
 			}
@@ -53,8 +53,8 @@ A copy of the store from before still opens with the old PIN.`,
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&oldFile, "pin-file", "", "`FILE` with the old PIN, - for standard input")
-	f.StringVar(&newFile, "new-pin-file", "", "`FILE` with the new PIN")
+	f.StringVar(&oldFile, "pin-file", "", "`FILE` (mode 0600) with the old PIN, - for standard input")
+	f.StringVar(&newFile, "new-pin-file", "", "`FILE` (mode 0600) with the new PIN, 4 to 64 bytes")
 	f.BoolVar(&so, "so", false, "the security officer's PIN instead of the user's")
 	return c
 }
@@ -76,7 +76,7 @@ func pinResetCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer so.Wipe()
-			fresh, err := a.newPIN(ctx, "--new-pin-file", newFile, "the new PIN")
+			fresh, err := a.newPIN(ctx, "--new-pin-file", newFile, "the new PIN", false)
 			if err != nil {
 				return err
 			}
@@ -87,8 +87,8 @@ func pinResetCommand(a *app) *cobra.Command {
 			return a.printPINChanged(t, "PIN")
 		}),
 	}
-	c.Flags().StringVar(&soFile, "so-pin-file", "", "`FILE` with the security officer's PIN, - for standard input")
-	c.Flags().StringVar(&newFile, "new-pin-file", "", "`FILE` with the new PIN")
+	c.Flags().StringVar(&soFile, "so-pin-file", "", "`FILE` (mode 0600) with the security officer's PIN, - for standard input")
+	c.Flags().StringVar(&newFile, "new-pin-file", "", "`FILE` (mode 0600) with the new PIN, 4 to 64 bytes")
 	return c
 }
 

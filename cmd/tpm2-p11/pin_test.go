@@ -4,7 +4,10 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 )
 
 const (
@@ -56,7 +59,7 @@ func TestPINFilesThatAreRefused(t *testing.T) {
 	if err := os.Chmod(m.path("other"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	m.refused(exitFailed, "is open to others (mode 0644)", "chmod 600", sign...)
+	m.refused(exitFailed, "other: it is open to others (mode 0644): chmod 600 it", "", sign...)
 	if err := os.Chmod(m.path("other"), 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +68,50 @@ func TestPINFilesThatAreRefused(t *testing.T) {
 	m.refused(exitFailed, "is empty", "", sign...)
 	m.write("other", canaryPIN+"\n\n")
 	m.refused(exitFailed, "holds more than one line", "", sign...)
+	m.write("other", strings.Repeat("1", 257))
+	m.refused(exitFailed, "more than 256 bytes", "", sign...)
+	m.stdin = strings.Repeat("1", 257)
+	m.refused(exitFailed, "standard input: it is too long", "", "sign", "web", "-i", "@in", "--pin-file", "-")
+
+	// A shell's <(…) will do, where the caller names it. What a URI names is a file.
+	pipe := m.path("pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.refused(exitFailed, "pipe: it is not a regular file", "", "sign", "pkcs11:object=web?pin-source="+pipe, "-i", "@in")
+	written := make(chan error, 1)
+	go func() { written <- os.WriteFile(pipe, []byte(canaryPIN), 0) }()
+	m.run("sign", "web", "-i", "@in", "--pin-file", "@pipe")
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	// The flag goes before the URI.
+	m.run("sign", "pkcs11:object=web?pin-source=/nowhere", "-i", "@in", "--pin-file", "@pin")
+}
+
+// A PEM may say that its key has a password although its policy never asks for it. Then nobody else does.
+func TestAKeyWhosePolicyTakesNoPIN(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("in", "what is signed")
+	m.run("init", "--no-pin")
+	made := m.json("key", "create", "bound", "--type", "p256", "--pcr", "sha256:16", "--wrapped", "--force")["key"].(map[string]any)
+	m.run("key", "export", "bound", "-o", "@bound.pem")
+	k, err := tss2.Decode(m.read("bound.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.EmptyAuth = false
+	text, err := tss2.Encode(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.run("key", "delete", "bound", "--yes")
+	m.write("store/dropped.pem", string(text))
+	if shown := m.run("key", "show", made["cka_id"].(string)); !strings.Contains(shown, "PIN          none") {
+		t.Errorf("key show:\n%s", shown)
+	}
+	m.run("sign", "dropped", "-i", "@in")
 }
 
 func TestChangingPINs(t *testing.T) {
@@ -137,7 +184,7 @@ func TestInitAtATerminal(t *testing.T) {
 	if token["label"] != "mine" || token["pin"] != true || token["store"] != m.path("store") || token["serial"] == "" {
 		t.Errorf("init --json: %v", token)
 	}
-	m.refused(exitFailed, "the store is initialised already", "--store DIR", "init", "--no-pin")
+	m.refused(exitFailed, "the store is initialised already", "--store FOLDER", "init", "--no-pin")
 
 	other := newMachine(t)
 	other.answers = []string{""}

@@ -27,7 +27,7 @@ func TestAnAbsentTPM(t *testing.T) {
 		t.Errorf("doctor without a TPM: exit code %d", r.code)
 	}
 	contains(t, "doctor", r.stdout, "fail  device: ", "no such file", "enable the TPM", "fail  store: ", "run `tpm2-p11 init`")
-	m.refused(exitFailed, "nonsense", "", "handles", "--tpm", "nonsense:here")
+	m.refused(exitUsage, "--tpm: not the address of a TPM: \"nonsense:here\"", "", "handles", "--tpm", "nonsense:here")
 }
 
 func TestABadConfiguration(t *testing.T) {
@@ -43,17 +43,32 @@ func TestABadConfiguration(t *testing.T) {
 	m.refused(exitFailed, "no such file", "", "key", "list", "--config", "@absent.conf")
 }
 
+// Flags cannot say what a configuration may not.
+func TestFlagsOverSeveralTokens(t *testing.T) {
+	t.Parallel()
+	m := offline(t)
+	token := func(label string) string {
+		return "[[token]]\nlabel = \"" + label + "\"\nstore = \"" + label + "\"\ntpm = \"device:/no/" + label + "\"\nowner_auth_file = \"" + label + ".auth\"\n"
+	}
+	m.write("tpm2-p11.conf", token("a")+token("b"))
+	m.refused(exitUsage, "has several tokens", "--token LABEL", "key", "list", "--store", "@other")
+	m.refused(exitFailed, `tpm2-p11.conf:6: token "b" has another owner_auth_file`, "", "handles", "--tpm", "device:/no/c")
+	m.write("a.auth", "")
+	m.refused(exitFailed, m.path("other")+": the store is not initialised", "init", "key", "list", "--store", "@other", "--token", "a")
+}
+
 func TestNamesThatFitNoKeyOrSeveral(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run("init", "--no-pin")
 	m.run("key", "create", "web", "--type", "p256", "--id", "0102")
-	contains(t, "note", m.try("key", "create", "web", "--type", "p256", "--id", "0103").stderr, `another key is called "web"`, "0103")
+	contains(t, "note", m.try("key", "create", "web", "--type", "p256", "--id", "0103", "--force").stderr, `another key is called "web"`, "0103")
 	m.refused(exitFailed, `"mail": no such key`, "key list", "key", "show", "mail")
 	m.refused(exitFailed, "pkcs11:token=tpm2-p11;object=web;id=%01%02, pkcs11:token=tpm2-p11;object=web;id=%01%03", "CKA_ID", "key", "show", "web")
 	m.refused(exitFailed, "more than one key answers", "CKA_ID", "key", "show", "pkcs11:object=web")
 	m.refused(exitFailed, "no such key", "key list", "key", "show", "pkcs11:token=other;object=web")
-	for _, name := range []string{"0102", "0x81000100", "pkcs11:id=%01%02", "pkcs11:token=tpm2-p11;object=web;id=%01%02;type=private"} {
+	for _, name := range []string{"0102", "0x81000100", "pkcs11:id=%01%02", "pkcs11:token=tpm2-p11;object=web;id=%01%02;type=private",
+		"pkcs11:model=TPM%202.0;manufacturer=tpm2-p11;token=tpm2-p11;id=%01%02"} { // as p11tool writes them
 		contains(t, name, m.run("key", "show", name), "CKA_ID       0102", "handle       0x81000100")
 	}
 }
@@ -156,4 +171,37 @@ func TestASealedSecretRefusesInEveryWay(t *testing.T) {
 
 	m.write("torn", string(bare[:len(bare)/2]))
 	m.refused(exitFailed, "torn: ", "", "unseal", "@torn", "--pin-file", "@pin")
+}
+
+// A token file that cannot be understood is named by each verb, mended by none, and overwritten never.
+func TestATokenFileThatIsCorrupt(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256")
+	m.write(filepath.Join("store", "token.json"), "torn")
+	for _, args := range []string{"init --no-pin", "init --no-pin --force", "key list", "key show web", "key create mail --type p256", "sign web", "pin set"} {
+		m.refused(exitFailed, "token.json: a store file is corrupt", "tpm2-p11 doctor", strings.Fields(args)...)
+	}
+	if text, err := os.ReadFile(m.path(filepath.Join("store", "token.json"))); err != nil || string(text) != "torn" {
+		t.Errorf("it was overwritten with %q, %v", text, err)
+	}
+	r := m.try("doctor")
+	if r.code != exitFailed {
+		t.Errorf("doctor: exit code %d", r.code)
+	}
+	contains(t, "doctor", r.stdout, "fail  store: ", "token.json", "restore the file from a backup")
+}
+
+// A key whose sidecar is lost is not shown under its label, and whoever asks for it learns where to look.
+func TestAKeyWhoseSidecarIsCorrupt(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256")
+	file := m.json("key", "show", "web")["key"].(map[string]any)["file"].(string)
+	m.write(filepath.Join("store", file+".json"), "torn")
+	m.refused(exitFailed, "files there that cannot be used: 1; run `tpm2-p11 doctor", "", "key", "show", "web")
+	contains(t, "key show", m.run("key", "show", file), file)
+	m.refused(exitFailed, "restore "+file+".json", "", "key", "delete", file, "--yes")
 }

@@ -33,23 +33,35 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 	f.BoolVarP(&a.global.verbose, "verbose", "v", false, "log to standard error what is done")
 	root.AddCommand(
 		initCommand(a), keyCommand(a), handlesCommand(a), pinCommand(a), lockoutCommand(a), pcrCommand(a),
-		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a),
-		doctorCommand(a), versionCommand(a),
+		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a), attestCommand(a),
+		serveCommand(a), doctorCommand(a), versionCommand(a),
 	)
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("token", a.completeTokens))
 	return root
+}
+
+// addCompletion adds cobra's verb, which would show its help for a shell that it does not know. It writes where root does now.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args, c.RunE = noVerb, missingVerb
+		}
+	}
 }
 
 // group is a command that only holds verbs.
 func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use: use, Short: short, Args: noVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("the verb is missing: there is %s", strings.Join(verbNames(cmd), ", "))
-		},
+		RunE: missingVerb,
 	}
 	c.AddCommand(verbs...)
 	return c
+}
+
+func missingVerb(cmd *cobra.Command, _ []string) error {
+	return fmt.Errorf("the verb is missing: there is %s", strings.Join(verbNames(cmd), ", "))
 }
 
 func verbNames(cmd *cobra.Command) []string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -57,7 +56,7 @@ tss2 is one TSS2 PRIVATE KEY file. tpm2-tools is FILE.pub and FILE.priv, and wit
 				return err
 			}
 			if format == "tpm2-tools" {
-				return a.writeSealedTools(out, k)
+				return a.writeTools(out, k)
 			}
 			text, err := encodeTSS2(k)
 			if err != nil {
@@ -68,7 +67,7 @@ tss2 is one TSS2 PRIVATE KEY file. tpm2-tools is FILE.pub and FILE.priv, and wit
 	}
 	f := c.Flags()
 	f.StringArrayVar(&pcrs, "pcr", nil, "open only while these `PCRS` keep their values, as sha256:0,1,2,7; may be repeated for other banks")
-	f.StringVar(&pinFile, "pin-file", "", "`FILE` with a PIN to open it by, at most 32 bytes; - for standard input")
+	f.StringVar(&pinFile, "pin-file", "", "`FILE` (mode 0600) with a PIN to open it by, at most 32 bytes; - for standard input")
 	f.BoolVar(&force, "force", false, "bind even to PCRs that look as if nothing had measured into them")
 	f.StringVarP(&in, "in", "i", "", "input `FILE` (default: standard input)")
 	objectFormatFlags(c, &format, &out)
@@ -120,22 +119,4 @@ func seal(ctx context.Context, t *provider.TPM, data *secret.Bytes, p policy.Pol
 	var err error
 	k.Object, err = t.Seal(ctx, data, tmpl, pin)
 	return k, err
-}
-
-func (a *app) writeSealedTools(stem string, k tss2.Key) error {
-	files, err := writeTools(stem, k.Object)
-	if err != nil {
-		return err
-	}
-	if !k.Policy.IsZero() {
-		tree, err := json.Marshal(k.Policy)
-		if err != nil {
-			return err
-		}
-		if err := writeFile(stem+".policy", append(tree, '\n'), 0o644); err != nil {
-			return err
-		}
-		files = append(files, stem+".policy")
-	}
-	return a.printFiles(files)
 }

@@ -5,15 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
-	"golang.org/x/term"
+	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
-
-// maxPINFile bounds a PIN file; the PIN's own limits are the keystore's.
-const maxPINFile = 4096
 
 // terminal is where a person answers prompts.
 type terminal interface {
@@ -27,36 +27,21 @@ type terminal interface {
 // readPIN reads a PIN from a file, "-" being standard input. One line end after it is not part of it.
 func (a *app) readPIN(flag, path string) (*secret.Bytes, error) {
 	if path != "-" {
-		if err := checkPINFile(path); err != nil {
-			return nil, err
+		pin, err := trusted.ReadSecret(path, trusted.Rules{Closed: trusted.NotPublic, Pipes: true})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
+		return pin, nil
 	}
-	b, err := a.read(flag, path, maxPINFile)
+	text, err := a.read(flag, path, trusted.MaxSecret)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(b)
-	pin := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
-	if len(pin) == 0 {
-		return nil, fmt.Errorf("%s: the PIN in %s is empty", flag, inputName(path))
-	}
-	if bytes.ContainsAny(pin, "\r\n\x00") {
-		return nil, fmt.Errorf("%s: %s holds more than one line", flag, inputName(path))
-	}
-	return secret.From(pin), nil
-}
-
-// checkPINFile refuses a file that others can read or write.
-func checkPINFile(path string) error {
-	fi, err := os.Stat(path)
+	pin, err := trusted.Line(text)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("%s: %s: %w", flag, inputName(path), err)
 	}
-	// What is not a regular file is a pipe or a descriptor of the shell's.
-	if mode := fi.Mode(); mode.IsRegular() && mode.Perm()&0o026 != 0 {
-		return withHint(fmt.Errorf("the PIN file %s is open to others (mode %04o)", path, mode.Perm()), "run `chmod 600 %s`", path)
-	}
-	return nil
+	return pin, nil
 }
 
 // pin gives the secret of a file, or of a prompt where no file is named.
@@ -72,14 +57,22 @@ func (a *app) pin(ctx context.Context, flag, path, prompt string) (*secret.Bytes
 	return t.Secret(ctx, prompt+": ")
 }
 
-// newPIN is pin for a new secret, which a person types twice.
-func (a *app) newPIN(ctx context.Context, flag, path, prompt string) (*secret.Bytes, error) {
-	if path != "" {
-		return a.readPIN(flag, path)
+// newPIN is pin for a token's new PIN, which a person types twice; none, where that is allowed, is empty.
+func (a *app) newPIN(ctx context.Context, flag, path, prompt string, none bool) (*secret.Bytes, error) {
+	rule := fmt.Sprintf("%d to %d bytes", keystore.MinPIN, keystore.MaxPIN)
+	if none {
+		rule += ", empty for none"
 	}
-	first, err := a.pin(ctx, flag, "", prompt)
-	if err != nil || first.Len() == 0 {
+	first, err := a.pin(ctx, flag, path, prompt+" ("+rule+")")
+	if err != nil || none && first.Len() == 0 {
 		return first, err
+	}
+	if n := first.Len(); n < keystore.MinPIN || n > keystore.MaxPIN {
+		first.Wipe()
+		return nil, fmt.Errorf("%s: %w: it has %d bytes", prompt, keystore.ErrPINLength, n)
+	}
+	if path != "" {
+		return first, nil
 	}
 	again, err := a.pin(ctx, flag, "", prompt+" again")
 	if err != nil {
@@ -129,27 +122,56 @@ func (t tty) Close() error { return t.f.Close() }
 
 func (t tty) Secret(ctx context.Context, prompt string) (*secret.Bytes, error) {
 	fd := int(t.f.Fd())
-	state, err := term.GetState(fd)
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
 		return nil, err
 	}
+	silent := *before
+	silent.Lflag = silent.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+	silent.Iflag |= unix.ICRNL
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &silent); err != nil {
+		return nil, err
+	}
 	// An interrupt must not leave the terminal without echo.
-	defer term.Restore(fd, state)
+	defer unix.IoctlSetTermios(fd, unix.TCSETS, before)
 	defer fmt.Fprintln(t.f)
-	b, err := t.wait(ctx, prompt, func() ([]byte, error) { return term.ReadPassword(fd) })
+	b, err := t.wait(ctx, prompt, t.line)
 	if err != nil {
 		return nil, err
 	}
 	return secret.From(b), nil
 }
 
+// errEnded is a prompt that was answered with the end of the input, Ctrl-D.
+var errEnded = errors.New("the input ended at the prompt: nothing was entered")
+
+// line reads to the end of a line, which is not part of it.
+func (t tty) line() ([]byte, error) {
+	var buf [maxLine]byte
+	defer clear(buf[:])
+	for n := 0; n < len(buf); {
+		more, err := t.f.Read(buf[n:])
+		n += more
+		switch end := bytes.IndexByte(buf[:n], '\n'); {
+		case end >= 0:
+			return bytes.Clone(buf[:end]), nil
+		case err == io.EOF && n > 0:
+			return bytes.Clone(buf[:n]), nil
+		case err == io.EOF:
+			return nil, errEnded
+		case err != nil:
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("a line of more than %d bytes", maxLine)
+}
+
+// maxLine is what a terminal keeps of a line, in bytes.
+const maxLine = 4096
+
 func (t tty) Line(ctx context.Context, prompt string) (string, error) {
-	b, err := t.wait(ctx, prompt, func() ([]byte, error) {
-		buf := make([]byte, 256)
-		n, err := t.f.Read(buf)
-		return bytes.TrimSpace(buf[:n]), err
-	})
-	return string(b), err
+	b, err := t.wait(ctx, prompt, t.line)
+	return string(bytes.TrimSpace(b)), err
 }
 
 // wait prompts and reads, and stops waiting when ctx ends.

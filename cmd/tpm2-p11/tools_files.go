@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -27,11 +28,24 @@ func (a *app) readTools(public, private string) (o provider.Object, err error) {
 	return o, nil
 }
 
-// writeTools writes stem.pub and stem.priv as tpm2-tools reads them.
-func writeTools(stem string, o provider.Object) (files []string, err error) {
-	files = []string{stem + ".pub", stem + ".priv"}
-	if err := writeFile(files[0], tss2.EncodePublic(o.Public), 0o644); err != nil {
-		return nil, err
+// writeTools writes stem.pub and stem.priv as tpm2-tools read them, stem.policy with the policy if there is one, and says so.
+func (a *app) writeTools(stem string, k tss2.Key) error {
+	files := []string{stem + ".pub", stem + ".priv"}
+	if err := writeFile(files[0], tss2.EncodePublic(k.Object.Public), 0o644); err != nil {
+		return err
 	}
-	return files, writeFile(files[1], tss2.EncodePrivate(o.Private), 0o600)
+	if err := writeFile(files[1], tss2.EncodePrivate(k.Object.Private), 0o600); err != nil {
+		return err
+	}
+	if !k.Policy.IsZero() {
+		tree, err := json.Marshal(k.Policy)
+		if err != nil {
+			return err
+		}
+		files = append(files, stem+".policy")
+		if err := writeFile(files[2], append(tree, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	return a.printFiles(files)
 }

@@ -61,7 +61,7 @@ readable by its owner alone.`,
 	flags.StringVar(&f.private, "private", "", "`FILE` with tpm2-tools' private part")
 	flags.StringVar(&f.policy, "policy", "", "`FILE` with the policy, for --public and --private")
 	flags.StringArrayVar(&f.pcrs, "pcr", nil, "the policy's `PCRS`, for --public and --private")
-	flags.StringVar(&f.pin.file, "pin-file", "", "`FILE` with the PIN, - for standard input")
+	flags.StringVar(&f.pin.file, "pin-file", "", "`FILE` (mode 0600) with the PIN, - for standard input")
 	flags.StringVarP(&f.out, "out", "o", "", "output `FILE` (default: standard output)")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -46,7 +47,8 @@ A signature in the tss format says itself how it was made; for a plain one --has
 		if err != nil {
 			return fmt.Errorf("%s: %w", inputName(signatureFile), err)
 		}
-		if s.hash == 0 {
+		told := s.hash != 0 // by the file
+		if !told {
 			s.hash = wanted.hash
 		} else if c.Flags().Changed("hash") && s.hash != wanted.hash {
 			return fmt.Errorf("%s was made with %s", inputName(signatureFile), hashName(s.hash))
@@ -60,17 +62,22 @@ A signature in the tss format says itself how it was made; for a plain one --has
 		if err != nil {
 			return err
 		}
-		if err := s.check(key, digest); err != nil {
-			if errors.Is(err, errSignature) && s.scheme == schemePSS && scheme == "" {
-				return withHint(err, "was it made with PKCS#1 v1.5? Then add --scheme pkcs1")
-			}
-			return err
-		}
-		return a.print(struct {
+		verdict := struct {
 			Valid  bool   `json:"valid"`
 			Scheme string `json:"scheme"`
 			Hash   string `json:"hash"`
-		}{true, s.scheme, hashName(s.hash)}, func(w io.Writer) { fmt.Fprintf(w, "the signature is valid (%s, %s)\n", s.scheme, hashName(s.hash)) })
+		}{true, s.scheme, hashName(s.hash)}
+		if err := s.check(key, digest); err != nil {
+			if a.global.json {
+				verdict.Valid = false
+				return errors.Join(a.print(verdict, nil), errReported)
+			}
+			if told {
+				return err
+			}
+			return explainMismatch(err, s, c.Flags().Changed("hash"), scheme != "")
+		}
+		return a.print(verdict, func(w io.Writer) { fmt.Fprintf(w, "the signature is valid (%s, %s)\n", s.scheme, hashName(s.hash)) })
 	})
 	f := c.Flags()
 	f.StringVarP(&in, "in", "i", "", "input `FILE` (default: standard input)")
@@ -78,6 +85,22 @@ A signature in the tss format says itself how it was made; for a plain one --has
 	f.StringVar(&signatureFile, "signature", "", "`FILE` with the signature")
 	signatureFlags(c, &hash, &scheme, &isDigest)
 	return c
+}
+
+// explainMismatch says which of the flags that were not given might have been needed for a signature that does not say
+// itself how it was made.
+func explainMismatch(err error, s signature, hashGiven, schemeGiven bool) error {
+	var tries []string
+	if s.scheme == schemePSS && !schemeGiven {
+		tries = append(tries, "if it was made with PKCS#1 v1.5 add --scheme pkcs1")
+	}
+	if !hashGiven {
+		tries = append(tries, "if with another hash than "+hashName(s.hash)+" name it by --hash")
+	}
+	if len(tries) == 0 {
+		return err
+	}
+	return withHint(err, "%s", strings.Join(tries, "; "))
 }
 
 // publicKey is the public half of a key of the store, or what a file holds.

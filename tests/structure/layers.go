@@ -10,14 +10,15 @@ const module = "github.com/tpm2-p11/tpm2-p11/"
 // each other. A package in no line is an error: whoever adds one says where it belongs.
 var layers = [][]string{
 	{"internal/secret", "internal/version", "internal/wire"},
-	{"internal/boundary/...", "internal/p11uri", "internal/nitrosim/nsm", "policy"},
-	{"config", "provider/transport"},
+	{"internal/boundary/...", "internal/trusted", "internal/nitrosim/nsm", "internal/nitrosim/cms", "policy"},
+	{"config", "internal/p11uri", "provider/transport"},
 	{"provider"},
 	{"keystore/tss2", "internal/keyuse", "attest"},
 	{"keystore", "kms/..."},
 	{"internal/tokens"},
 	{"signer"},
 	{"p11"},
+	{"internal/serve"},
 	{"cgo"},
 	{"internal/nitrosim/..."},
 	{"cmd/tpm2-p11", "cmd/nitro-sim", "examples/..."},

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// diagnosed runs doctor, which must find something to fail by, and say these texts.
+func (m *machine) diagnosed(want ...string) {
+	m.t.Helper()
+	r := m.try("doctor")
+	if r.code != exitFailed {
+		m.t.Errorf("doctor: exit code %d", r.code)
+	}
+	contains(m.t, "doctor", r.stdout, want...)
+	if strings.Contains(r.stdout, "`tpm2-p11 doctor`") {
+		m.t.Errorf("doctor sends its reader to doctor:\n%s", r.stdout)
+	}
+}
+
+func TestDoctorNamesWhatIsWrongWithAStore(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	anchor := m.read(filepath.Join("store", "token.json"))
+	m.write(filepath.Join("store", "token.json"), "torn")
+	m.diagnosed("ok    configuration: ", "ok    TPM: ", "fail  store: ", "token.json", "restore the file from a backup")
+	m.write(filepath.Join("store", "token.json"), string(anchor))
+	if err := os.Chmod(m.path("store"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	m.diagnosed("ok    configuration: ", "ok    TPM: ", "fail  store: ", "`chmod -R go-w`")
+}
+
+func TestDoctorOnATPMThatIsDown(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.tpm.Stop(t)
+	m.diagnosed("fail  TPM: ", "start it, or correct its address", "ok    store: ")
+	m.tpm.Restart(t)
+}
+
+func TestDoctorComparesDeclaredKeys(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.tpm.Extend(t, "sha256", 7, []byte("boot"))
+	m.configure(declared)
+	m.run("init", "--no-pin")
+	contains(t, "doctor", m.run("doctor"), `warn  declared key "web": neither store nor TPM has it - run `+"`tpm2-p11 key ensure web`")
+	if keys := m.json("key", "list")["keys"].([]any); len(keys) != 0 {
+		t.Errorf("doctor made keys: %v", keys)
+	}
+	m.run("key", "ensure")
+	contains(t, "doctor", m.run("doctor"), `ok    declared key "web": it is there as declared`)
+	m.configure(strings.ReplaceAll(declared, `type = "p256"`, `type = "p384"`))
+	m.diagnosed(`fail  declared key "web": `, "its type is p256, declared is p384")
+	m.configure(declared + "certificate = \"absent.crt\"\n")
+	m.diagnosed("fail  declared keys: ", "absent.crt", "no such file")
+}
+
+func TestDoctorDoesNotCallUsableWhatItCannotKnow(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("in", "what is signed")
+	m.write("secret", "secret")
+	m.run("init", "--no-pin")
+	tool := func(name string, args ...string) {
+		t.Helper()
+		m.tool(name, args...)
+		m.tool("tpm2_flushcontext", "-t")
+	}
+	tool("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "p.ctx")
+	tool("tpm2_create", "-Q", "-C", "p.ctx", "-G", "ecc:ecdsa", "-p", "secret", "-u", "k.pub", "-r", "k.priv")
+	tool("tpm2_load", "-Q", "-C", "p.ctx", "-u", "k.pub", "-r", "k.priv", "-c", "k.ctx")
+	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "k.ctx", "0x81000300")
+	tool("tpm2_create", "-Q", "-C", "p.ctx", "-G", "ecc", "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|decrypt", "-u", "d.pub", "-r", "d.priv")
+	tool("tpm2_load", "-Q", "-C", "p.ctx", "-u", "d.pub", "-r", "d.priv", "-c", "d.ctx")
+	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "d.ctx", "0x81000301")
+
+	r := m.try("key", "link", "0x81000300", "--label", "guessed")
+	if r.code != exitOK {
+		t.Fatalf("link: %v", r)
+	}
+	contains(t, "link", r.stderr, "if it has a password after all, each use counts as a wrong try", "--own-pin-file")
+	m.refused(exitFailed, "wrong PIN or authorisation value", "take it in again with --own-pin-file FILE, after `tpm2-p11 key delete guessed`", "sign", "guessed", "-i", "@in")
+	contains(t, "doctor", m.run("doctor"), `warn  key "guessed": it is in the TPM; whether it takes a password only a use would show`)
+	m.run("key", "delete", "guessed", "--yes")
+	if r := m.try("key", "link", "0x81000300", "--label", "known", "--own-pin-file", "@secret"); r.code != exitOK || r.stderr != "" {
+		t.Errorf("link with its PIN: %v", r)
+	}
+	m.run("sign", "known", "-i", "@in", "-o", "@sig", "--pin-file", "@secret")
+	m.run("key", "link", "0x81000301", "--label", "useless")
+	m.diagnosed(`ok    key "known": usable now, by its own PIN`, `fail  key "useless": nothing here can use it`)
+}
+
+// A TPM in failure mode says what it is and refuses the rest (TPM 2.0 Part 1, section 12.4).
+func TestDoctorOnATPMInFailureMode(t *testing.T) {
+	t.Parallel()
+	m := offline(t)
+	l, err := net.Listen("unix", m.path("tpm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go failing(c)
+		}
+	}()
+	m.write("tpm2-p11.conf", "tpm = \"swtpm:path="+m.path("tpm")+"\"\nstore = \""+m.path("store")+"\"\n")
+	m.diagnosed("ok    TPM: ", "fail  failure mode: the TPM found itself faulty and does nothing", "switch the machine off and on")
+	if out := m.try("doctor").stdout; strings.Contains(out, "wrong tries") {
+		t.Errorf("doctor tells of a lockout:\n%s", out)
+	}
+}
+
+// failing answers questions about TPM properties with none, and everything else with TPM_RC_FAILURE.
+func failing(c net.Conn) {
+	defer c.Close()
+	command := make([]byte, 4096)
+	for {
+		n, err := c.Read(command)
+		if err != nil {
+			return
+		}
+		answer := []byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x01}
+		const getCapability, tpmProperties = 0x7a, 6
+		if n >= 22 && command[9] == getCapability && command[8] == 0x01 && command[13] == tpmProperties {
+			answer = []byte{0x80, 0x01, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, tpmProperties, 0, 0, 0, 0}
+		}
+		if _, err := c.Write(answer); err != nil {
+			return
+		}
+	}
+}

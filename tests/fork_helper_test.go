@@ -1,0 +1,270 @@
+package tests
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// helper is a process that serves the forked children of a host.
+type helper struct {
+	pid     int
+	serving bool // rather than supervising
+}
+
+// helpers finds those of the machine's hosts, by the configuration in their environment.
+func (m *machine) helpers() []helper {
+	m.t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var found []helper
+	for _, path := range paths {
+		arguments, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(arguments, []byte("\x00serve\x00--fd\x00")) {
+			continue
+		}
+		environment, err := os.ReadFile(filepath.Join(filepath.Dir(path), "environ"))
+		if err != nil || !bytes.Contains(environment, []byte("TPM2_P11_CONF="+m.path("tpm2-p11.conf")+"\x00")) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		found = append(found, helper{pid, bytes.Contains(arguments, []byte("--supervised"))})
+	}
+	return found
+}
+
+// killHelpers kills the serving ones, or all, and gives how many.
+func (m *machine) killHelpers(all bool) int {
+	m.t.Helper()
+	n := 0
+	for _, h := range m.helpers() {
+		if (all || h.serving) && syscall.Kill(h.pid, syscall.SIGKILL) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// eventually waits for a condition, which must hold within 10 s.
+func (m *machine) eventually(what string, condition func() bool) {
+	m.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("after 10 s: %s is still not so", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// helpersEnd demands that no helper outlives its host.
+func (m *machine) helpersEnd() {
+	m.t.Helper()
+	m.t.Cleanup(func() { m.killHelpers(true) }) // of a test that failed
+	m.eventually("no helper outlives its host", func() bool { return len(m.helpers()) == 0 })
+}
+
+// forkedHost runs the host of testdata/forked.c in a scenario. Its lines, but for those that begin a report of a failure, are
+// events; the host goes on when they have happened.
+func (m *machine) forkedHost(scenario string, happen func(event string), arguments ...string) {
+	m.t.Helper()
+	m.t.Cleanup(func() { m.killHelpers(true) })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, m.host("forked"), append([]string{module, scenario}, arguments...)...)
+	var stderr bytes.Buffer
+	c.Dir, c.Env = m.dir, m.env
+	c.Stderr = &stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	events, output := pipe(m.t)
+	input, answers := pipe(m.t)
+	c.Stdout, c.Stdin = output, input
+	if err := c.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	output.Close()
+	input.Close()
+	defer func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }()
+	for lines := bufio.NewScanner(events); lines.Scan(); {
+		if happen == nil {
+			m.t.Errorf("the host said %q", lines.Text())
+			continue
+		}
+		happen(lines.Text())
+		if _, err := io.WriteString(answers, "\n"); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	err := c.Wait()
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		m.t.Fatalf("%s: %v\n%s", scenario, err, last(stderr.String(), 4000))
+	}
+	m.helpersEnd()
+}
+
+// The children of servers use the keys, whatever the servers do to them.
+func TestForkedChildrenUseTheKeys(t *testing.T) {
+	t.Parallel()
+	for _, scenario := range []string{
+		"workers", "grandchildren", "loaded", "many", "amid", "closed", "closing", "threaded", "confined", "confined grandchildren",
+	} {
+		t.Run(scenario, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, "")
+			oneKey(m)
+			jail := m.path("jail")
+			if err := os.Mkdir(jail, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			before := m.lockoutCounter()
+			m.forkedHost(scenario, nil, jail)
+			if after := m.lockoutCounter(); after != before {
+				t.Errorf("the TPM's lockout counter went from %v to %v", before, after)
+			}
+		})
+	}
+}
+
+// A daemon's first process ends; its workers are served on.
+func TestForkedDaemon(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	var said []string
+	m.forkedHost("daemon", func(event string) { said = append(said, event) })
+	if !slices.Equal(said, []string{"fine"}) {
+		t.Errorf("the daemon said %q", said)
+	}
+}
+
+// A server has one helper, which is nobody's child, has no terminal and no file of the server's open.
+func TestForkedHelperIsAlone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.forkedHost("idle", func(string) {
+		m.eventually("one process serves, another one supervises", func() bool {
+			all := m.helpers()
+			return len(all) == 2 && all[0].serving != all[1].serving
+		})
+		for _, h := range m.helpers() {
+			m.examine(h)
+		}
+	})
+}
+
+// examine looks at a helper from outside.
+func (m *machine) examine(h helper) {
+	m.t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", h.pid)
+	if cwd, err := os.Readlink(proc + "cwd"); err != nil || cwd != "/" {
+		m.t.Errorf("its folder is %s, %v", cwd, err)
+	}
+	for fd, want := range []string{"/dev/null", "/dev/null"} {
+		if is, err := os.Readlink(proc + "fd/" + strconv.Itoa(fd)); err != nil || is != want {
+			m.t.Errorf("descriptor %d is %s, %v", fd, is, err)
+		}
+	}
+	files, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, f := range files {
+		if is, err := os.Readlink(proc + "fd/" + f.Name()); err == nil && is == m.path("forked") {
+			m.t.Errorf("descriptor %s is a file that the server has open", f.Name())
+		}
+	}
+	if sid, err := syscall.Getpgid(h.pid); err != nil || sid == syscall.Getpgrp() {
+		m.t.Errorf("its process group is the server's: %v", err)
+	}
+}
+
+// A program that never forks pays for no helper.
+func TestNoForkNoHelper(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.forkedHost("nobody forks", nil)
+	if all := m.helpers(); len(all) != 0 {
+		t.Errorf("%d helpers run", len(all))
+	}
+}
+
+// The helper's death goes unnoticed: what children have open is opened again. That of its supervisor too, if they may start another.
+func TestForkedChildrenOutliveTheirHelper(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.forkedHost("helper dies", func(event string) {
+		if n := m.killHelpers(event == "kill everything"); n == 0 {
+			t.Errorf("%s: there was no helper", event)
+		}
+	})
+}
+
+// Not one of the signatures fails while helpers are killed again and again.
+func TestForkedChildrenOutliveManyHelpers(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.forkedHost("helpers die", func(string) {
+		for range 6 {
+			m.eventually("a helper serves", func() bool { return m.killHelpers(false) == 1 })
+			time.Sleep(time.Second) // a request is sent twice at most: it must not lose two helpers
+		}
+	})
+}
+
+// With a PIN the login is lost with the helper, and the next one brings the key back. Nobody tries a PIN twice.
+func TestForkedChildLogsInAgain(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.write("pin", "123456")
+	m.tpm2p11("init", "--label", "web", "--pin-file", "pin", "--so-pin-file", m.write("so", "87654321"))
+	m.tpm2p11("key", "create", "web", "--type", "p256", "--pin-file", "pin")
+	before := m.lockoutCounter()
+	m.forkedHost("pin", func(string) { m.killHelpers(false) })
+	if after := m.lockoutCounter(); after != before {
+		t.Errorf("the TPM's lockout counter went from %v to %v", before, after)
+	}
+	m.tpm.Restart(t) // without a resource manager, the killed process's session is still in it
+}
+
+// Children use keys, and change none unless the configuration lets them.
+func TestForkedChildrenChangeNothing(t *testing.T) {
+	t.Parallel()
+	for config, allowed := range map[string]bool{"": false, "forked = \"all\"\n": true} {
+		t.Run(fmt.Sprintf("allowed=%t", allowed), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, config)
+			oneKey(m)
+			if allowed {
+				m.env = append(m.env, "ALLOWED=1")
+			}
+			m.forkedHost("rights", nil)
+			if list := m.tpm2p11("key", "list").stdout; !strings.Contains(list, "web") {
+				t.Errorf("the key is gone:\n%s", list)
+			}
+		})
+	}
+}

@@ -1,0 +1,39 @@
+package tests
+
+import "testing"
+
+// host compiles one of testdata's C programs, an application that loads the module.
+func (m *machine) host(name string) string {
+	m.t.Helper()
+	m.run("gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-pthread", "-o", m.path(name), m.source(name+".c"), "-ldl")
+	return m.path(name)
+}
+
+// A C application asks for lengths, gives too little room, and gets everything wrong that a C caller can. Nothing is written where it must not be.
+func TestBuffersOfACApplication(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.tpm2p11("key", "create", "mail", "--use", "decrypt")
+	m.run(m.host("buffers"), module)
+}
+
+// A server signs and forks. Its children are told that Cryptoki is not initialised, at once; the server signs on.
+func TestForkingServer(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.run(m.host("fork"), module)
+}
+
+// Loading and unloading for a thousand times leaks nothing: not in the process, not in the TPM.
+func TestAThousandLives(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	before := m.tpm.Count(t)
+	m.run(m.host("rounds"), module)
+	if after := m.tpm.Count(t); after != before {
+		t.Errorf("the TPM holds %v after, %v before", after, before)
+	}
+}

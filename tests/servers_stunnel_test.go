@@ -1,0 +1,44 @@
+package tests
+
+import (
+	"net"
+	"syscall"
+	"testing"
+)
+
+// stunnel, as docs/stunnel.md configures it, leaves its terminal and serves with a key that is bound to PCRs.
+func TestServersStunnel(t *testing.T) {
+	t.Parallel()
+	s := newTLSServer(t, "rsa2048")
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	go func() {
+		for {
+			conn, err := plain.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	conf := s.write("web.conf", s.documented("stunnel.md", "ini", 0,
+		"accept = 443", "accept = "+s.address, "127.0.0.1:80", plain.Addr().String(), "/etc/stunnel/web.crt", s.path("web.crt"),
+		"/var/run/stunnel4/web.pid", s.path("stunnel.pid"), "/var/log/stunnel4/web.log", s.path("error.log"),
+		"/usr/local/lib/pkcs11/tpm2-p11.so", module))
+	s.command("stunnel4", conf)
+	server := s.pid("stunnel.pid")
+	s.endsWith(server)
+	s.answers()
+	s.handshakes(500, 1)
+	s.handshakes(320, 16)
+	s.killsHelpers()
+	s.handshakes(50, 4)
+	s.refusesOtherPCRs()
+	if err := syscall.Kill(server, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.ends()
+}

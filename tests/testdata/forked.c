@@ -1,0 +1,438 @@
+/* A server whose forked children use the keys, in one of the ways that servers have.
+   Usage: forked /path/to/tpm2-p11.so SCENARIO [ARGUMENT]; the token has the key "web" (P-256). */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "host.h"
+
+#define CKR_USER_NOT_LOGGED_IN 0x101UL
+#define CKR_TOKEN_WRITE_PROTECTED 0xE2UL
+#define CKM_EC_KEY_PAIR_GEN 0x1040UL
+#define CKF_RW_SESSION 2UL
+#define CKA_EC_PARAMS 0x180UL
+#define CKA_TOKEN 0x01UL
+#define CKU_USER 1UL
+#define WORKER_PATIENCE 60 /* seconds for all that a child does; each call has CALL_PATIENCE */
+
+static atomic_int signals_of_children;
+
+static void count_signal(int signal)
+{
+	(void)signal;
+	atomic_fetch_add(&signals_of_children, 1);
+}
+
+static int descriptors(void)
+{
+	DIR *open = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(open) != NULL)
+		n++;
+	closedir(open);
+	return n;
+}
+
+/* Signs on, each call within CALL_PATIENCE. */
+static void sign_for(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE private, CK_OBJECT_HANDLE public, int times)
+{
+	for (int i = 0; i < times && failures == 0; i++) {
+		alarm(CALL_PATIENCE);
+		sign(session, private, public);
+	}
+	alarm(WORKER_PATIENCE);
+}
+
+static void use_keys(int times)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+
+	alarm(CALL_PATIENCE);
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	if (failures != 0)
+		return;
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	sign_for(session, private, public, times);
+}
+
+static void nothing_is_initialised(void)
+{
+	CK_SESSION_HANDLE session;
+
+	CHECK_RV(p11->C_OpenSession(0, CKF_SERIAL_SESSION, NULL, NULL, &session), CKR_CRYPTOKI_NOT_INITIALIZED);
+	CHECK_RV(p11->C_Finalize(NULL), CKR_CRYPTOKI_NOT_INITIALIZED);
+}
+
+/* What a worker does. */
+static void work(void)
+{
+	nothing_is_initialised();
+	use_keys(3);
+	CHECK_RV(p11->C_Initialize(NULL), CKR_CRYPTOKI_ALREADY_INITIALIZED);
+	CHECK_RV(p11->C_Finalize(NULL), CKR_OK);
+	nothing_is_initialised();
+	use_keys(1);
+}
+
+static pid_t start(void (*what)(void))
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		signal(SIGCHLD, SIG_DFL);
+		alarm(WORKER_PATIENCE);
+		failures = 0;
+		what();
+		exit(failures != 0);
+	}
+	CHECK(child > 0);
+	return child;
+}
+
+static void await(pid_t child)
+{
+	int status = -1;
+
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		continue;
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void await_all(void (*what)(void), int workers)
+{
+	pid_t children[64];
+
+	for (int i = 0; i < workers; i++)
+		children[i] = start(what);
+	for (int i = 0; i < workers; i++)
+		await(children[i]);
+}
+
+static void four_workers(void) { await_all(work, 4); }
+
+/* A master that has left its terminal. */
+static void daemonised(void)
+{
+	setsid();
+	four_workers();
+	work();
+	four_workers();
+}
+
+static void close_everything(void)
+{
+	for (int fd = 3; fd < 1024; fd++)
+		close(fd);
+}
+
+/* As daemons once did: and what the numbers meant is soon something else. */
+static void master_that_closed_everything(void)
+{
+	int pair[2];
+
+	close_everything();
+	for (int i = 0; i < 4; i++)
+		CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+	four_workers();
+	CHECK(write(pair[0], "x", 1) == 1); /* nobody closed it */
+}
+
+/* A worker whose host closes everything while it works. */
+static void worker_that_closes_everything(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	sign_for(session, private, public, 2);
+	close_everything();
+	for (int i = 0; i < 8; i++)
+		CHECK(open("/dev/null", O_RDWR) >= 0);
+	sign_for(session, private, public, 2);
+}
+
+static const char *jail;
+
+/* As haproxy's workers are: without rights, files, processes. */
+static void confined(void)
+{
+	const struct rlimit none = {0, 0};
+
+	CHECK(chroot(jail) == 0 && chdir("/") == 0);
+	CHECK(setgroups(0, NULL) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+	CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
+	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	work();
+}
+
+static void confined_workers(void) { await_all(confined, 4); }
+
+static atomic_bool busy;
+
+static void *sign_on(void *unused)
+{
+	CK_SESSION_HANDLE own = open_session();
+	CK_OBJECT_HANDLE private = find(own, CKO_PRIVATE_KEY, "web"), public = find(own, CKO_PUBLIC_KEY, "web");
+
+	while (atomic_load(&busy) && failures == 0)
+		sign(own, private, public);
+	CHECK_RV(p11->C_CloseSession(own), CKR_OK);
+	return unused;
+}
+
+static void with_threads(int n, size_t stack, void (*what)(void))
+{
+	pthread_t threads[16];
+	pthread_attr_t attributes;
+
+	pthread_attr_init(&attributes);
+	if (stack != 0)
+		CHECK(pthread_attr_setstacksize(&attributes, stack) == 0);
+	atomic_store(&busy, 1);
+	for (int i = 0; i < n; i++)
+		CHECK(pthread_create(&threads[i], &attributes, sign_on, NULL) == 0);
+	what();
+	atomic_store(&busy, 0);
+	for (int i = 0; i < n; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+static void fork_often(void)
+{
+	for (int i = 0; i < 30 && failures == 0; i++)
+		await(start(work));
+}
+
+static void pause_a_second(void)
+{
+	struct timespec second = {1, 0};
+
+	while (nanosleep(&second, &second) != 0)
+		continue;
+}
+
+/* A worker of many threads, with small stacks and all signals blocked, that forks itself. */
+static void threaded(void)
+{
+	sigset_t all;
+
+	use_keys(1);
+	sigfillset(&all);
+	sigdelset(&all, SIGALRM);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	with_threads(16, 64 << 10, four_workers);
+}
+
+static void only_uses_keys(void)
+{
+	CK_BBOOL yes = CK_TRUE;
+	static CK_BYTE p256[] = {6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7};
+	CK_ATTRIBUTE public[] = {{CKA_TOKEN, &yes, 1}, {CKA_EC_PARAMS, p256, sizeof p256}}, private[] = {{CKA_TOKEN, &yes, 1}, {CKA_LABEL, "new", 3}};
+	CK_MECHANISM generate = {CKM_EC_KEY_PAIR_GEN, NULL, 0};
+	CK_SESSION_HANDLE session = 0;
+	CK_OBJECT_HANDLE one, other;
+	CK_RV want = getenv("ALLOWED") != NULL ? CKR_OK : CKR_TOKEN_WRITE_PROTECTED;
+
+	use_keys(1);
+	CHECK_RV(p11->C_OpenSession(0, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session), CKR_OK);
+	CHECK_RV(p11->C_GenerateKeyPair(session, &generate, public, 2, private, 2, &one, &other), want);
+	if (want == CKR_OK)
+		CHECK_RV(p11->C_DestroyObject(session, other), CKR_OK);
+	else
+		CHECK_RV(p11->C_DestroyObject(session, find(session, CKO_PRIVATE_KEY, "web")), want);
+}
+
+/* Writes a line to whoever runs this, and waits for the answer. */
+static void tell(const char *line)
+{
+	char answer;
+
+	CHECK(write(STDOUT_FILENO, line, strlen(line)) == (ssize_t)strlen(line));
+	CHECK(read(STDIN_FILENO, &answer, 1) == 1);
+}
+
+/* The helper dies between a C_SignInit and its C_Sign, in the midst of a search, and while many sign. */
+static void outlive_the_helper(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public, found[4];
+	CK_BYTE signature[P256_SIGNATURE];
+	CK_ULONG n = sizeof signature, length;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	CHECK_RV(p11->C_SignInit(session, &ecdsa, private), CKR_OK);
+	CHECK_RV(p11->C_SignUpdate(session, message, 4), CKR_OK);
+	CHECK_RV(p11->C_FindObjectsInit(session, NULL, 0), CKR_OK);
+	CHECK_RV(p11->C_FindObjects(session, found, 1, &length), CKR_OK);
+	tell("kill\n");
+	alarm(CALL_PATIENCE);
+	CHECK_RV(p11->C_SignUpdate(session, message + 4, sizeof message - 4), CKR_OK);
+	CHECK_RV(p11->C_SignFinal(session, NULL, &n), CKR_OK);
+	tell("kill\n");
+	CHECK_RV(p11->C_SignFinal(session, signature, &n), CKR_OK);
+	CHECK_RV(p11->C_SignFinal(session, signature, &n), CKR_OPERATION_NOT_INITIALIZED);
+	CHECK_RV(p11->C_FindObjects(session, found + 1, 3, &length), CKR_OK);
+	CHECK(length == 1 && found[0] != found[1]);
+	CHECK_RV(p11->C_FindObjectsFinal(session), CKR_OK);
+	CHECK_RV(p11->C_VerifyInit(session, &ecdsa, public), CKR_OK);
+	CHECK_RV(p11->C_Verify(session, message, sizeof message, signature, n), CKR_OK);
+	tell("kill everything\n");
+	sign_for(session, private, public, 3);
+	CHECK_RV(p11->C_CloseSession(session), CKR_OK);
+	CHECK_RV(p11->C_CloseSession(session), CKR_SESSION_HANDLE_INVALID);
+}
+
+static void sign_meanwhile(void) { tell("kill often\n"); }
+
+static void outlive_many_helpers(void)
+{
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	with_threads(8, 0, sign_meanwhile);
+}
+
+/* A token with a PIN: after the helper's death the login is gone, and the next one brings the key back. */
+static void log_in_again(void)
+{
+	static CK_UTF8CHAR pin[] = "123456";
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+	CK_BYTE signature[P256_SIGNATURE];
+	CK_ULONG n = sizeof signature;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	CHECK_RV(p11->C_Login(session, CKU_USER, pin, sizeof pin - 1), CKR_OK);
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	sign_for(session, private, public, 2);
+	CHECK_RV(p11->C_SignInit(session, &ecdsa, private), CKR_OK);
+	tell("kill\n");
+	alarm(CALL_PATIENCE);
+	CHECK_RV(p11->C_Sign(session, message, sizeof message, signature, &n), CKR_USER_NOT_LOGGED_IN);
+	CHECK_RV(p11->C_SignInit(session, &ecdsa, private), CKR_USER_NOT_LOGGED_IN);
+	CHECK_RV(p11->C_Login(session, CKU_USER, pin, sizeof pin - 1), CKR_OK);
+	sign_for(session, private, public, 2);
+}
+
+static const char *scenario;
+
+static int is(const char *name) { return strcmp(scenario, name) == 0; }
+
+/* What a master does that has C_Initialize behind it. */
+static void serve(void)
+{
+	int before, after;
+
+	if (is("many")) {
+		await(start(work));
+		before = descriptors();
+		for (int i = 0; i < 500 && failures == 0; i++)
+			await(start(i % 5 == 0 ? work : nothing_is_initialised));
+		after = descriptors();
+		CHECK(after <= before);
+	} else if (is("workers"))
+		four_workers();
+	else if (is("grandchildren"))
+		await(start(daemonised));
+	else if (is("closed"))
+		await(start(master_that_closed_everything));
+	else if (is("closing"))
+		await(start(worker_that_closes_everything));
+	else if (is("confined"))
+		confined_workers();
+	else if (is("confined grandchildren"))
+		await(start(confined_workers));
+	else if (is("amid"))
+		with_threads(3, 0, fork_often);
+	else if (is("threaded"))
+		await(start(threaded));
+	else if (is("rights"))
+		await(start(only_uses_keys));
+	else if (is("helper dies"))
+		await(start(outlive_the_helper));
+	else if (is("helpers die"))
+		await(start(outlive_many_helpers));
+	else if (is("pin"))
+		await(start(log_in_again));
+	else if (!is("idle"))
+		CHECK(!"a scenario");
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction count = {.sa_handler = count_signal}, reset = {.sa_handler = SIG_DFL};
+	int pin;
+
+	if (argc < 3)
+		return 2;
+	scenario = argv[2];
+	jail = argc > 3 ? argv[3] : "/";
+	pin = is("pin");
+	CHECK(open(argv[0], O_RDONLY) >= 0); /* a file of the server's */
+	load(argv[1]);
+	alarm(2 * WORKER_PATIENCE);
+	if (is("loaded")) { /* nobody but the children uses Cryptoki */
+		four_workers();
+		await(start(four_workers));
+		return failures != 0;
+	}
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	if (!pin) {
+		CK_SESSION_HANDLE session = open_session();
+
+		sign(session, find(session, CKO_PRIVATE_KEY, "web"), find(session, CKO_PUBLIC_KEY, "web"));
+		CHECK_RV(p11->C_CloseSession(session), CKR_OK);
+	}
+	sigaction(SIGCHLD, &count, NULL);
+	if (is("daemon")) {
+		/* The first process ends, as daemon(3)'s does, and what it began goes on. */
+		if (fork() != 0)
+			exit(failures != 0);
+		sigaction(SIGCHLD, &reset, NULL);
+		alarm(2 * WORKER_PATIENCE);
+		daemonised();
+		pause_a_second();
+		four_workers();
+		tell(failures == 0 ? "fine\n" : "failed\n");
+		return failures != 0;
+	}
+	if (is("nobody forks"))
+		pause_a_second();
+	else
+		serve();
+	if (is("idle")) {
+		/* A helper is no child that the host could see. */
+		pid_t child = start(nothing_is_initialised);
+
+		await(child);
+		CHECK(atomic_load(&signals_of_children) == 1);
+		CHECK(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
+		tell("helpers?\n");
+	}
+	if (!pin) {
+		CK_SESSION_HANDLE session = open_session();
+
+		sign(session, find(session, CKO_PRIVATE_KEY, "web"), find(session, CKO_PUBLIC_KEY, "web"));
+	}
+	CHECK_RV(p11->C_Finalize(NULL), CKR_OK);
+	return failures != 0;
+}
