@@ -62,7 +62,7 @@ generate:
 
 demo:
 	@$(and $(packages),$(packages) demo)
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory build
 	@demo/demo.sh
 
 vet:

@@ -20,7 +20,7 @@ server=
 cleanup() {
 	status=$?
 	[ -z "$server" ] || kill "$server" 2>/dev/null || true
-	[ -z "${swtpm:-}" ] || kill "$swtpm" 2>/dev/null || true
+	[ -z "${sim:-}" ] || kill "$sim" 2>/dev/null || true
 	wait 2>/dev/null || true
 	if [ "$status" != 0 ]; then
 		echo "${red}The demo stopped: a step did not go as it should.${reset}" >&2
@@ -91,16 +91,14 @@ module="$top/build/tpm2-p11.so"
 cd "$work"
 (cd "$top" && "${GO:-go}" build -o "$work/tls-server" ./examples/tls-server)
 
-say "A TPM of our own, with measurements as a firmware makes them"
-mkdir state
-echo_command "swtpm socket --tpm2 …"
-swtpm socket --tpm2 --tpmstate dir=state --flags not-need-init,startup-clear \
-	--server type=unixio,path="$work/tpm" --ctrl type=unixio,path="$work/tpm.ctrl" >swtpm.log 2>&1 &
-swtpm=$!
-export TPM2TOOLS_TCTI="swtpm:path=$work/tpm"
-for _ in $(seq 100); do [ -S "$work/tpm" ] && [ -S "$work/tpm.ctrl" ] && break; sleep 0.1; done
-measure() { echo "$1:sha256=$(printf '%s' "$2" | sha256sum | cut -d' ' -f1)"; }
-run "tpm2_pcrextend $(measure 0 firmware) $(measure 1 settings) $(measure 2 drivers) $(measure 7 secure-boot)"
+say "A TPM of our own: nitro-sim, the TPM of an attestable EC2 instance on a laptop"
+echo_command "nitro-sim --socket tpm --root-out root.pem &"
+nitro-sim --socket "$work/tpm" --root-out root.pem >sim.log 2>&1 &
+sim=$!
+for _ in $(seq 100); do
+	[ -S "$work/tpm" ] && [ -s root.pem ] && break
+	sleep 0.1
+done
 
 cat >tpm2-p11.conf <<CONF
 label = "demo"
@@ -148,6 +146,14 @@ echo "database password" >secret.txt
 run "tpm2-p11 seal --pcr sha256:0,1,2,7 --in secret.txt --out secret.tss2"
 run "tpm2-p11 unseal secret.tss2"
 
+say "The machine proves what it booted"
+run "openssl rand -hex 32 >nonce.hex"
+run "tpm2-p11 attest document --nonce \$(cat nonce.hex) --public-key web --out document.cbor"
+run "tpm2-p11 attest show document.cbor"
+pcr7=$(tpm2-p11 attest show --json document.cbor | sed -n 's/.*"7": *"\([0-9a-f]*\)".*/\1/p' | head -1)
+attested="tpm2-p11 attest verify document.cbor --root root.pem --nonce $(cat nonce.hex) --pcr 7=$pcr7"
+run "$attested"
+
 say "A reboot of an image that keeps its root in memory: the store is gone, the TPM still has the key"
 run "rm -r store"
 run "tpm2-p11 key ensure"
@@ -157,12 +163,13 @@ run "openssl dgst -sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:d
 
 say "Something else boots: PCR 7 changes, and every private operation is refused"
 start_server
-run "tpm2_pcrextend $(measure 7 something-else)"
+run "nitro-sim extend 7 --event something-else --socket tpm"
 refused "tpm2-p11 sign web --in contract.txt --out never.sig"
 refused "pkcs11-tool --module $module --sign --mechanism SHA256-RSA-PKCS-PSS --id $id --input-file contract.txt --output-file never.sig"
 refused "$openssl_sign"
 refused "curl --silent --show-error --cacert web.crt --connect-to localhost:443:127.0.0.1:$port https://localhost/ || { cat server.log; false; }"
 stop_server
 refused "tpm2-p11 unseal secret.tss2"
+refused "tpm2-p11 attest self --root root.pem --pcr 7=$pcr7"
 
 say "All of it went as it should."
