@@ -16,6 +16,7 @@ MODULEDIR  ?= $(LIBDIR)/pkcs11
 DATADIR    ?= $(PREFIX)/share
 # p11-kit reads the distribution's modules from /usr/share and the administrator's from /etc.
 P11KITDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/share/p11-kit/modules,$(SYSCONFDIR)/pkcs11/modules)
+UNITDIR    ?= $(LIBDIR)/systemd/system
 CONFIG      = $(DESTDIR)$(SYSCONFDIR)/tpm2-p11/tpm2-p11.conf
 
 # PACKAGES=present skips the installation of Debian packages.
@@ -25,7 +26,8 @@ packages  = $(if $(filter present,$(PACKAGES)),,packaging/install-packages)
 GOFLAGS_BUILD = -trimpath -buildvcs=false
 LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$(VERSION)
 # Only the functions of the standard are visible; no lazy binding; no executable stack.
-LDFLAGS_MODULE = $(LDFLAGS) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
+# HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
+LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
 .PHONY: all build module command generate demo check test vet test-vectors fuzz install uninstall clean
 
@@ -104,6 +106,9 @@ install:
 	sed 's|@MODULE@|$(MODULEDIR)/tpm2-p11.so|' packaging/tpm2-p11.module >$(DESTDIR)$(P11KITDIR)/tpm2-p11.module
 	sed 's|@MODULE@|$(MODULEDIR)/tpm2-p11.so|; s|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' packaging/tpm2-p11.pc.in \
 	  >$(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc
+	install -d $(DESTDIR)$(UNITDIR)
+	install -m 0644 packaging/tpm2-p11.socket $(DESTDIR)$(UNITDIR)/tpm2-p11.socket
+	sed 's|@BINDIR@|$(BINDIR)|' packaging/tpm2-p11.service.in >$(DESTDIR)$(UNITDIR)/tpm2-p11.service
 	build/tpm2-p11 completion bash >$(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11
 	build/tpm2-p11 completion zsh >$(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11
 	build/tpm2-p11 completion fish >$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
@@ -111,6 +116,7 @@ install:
 
 # Takes away what install put there, and the folders of its own that are empty then. A configuration that was changed stays.
 uninstall:
+	rm -f $(DESTDIR)$(UNITDIR)/tpm2-p11.socket $(DESTDIR)$(UNITDIR)/tpm2-p11.service
 	rm -f $(DESTDIR)$(BINDIR)/tpm2-p11 $(DESTDIR)$(MODULEDIR)/tpm2-p11.so $(DESTDIR)$(P11KITDIR)/tpm2-p11.module \
 	  $(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc $(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11 \
 	  $(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11 $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish

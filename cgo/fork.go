@@ -60,6 +60,7 @@ func tpm2p11Settings(modulePath *C.char, settings *unsafe.Pointer, length *C.siz
 		c = config.Default()
 	}
 	helper, err := findHelper(c.Helper, C.GoString(modulePath))
+	noHelper.Store(nil)
 	if err != nil {
 		noHelper.Store(&err)
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 )
@@ -29,9 +30,15 @@ func Environment() []string {
 	p := thisProcess()
 	var list []string
 	for _, name := range variables {
-		if value := p.env(name); value != "" {
-			list = append(list, name+"="+value)
+		value := p.env(name)
+		if value == "" {
+			continue
 		}
+		// The other process may have another current folder.
+		if absolute, err := filepath.Abs(value); name == "TPM2_P11_CONF" && err == nil {
+			value = absolute
+		}
+		list = append(list, name+"="+value)
 	}
 	return list
 }

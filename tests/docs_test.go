@@ -12,7 +12,9 @@ import (
 var pagesNotRun = map[string]string{
 	"ARCHITECTURE.md": "it has no commands",
 	"attestation.md":  "its commands ask a NitroTPM and take what others send",
+	"haproxy.md":      "it has no commands",
 	"kms.md":          "its commands ask AWS",
+	"serve.md":        "its commands ask systemd",
 }
 
 // Every block of commands in the README and the pages runs as it is printed, one after another. One that begins with init

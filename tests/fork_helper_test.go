@@ -126,7 +126,7 @@ func (m *machine) forkedHost(scenario string, happen func(event string), argumen
 func TestForkedChildrenUseTheKeys(t *testing.T) {
 	t.Parallel()
 	for _, scenario := range []string{
-		"workers", "grandchildren", "loaded", "many", "amid", "closed", "closing", "threaded", "confined", "confined grandchildren",
+		"workers", "grandchildren", "loaded", "many", "amid", "closed", "closing", "threaded", "bound deeply", "confined", "confined grandchildren",
 	} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()
@@ -266,5 +266,29 @@ func TestForkedChildrenChangeNothing(t *testing.T) {
 				t.Errorf("the key is gone:\n%s", list)
 			}
 		})
+	}
+}
+
+// The configuration may name the helper. One that others could have written is not started: the log says so, and children are told.
+func TestForkedHelperOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.run("cp", command, m.path("helper"))
+	conf := fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\nhelper = \"helper\"\n", m.tpm.Address(), m.path("store"), m.path("log"))
+	m.write("tpm2-p11.conf", conf)
+	m.forkedHost("idle", func(string) {
+		for _, h := range m.helpers() {
+			if is, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", h.pid)); err != nil || is != m.path("helper") {
+				t.Errorf("%s helps, %v", is, err)
+			}
+		}
+	})
+	if err := os.Chmod(m.path("helper"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	m.forkedHost("helpless", nil)
+	if log := string(m.read("log")); !strings.Contains(log, "the children of this process get no keys") || !strings.Contains(log, "can be written by others") {
+		t.Errorf("the log:\n%s", log)
 	}
 }

@@ -24,6 +24,8 @@ func TestInstallAndUninstall(t *testing.T) {
 		"usr/bin/tpm2-p11",
 		"usr/lib/pkcs11/tpm2-p11.so",
 		"usr/lib/pkgconfig/tpm2-p11.pc",
+		"usr/lib/systemd/system/tpm2-p11.service",
+		"usr/lib/systemd/system/tpm2-p11.socket",
 		"usr/share/bash-completion/completions/tpm2-p11",
 		"usr/share/fish/vendor_completions.d/tpm2-p11.fish",
 		"usr/share/p11-kit/modules/tpm2-p11.module",

@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +53,48 @@ func TestServersNginx(t *testing.T) {
 	}
 	s.refusesOtherPCRs()
 
+	s.command("nginx", "-c", conf, "-s", "stop")
+	s.ends()
+}
+
+// In a token with a PIN the workers log in by themselves. The helper takes the login with it when it dies, and a reload brings it back;
+// no PIN was tried in vain.
+func TestServersNginxWithPIN(t *testing.T) {
+	t.Parallel()
+	s := newTLSServer(t, "p256")
+	s.write("tpm2-p11.conf", fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\n", s.tpm.Address(), s.path("pin-store"), s.path("tpm2-p11.log")))
+	s.write("web.pin", "123456")
+	s.tpm2p11("init", "--label", "web", "--pin-file", "web.pin", "--so-pin-file", s.write("so.pin", "87654321"))
+	s.tpm2p11("key", "create", "web", "--type", "p256", "--pin-file", "web.pin")
+	s.tpm2p11("key", "self-sign", "web", "--subject", "CN=localhost", "--dns", "localhost", "--out", "web.crt", "--pin-file", "web.pin")
+	s.roots.AppendCertsFromPEM(s.read("web.crt"))
+	before := s.lockoutCounter()
+	conf := s.write("nginx.conf", s.documented("nginx.md", "nginx", 0,
+		"listen 443", "listen "+s.address, "/run/nginx.pid", s.path("nginx.pid"), "/etc/nginx/web.crt", s.path("web.crt"),
+		"/var/log/nginx/", s.dir+"/", "type=private", "type=private?pin-source=file:"+s.path("web.pin")))
+	s.command("nginx", "-c", conf)
+	master := s.pid("nginx.pid")
+	s.endsWith(master)
+	s.answers()
+	s.handshakes(100, 4)
+
+	workers := s.children(master)
+	if s.killHelpers(false) != 1 {
+		t.Error("there was no helper")
+	}
+	if err := s.handshake(0); err == nil {
+		t.Error("the login outlived the helper")
+	}
+	s.command("nginx", "-c", conf, "-s", "reload")
+	s.eventually("other workers serve", func() bool {
+		now := s.children(master)
+		return len(now) == 4 && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(workers, pid) })
+	})
+	s.answers()
+	s.handshakes(100, 4)
+	if after := s.lockoutCounter(); after != before {
+		t.Errorf("the TPM's lockout counter went from %d to %d", before, after)
+	}
 	s.command("nginx", "-c", conf, "-s", "stop")
 	s.ends()
 }

@@ -52,7 +52,7 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 // errNoAccess is for a peer that may use nothing.
 var errNoAccess = errors.New("no [[access]] table of the configuration names this user or one of its groups")
 
-// guardFor is what the configuration lets a peer do. Root and the server's own user may do all: a Guard that is nil is none.
+// guardFor is what the configuration lets a peer do. Root and the server's own user may use all keys.
 func guardFor(c config.Config, p peer, log *slog.Logger) (p11.Guard, error) {
 	if p.uid == 0 || p.uid == uint32(os.Geteuid()) {
 		return func(string, string, string) bool { return true }, nil

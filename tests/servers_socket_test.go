@@ -1,0 +1,202 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// service is a running `tpm2-p11 serve --socket` on a machine whose applications know its socket and no TPM.
+type service struct {
+	*machine
+	process *exec.Cmd
+	log     *bytes.Buffer
+}
+
+// newService makes two keys, "web" and, as asked for, "mail", and serves them with more lines of configuration.
+func newService(t *testing.T, config string, mail ...string) *service {
+	t.Helper()
+	m := newMachine(t, config)
+	for dir := m.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	oneKey(m)
+	m.tpm2p11(append([]string{"key", "create", "mail"}, mail...)...)
+	s := &service{machine: m}
+	if err := os.Rename(m.path("tpm2-p11.conf"), m.path("server.conf")); err != nil {
+		t.Fatal(err)
+	}
+	m.write("tpm2-p11.conf", fmt.Sprintf("socket = %q\nlog = \"stderr\"\n", m.path("socket")))
+	if err := os.Chmod(m.path("tpm2-p11.conf"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.begin()
+	t.Cleanup(func() {
+		if s.process != nil {
+			_ = s.process.Process.Kill()
+			_ = s.process.Wait()
+		}
+		if t.Failed() {
+			t.Logf("the service's log:\n%s", last(s.log.String(), 3000))
+		}
+	})
+	return s
+}
+
+// begin starts the service and waits until it is ready, as a service manager does.
+func (s *service) begin() {
+	s.t.Helper()
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path("notify"), Net: "unixgram"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer os.Remove(s.path("notify"))
+	defer manager.Close()
+	s.process = exec.Command(command, "--config", s.path("server.conf"), "serve", "--socket", s.path("socket"))
+	s.log = new(bytes.Buffer)
+	s.process.Env = append(s.env, "NOTIFY_SOCKET="+s.path("notify"))
+	s.process.Stderr = s.log
+	if err := s.process.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := manager.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		s.t.Fatal(err)
+	}
+	told := make([]byte, 100)
+	n, err := manager.Read(told)
+	if err != nil || string(told[:n]) != "READY=1" {
+		s.t.Fatalf("the service manager was told %q, %v\n%s", told[:n], err, s.log)
+	}
+}
+
+// kill ends the service as it stands.
+func (s *service) kill() {
+	s.t.Helper()
+	_ = s.process.Process.Kill()
+	_ = s.process.Wait()
+}
+
+// as runs pkcs11-tool as another user.
+func (s *service) as(user string, args ...string) result {
+	s.t.Helper()
+	return s.start("setpriv", append([]string{"--reuid=" + user, "--clear-groups", "--regid=nogroup", "pkcs11-tool", "--module", module}, args...)...)
+}
+
+// Who may use a key, and for what, is decided by the user that connects; it sees no other key, and changes none.
+func TestServersSocketKnowsItsClients(t *testing.T) {
+	t.Parallel()
+	s := newService(t, "[[access]]\nusers = [\"www-data\"]\nkeys = [\"web\"]\npurposes = [\"sign\"]\n"+
+		"[[access]]\nusers = [\"mail\"]\nkeys = [\"mail\"]\npurposes = [\"decrypt\"]\n", "--type", "p256")
+	s.write("in.txt", "the contract")
+	for _, file := range []string{"in.txt"} {
+		if err := os.Chmod(s.path(file), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := s.as("www-data", "--list-objects")
+	if list.code != 0 || !strings.Contains(list.all(), "label:      web") || strings.Contains(list.all(), "label:      mail") {
+		t.Errorf("www-data sees\n%s", list.all())
+	}
+	signed := s.as("www-data", "--sign", "--mechanism", "ECDSA-SHA256", "--label", "web", "--input-file", "in.txt")
+	if signed.code != 0 {
+		t.Fatalf("www-data cannot sign: %s", signed.all())
+	}
+	made := s.as("www-data", "--keypairgen", "--key-type", "EC:prime256v1", "--label", "new")
+	if made.code == 0 || !strings.Contains(made.all(), "CKR_TOKEN_WRITE_PROTECTED") {
+		t.Errorf("www-data makes a key:\n%s", made.all())
+	}
+	// A key for decryption alone does not sign.
+	refused := s.as("mail", "--sign", "--mechanism", "ECDSA-SHA256", "--label", "mail", "--input-file", "in.txt")
+	if refused.code == 0 || !strings.Contains(refused.all(), "CKR_KEY_FUNCTION_NOT_PERMITTED") {
+		t.Errorf("mail signs:\n%s", refused.all())
+	}
+	if nobody := s.as("nobody", "--list-objects"); nobody.code == 0 || strings.Contains(nobody.all(), "label:") {
+		t.Errorf("nobody sees\n%s", nobody.all())
+	}
+	// Root may use all, and the TPM agrees with what the service does.
+	s.pkcs11Tool("--sign", "--mechanism", "ECDSA-SHA256", "--label", "mail", "--signature-format", "openssl", "--input-file", "in.txt", "--output-file", "in.sig")
+	s.run(command, "--config", s.path("server.conf"), "key", "public", "mail", "--out", "mail.pub")
+	s.opensslVerify("mail.pub", "in.sig")
+
+	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.process.Wait(); err != nil {
+		t.Errorf("the service ends with %v", err)
+	}
+	s.process = nil
+	if log := s.log.String(); !strings.Contains(log, "a client was refused") || !strings.Contains(log, "user=65534") {
+		t.Errorf("the log does not tell of nobody:\n%s", log)
+	}
+}
+
+// Over the socket, applications and their forked children work as they do with the TPM, and outlive the service.
+func TestServersSocketServesHosts(t *testing.T) {
+	t.Parallel()
+	s := newService(t, "", "--use", "decrypt")
+	s.run(s.host("buffers"), module)
+	for _, scenario := range []string{"workers", "daemon", "amid", "closing", "threaded"} {
+		s.forkedHost(scenario, func(string) {})
+	}
+	s.forkedHost("helper dies", func(string) {
+		s.kill()
+		s.begin()
+	})
+	if n := len(s.helpers()); n != 0 {
+		t.Errorf("%d helpers run beside the service", n)
+	}
+}
+
+// A socket where others could put another one is not served, nor one that is served already.
+func TestServersSocketPlace(t *testing.T) {
+	t.Parallel()
+	s := newService(t, "", "--type", "p256")
+	serve := []string{"--config", s.path("server.conf"), "serve", "--socket"}
+	s.refused([]string{"served already"}, command, append(serve, s.path("socket"))...)
+	s.refused([]string{"is no socket"}, command, append(serve, s.path("server.conf"))...)
+	if err := os.Mkdir(s.path("open"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(s.path("open"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s.refused([]string{"can be written by others"}, command, append(serve, s.path("open/socket"))...)
+	if err := os.Chown(s.path("open"), 33, 33); err != nil {
+		t.Fatal(err)
+	}
+	s.refused([]string{"belongs to user 33"}, command, append(serve, s.path("open/socket"))...)
+}
+
+// systemd understands the units, and finds their sandbox strict.
+func TestServersUnits(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, unit := range []string{"tpm2-p11.socket", "tpm2-p11.service.in"} {
+		text, err := os.ReadFile(filepath.Join("../packaging", unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = bytes.ReplaceAll(text, []byte("@BINDIR@/tpm2-p11"), []byte(command))
+		if err := os.WriteFile(filepath.Join(dir, strings.TrimSuffix(unit, ".in")), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service := filepath.Join(dir, "tpm2-p11.service")
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", service, filepath.Join(dir, "tpm2-p11.socket")).CombinedOutput()
+	if err != nil || len(bytes.TrimSpace(out)) > 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", service).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, last(string(out), 1500))
+	}
+}
