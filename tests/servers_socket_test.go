@@ -29,6 +29,8 @@ func newService(t *testing.T, config string, mail ...string) *service {
 			t.Fatal(err)
 		}
 	}
+	// Other users may not be able to look into the folder that the checkout lies in.
+	m.run("install", "-m", "755", module, m.path("module.so"))
 	oneKey(m)
 	m.tpm2p11(append([]string{"key", "create", "mail"}, mail...)...)
 	s := &service{machine: m}
@@ -88,7 +90,7 @@ func (s *service) kill() {
 // as runs pkcs11-tool as another user.
 func (s *service) as(user string, args ...string) result {
 	s.t.Helper()
-	return s.start("setpriv", append([]string{"--reuid=" + user, "--clear-groups", "--regid=nogroup", "pkcs11-tool", "--module", module}, args...)...)
+	return s.start("setpriv", append([]string{"--reuid=" + user, "--clear-groups", "--regid=nogroup", "pkcs11-tool", "--module", s.path("module.so")}, args...)...)
 }
 
 // Who may use a key, and for what, is decided by the user that connects; it sees no other key, and changes none.
