@@ -97,10 +97,17 @@ func (p PCR) resolve(read Reader, force bool) (Node, error) {
 			return nil, fmt.Errorf("%s PCR%d is all %02x: %w: bind to a bank that the firmware extends, or force it",
 				BankName(p.Bank), i, value[0], ErrUnmeasured)
 		}
+		if !force && resettable(i) {
+			return nil, fmt.Errorf("PCR%d: %w: bind to a PCR that only a boot resets, or force it", i, ErrResettable)
+		}
 		resolved.Values[i] = value
 	}
 	return resolved, nil
 }
+
+// resettable tells the PCRs that any program may reset and extend anew: debug and application support
+// (TCG PC Client Platform TPM Profile, section 4.6).
+func resettable(i uint) bool { return i == 16 || i == 23 }
 
 // unmeasured tells a PCR as it is after a reset: firmware that measures extends each of PCRs 0 to 7 at least by a separator.
 func unmeasured(value []byte) bool {

@@ -23,6 +23,8 @@ var (
 	ErrBankInactive = errors.New("the PCR bank is not active in this TPM")
 	// ErrUnmeasured says that PCRs 0 to 7 bear no trace of a measured boot.
 	ErrUnmeasured = errors.New("the boot was not measured")
+	// ErrResettable says that a PCR can be given any value without a boot.
+	ErrResettable = errors.New("any program can reset it")
 )
 
 // Node is one requirement: All, PCR or PIN. Nodes are not changed once they
@@ -76,8 +78,9 @@ func (p Policy) And(n Node) Policy {
 // Reader reads PCR values of one bank. Values that the TPM does not have are absent from its answer.
 type Reader func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error)
 
-// Resolve puts current values where the policy asks for them. It refuses banks that do not answer (ErrBankInactive) and
-// PCRs 0 to 7 whose value, given or current, is all zeros or all ones (ErrUnmeasured) unless force is set.
+// Resolve puts current values where the policy asks for them. It refuses banks that do not answer (ErrBankInactive). Unless
+// force is set it also refuses PCRs 0 to 7 whose value, given or current, is all zeros or all ones (ErrUnmeasured), and
+// PCRs 16 and 23 (ErrResettable).
 func (p Policy) Resolve(read Reader, force bool) (Policy, error) {
 	if p.IsZero() {
 		return p, nil

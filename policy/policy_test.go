@@ -66,6 +66,8 @@ func TestResolveRefuses(t *testing.T) {
 		"a TPM that cannot be read":      {"sha256:7", func(tpm2.TPMIAlgHash, []uint) (map[uint][]byte, error) { return nil, broken }, broken, "reading sha256:7"},
 		"a value of the wrong length":    {"sha512:7", constant(1), policy.ErrBankInactive, "sha512 PCR7"},
 		"a boot measured in other banks": {"sha256:7,8", constant(0), policy.ErrUnmeasured, "sha256 PCR7 is all 00"},
+		"a PCR for debugging":            {"sha256:16", constant(7), policy.ErrResettable, "PCR16"},
+		"a PCR of applications":          {"sha256:23", constant(7), policy.ErrResettable, "PCR23"},
 		"all ones":                       {"sha256:0", constant(0xff), policy.ErrUnmeasured, "sha256 PCR0 is all ff"},
 	} {
 		p, err := policy.Policy{Root: policy.All{parse(t, c.pcrs)}}.Resolve(c.read, false)
@@ -73,10 +75,10 @@ func TestResolveRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", name, p, err, c.want)
 		}
 	}
-	if _, err := (policy.Policy{Root: parse(t, "sha256:0-7")}).Resolve(constant(0), true); err != nil {
+	if _, err := (policy.Policy{Root: parse(t, "sha256:0-7,16,23")}).Resolve(constant(0), true); err != nil {
 		t.Errorf("forced: %v", err)
 	}
-	if _, err := (policy.Policy{Root: parse(t, "sha256:8-23")}).Resolve(constant(0), false); err != nil {
+	if _, err := (policy.Policy{Root: parse(t, "sha256:8-15,17-22")}).Resolve(constant(0), false); err != nil {
 		t.Errorf("PCRs that a boot need not extend: %v", err)
 	}
 	if _, err := (policy.Policy{Root: zeroPCRs(tpm2.TPMAlgSHA256, 32, 7)}).Resolve(machine, false); !errors.Is(err, policy.ErrUnmeasured) {

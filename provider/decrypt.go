@@ -139,5 +139,14 @@ func isBadCiphertext(err error) bool {
 	if !errors.As(err, &re) || re.Command != commandNames[tpm2.TPMCCRSADecrypt] {
 		return false
 	}
-	return baseCode(re.Code) == tpm2.TPMRCFailure || isParameter(re.Code, tpm2.TPMRCValue, 1) || isParameter(re.Code, tpm2.TPMRCSize, 1)
+	if baseCode(re.Code) == tpm2.TPMRCFailure {
+		return true
+	}
+	// The reference code says which parameter it was for some bad ciphertexts, and leaves it out for others.
+	for _, bad := range []tpm2.TPMRC{tpm2.TPMRCValue, tpm2.TPMRCSize} {
+		if re.Code == uint32(bad) || isParameter(re.Code, bad, 1) {
+			return true
+		}
+	}
+	return false
 }

@@ -62,6 +62,23 @@ func TestOAEP(t *testing.T) {
 	}
 }
 
+// TPMs differ in how they refuse a ciphertext; a caller cannot tell one way from another.
+func TestEveryAnswerToABadCiphertextIsTheSameError(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.persisted(t, b.key(t, decryptKey, ""))
+	for _, rc := range []uint32{0x101, 0x84, 0x95, 0x1C4, 0x1D5} {
+		b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, answer(rc)))
+		if _, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, nil, make([]byte, 256)); err != provider.ErrDecrypt {
+			t.Errorf("%#x: %v", rc, err)
+		}
+	}
+	b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, answer(0x2C4))) // of the scheme
+	if _, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, nil, make([]byte, 256)); errors.Is(err, provider.ErrDecrypt) || err == nil {
+		t.Errorf("a refused scheme: %v", err)
+	}
+}
+
 func TestEveryBadCiphertextIsTheSameError(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)

@@ -8,11 +8,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tpm2-p11/tpm2-p11/attest"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -29,7 +31,8 @@ func attestCommand(a *app) *cobra.Command {
 func attestDocumentCommand(a *app) *cobra.Command {
 	var content documentFlags
 	var format, out string
-	c := &cobra.Command{
+	var c *cobra.Command
+	c = &cobra.Command{
 		Use:   "document",
 		Short: "Ask an AWS NitroTPM for an attestation document",
 		Long: `document asks the NitroTPM of an EC2 instance for an attestation document: the machine's PCRs, and what the flags
@@ -40,6 +43,9 @@ It takes the owner hierarchy's authorisation and room for an NV index of 8 KiB, 
   tpm2-p11 attest document --nonce-file challenge --format base64`,
 		Args: exactly(),
 		RunE: a.verb(func(ctx context.Context, _ []string) error {
+			if err := filled(c); err != nil {
+				return err
+			}
 			encode, ok := documentFormats[format]
 			if !ok {
 				return usagef("--format %s: there is raw, base64 and hex", format)
@@ -148,6 +154,21 @@ func (n *nonceFlags) read(a *app) ([]byte, error) {
 		return a.read("--nonce-file", n.file, maxInput)
 	}
 	return nil, nil
+}
+
+// filled refuses a flag that is given without a value, as by a variable that is not set: what was meant to be demanded
+// would not be.
+func filled(c *cobra.Command) (err error) {
+	c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values = list.GetSlice()
+		}
+		if err == nil && f.Changed && slices.Contains(values, "") {
+			err = usagef("--%s is empty", f.Name)
+		}
+	})
+	return err
 }
 
 func parseHex(flag, s string) ([]byte, error) {

@@ -148,5 +148,9 @@ func (j *claimsJSON) text(w io.Writer) {
 // String is the subject and the time of validity.
 func (c certificateJSON) String() string {
 	const minutes = "2006-01-02 15:04"
-	return fmt.Sprintf("%s, %s to %s", c.Subject, c.NotBefore.UTC().Format(minutes), c.NotAfter.UTC().Format(minutes))
+	subject := c.Subject
+	if !isText([]byte(subject)) { // whoever wrote the document may mean the terminal
+		subject = strconv.QuoteToASCII(subject)
+	}
+	return fmt.Sprintf("%s, %s to %s", subject, c.NotBefore.UTC().Format(minutes), c.NotAfter.UTC().Format(minutes))
 }

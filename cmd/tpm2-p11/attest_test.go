@@ -204,6 +204,19 @@ func TestMistakesInAttestation(t *testing.T) {
 	}
 }
 
+// A variable that is not set must not make a verifier ask for less.
+func TestAnEmptyDemandIsNoDemand(t *testing.T) {
+	t.Parallel()
+	m := offline(t)
+	for _, flag := range []string{"nonce", "nonce-file", "user-data", "public-key", "instance", "root", "pcr", "at"} {
+		m.refused(exitUsage, "--"+flag, "--help", "attest", "verify", "x", "--"+flag, "")
+	}
+	for _, flag := range []string{"nonce", "public-key", "policy-digest", "pcr"} {
+		m.refused(exitUsage, "--"+flag, "--help", "key", "verify-attestation", "x", "--nonce", "00", "--ak-name", "00", "--"+flag, "")
+	}
+	m.refused(exitUsage, "--instance is empty", "--help", "attest", "self", "--pcr", "4="+strings.Repeat("00", 48), "--instance", "")
+}
+
 func TestJSONNamesOfAttestationAreStable(t *testing.T) {
 	t.Parallel()
 	m := newInstance(t)

@@ -22,7 +22,8 @@ func attestVerifyCommand(a *app) *cobra.Command {
 	var content documentFlags
 	var expected expectedFlags
 	var at string
-	c := &cobra.Command{
+	var c *cobra.Command
+	c = &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify an attestation document",
 		Long: `verify checks a NitroTPM attestation document: its signature, its certificates up to AWS's root, its age, and
@@ -34,6 +35,9 @@ machine has booted.`,
   tpm2-p11 attest verify old.cbor --at 2026-06-18T05:11:00Z --pcr 4=8c10…`,
 		Args: exactly("FILE"),
 		RunE: a.verb(func(_ context.Context, args []string) error {
+			if err := filled(c); err != nil {
+				return err
+			}
 			p, err := expected.policy(a)
 			if err != nil {
 				return err
@@ -73,7 +77,8 @@ machine has booted.`,
 
 func attestSelfCommand(a *app) *cobra.Command {
 	var expected expectedFlags
-	c := &cobra.Command{
+	var c *cobra.Command
+	c = &cobra.Command{
 		Use:   "self",
 		Short: "Check that this machine is the expected image",
 		Long: `self asks the NitroTPM for an attestation document with a fresh nonce and verifies it. Exit code 0 means that AWS's
@@ -83,6 +88,9 @@ root vouches for these PCRs of this machine, now. In a systemd unit it keeps a s
 		Example: "  tpm2-p11 attest self --pcr 4=8c10… --pcr 7=9844… --instance i-0123456789abcdef0",
 		Args:    exactly(),
 		RunE: a.verb(func(ctx context.Context, _ []string) error {
+			if err := filled(c); err != nil {
+				return err
+			}
 			p, err := expected.policy(a)
 			if err != nil {
 				return err

@@ -55,7 +55,7 @@ func parseHandle(s string) (provider.Handle, error) {
 		return 0, usagef("%q is not a handle: write it as 0x81000100", s)
 	}
 	if n>>24 != 0x81 {
-		return 0, usagef("%s is not a persistent handle: they go from 0x81000000 to 0x81ffffff", s)
+		return 0, usagef("%s is not a persistent handle: they go from 0x81000000, those of the owner to 0x817fffff", s)
 	}
 	return provider.Handle(n), nil
 }

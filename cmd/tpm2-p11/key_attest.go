@@ -152,7 +152,8 @@ func keyVerifyAttestationCommand(a *app) *cobra.Command {
 	var nonce nonceFlags
 	var akName, publicKey, digest string
 	var pcrs []string
-	c := &cobra.Command{
+	var c *cobra.Command
+	c = &cobra.Command{
 		Use:   "verify-attestation FILE",
 		Short: "Verify what key attest wrote, without a TPM",
 		Long: `verify-attestation checks that a key was born in a TPM and never leaves it, on the word of an attestation key (AK) that
@@ -162,6 +163,9 @@ is trusted by its Name. Exit code 0 means that this holds, and what the flags as
     --policy-digest 3f1a… --pcr sha256:7=e3b0…`,
 		Args: exactly("FILE"),
 		RunE: a.verb(func(_ context.Context, args []string) error {
+			if err := filled(c); err != nil {
+				return err
+			}
 			p := attest.KeyPolicy{}
 			var err error
 			if p.Nonce, err = nonce.qualifying(a); err != nil {
