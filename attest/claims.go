@@ -85,7 +85,7 @@ func Parse(b []byte) (*Claims, error) {
 	if d.Digest != digestSHA384 {
 		return nil, fmt.Errorf("%w: digest is %q, not %q", ErrMalformed, d.Digest, digestSHA384)
 	}
-	if !strings.Contains(d.ModuleID, moduleIDTPM) {
+	if !strings.Contains(d.ModuleID, moduleIDTPM) || strings.ContainsFunc(d.ModuleID, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, fmt.Errorf("%w: module id %q", ErrKind, d.ModuleID)
 	}
 	return d, nil

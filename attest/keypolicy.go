@@ -63,14 +63,30 @@ func checkAK(e provider.Evidence, want provider.Name) error {
 	if a := e.AK.Attributes(); !a.Restricted || !a.SignEncrypt || a.Decrypt || !a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin {
 		return fmt.Errorf("%w: it is not a restricted signing key that is fixed to its TPM", ErrAK)
 	}
+	if err := checkNameAlg(e.AK); err != nil {
+		return fmt.Errorf("%w: %w", ErrAK, err)
+	}
 	if e.AKHierarchy != tpm2.TPMRHEndorsement && e.AKHierarchy != tpm2.TPMRHOwner {
 		return fmt.Errorf("%w: it is in hierarchy 0x%08X", ErrAK, uint32(e.AKHierarchy))
 	}
 	return nil
 }
 
+// checkNameAlg refuses Names by SHA-1, of which two different public areas can
+// be made to have the same: a TPM that vouches for one vouches for both.
+func checkNameAlg(p provider.Public) error {
+	alg := p.Area().NameAlg
+	if hash, err := alg.Hash(); err != nil || hash.Size() < sha256.Size {
+		return fmt.Errorf("its Name is made by algorithm 0x%04X, which is not collision resistant", uint16(alg))
+	}
+	return nil
+}
+
 // checkKey checks a public area that the TPM vouched for.
 func checkKey(key provider.Public, p KeyPolicy) error {
+	if err := checkNameAlg(key); err != nil {
+		return fmt.Errorf("%w: %w", ErrKey, err)
+	}
 	a := key.Attributes()
 	if !a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin {
 		return fmt.Errorf("%w: fixedTPM is %t, fixedParent %t, sensitiveDataOrigin %t", ErrKey, a.FixedTPM, a.FixedParent, a.SensitiveDataOrigin)
@@ -192,6 +208,9 @@ func (v statements) checkAudit(e provider.Evidence) error {
 	}
 	if a := e.Parent.Attributes(); !e.Parent.IsStorageKey() || !a.FixedTPM || !a.FixedParent {
 		return fmt.Errorf("%w: its parent is not a storage key that is fixed to its TPM", ErrKey)
+	}
+	if err := checkNameAlg(e.Parent); err != nil {
+		return fmt.Errorf("%w: its parent: %w", ErrKey, err)
 	}
 	a, err := v.open(e.Audit, tpm2.TPMSTAttestSessionAudit)
 	if err != nil {

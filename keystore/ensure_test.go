@@ -52,7 +52,7 @@ func TestADeclaredKeyIsThereAfterEveryBoot(t *testing.T) {
 	s := tpmStore(t)
 	s.swtpm.Extend(t, "sha256", 7, []byte("boot"))
 	d := declared()
-	d.Policy = current(7, 16)
+	d.Policy = current(7, 8)
 	token := s.open(t)
 	if _, _, err := token.Ensure(ctx, d); !errors.Is(err, ErrNotInitialized) {
 		t.Errorf("before init: %v", err)
@@ -94,7 +94,7 @@ func TestADeclaredKeyIsThereAfterEveryBoot(t *testing.T) {
 	}
 
 	// A bound PCR changes: the store still knows the values at creation, a new store does not.
-	s.swtpm.Extend(t, "sha256", 16, []byte("something else"))
+	s.swtpm.Extend(t, "sha256", 8, []byte("something else"))
 	token = s.open(t)
 	ensured(t, token, d, Unchanged)
 	_ = token.TPM().Close()
@@ -126,7 +126,7 @@ func TestEnsureRefusesWhatIsNotAsDeclared(t *testing.T) {
 	cases := func(token *Token) {
 		conflicts(t, token, change(func(d *Declared) { d.Type = provider.RSA2048 }), "type is p256, declared is rsa2048")
 		conflicts(t, token, change(func(d *Declared) { d.Use = provider.Use{Sign: true, Decrypt: true} }), "use is sign, declared is sign,decrypt")
-		conflicts(t, token, change(func(d *Declared) { d.Policy = current(16) }), "no policy, one is declared")
+		conflicts(t, token, change(func(d *Declared) { d.Policy = current(8) }), "no policy, one is declared")
 		conflicts(t, token, change(func(d *Declared) { d.Type, d.Use = provider.P384, provider.Use{Decrypt: true} }), "; its use")
 	}
 	cases(token)
@@ -160,9 +160,9 @@ func TestEnsureRefusesAPolicyThatIsDecoration(t *testing.T) {
 	s := tpmStore(t)
 	token := s.initialized(t, "", "")
 	d := declared()
-	d.Policy = policy.Policy{Root: policy.PCR{Bank: 0x000B, Values: map[uint][]byte{16: make([]byte, 32)}}}
+	d.Policy = policy.Policy{Root: policy.PCR{Bank: 0x000B, Values: map[uint][]byte{8: make([]byte, 32)}}}
 	foreign := s.tools(t, token)
-	foreign.policy(t, "sha256:16")
+	foreign.policy(t, "sha256:8")
 	foreign.run("tpm2_create", "-Q", "-C", "0x81000001", "-G", "ecc", "-L", "policy", "-u", "k.pub", "-r", "k.priv",
 		"-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign")
 	foreign.run("tpm2_load", "-Q", "-C", "0x81000001", "-u", "k.pub", "-r", "k.priv", "-c", "k.ctx")
@@ -200,7 +200,7 @@ func TestATokenWithAPINDoesNotAdoptWhatItCannotOpen(t *testing.T) {
 	s := tpmStore(t)
 	token := s.initialized(t, "user pin", "so pin")
 	d := declared()
-	d.Policy = current(16)
+	d.Policy = current(8)
 	if _, _, err := token.Ensure(ctx, d); !errors.Is(err, ErrLoginNeeded) {
 		t.Errorf("without a login: %v", err)
 	}

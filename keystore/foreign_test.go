@@ -114,8 +114,8 @@ func TestWrappedObjectsOfToolsAreAdded(t *testing.T) {
 	s := tpmStore(t)
 	token := s.initialized(t, "", "")
 	f := s.tools(t, token)
-	f.policy(t, "sha256:16")
-	bound := policy.Policy{Root: policy.PCR{Bank: 0x000B, Values: map[uint][]byte{16: make([]byte, 32)}}}
+	f.policy(t, "sha256:8")
+	bound := policy.Policy{Root: policy.PCR{Bank: 0x000B, Values: map[uint][]byte{8: make([]byte, 32)}}}
 	const attributes = "fixedtpm|fixedparent|sensitivedataorigin|sign"
 	createWith := func(args ...string) provider.Object {
 		f.run("tpm2_create", append([]string{"-Q", "-C", "0x81000001", "-G", "ecc", "-u", "k.pub", "-r", "k.priv"}, args...)...)
@@ -179,7 +179,7 @@ func TestPrivateKeysAreImported(t *testing.T) {
 	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	for label, key := range map[string]crypto.Signer{"rsa": rsaKey, "ec": ecKey} {
-		spec := KeySpec{Label: label, Use: provider.Use{Sign: true}, Policy: current(16)}
+		spec := KeySpec{Label: label, Use: provider.Use{Sign: true}, Policy: current(8)}
 		e, err := token.ImportKey(ctx, key, spec)
 		must(t, err)
 		public, err := e.Object.Public.Key()

@@ -301,7 +301,7 @@ func TestAKeyIsBoundToPCRs(t *testing.T) {
 	s := tpmStore(t)
 	token := s.initialized(t, "", "")
 	spec := signing("web")
-	spec.Policy = current(7, 16)
+	spec.Policy = current(7, 8)
 	if _, err := token.CreateKey(ctx, spec); !errors.Is(err, policy.ErrUnmeasured) {
 		t.Errorf("bound to a boot that was not measured: %v", err)
 	}
@@ -313,12 +313,12 @@ func TestAKeyIsBoundToPCRs(t *testing.T) {
 	}
 	signs(t, token, e, nil)
 	_ = token.TPM().Close()
-	s.swtpm.Extend(t, "sha256", 16, []byte("something else"))
+	s.swtpm.Extend(t, "sha256", 8, []byte("something else"))
 
 	token = s.open(t)
 	var unsatisfied *policy.UnsatisfiedError
-	if err := sign(token, e, nil); !errors.Is(err, provider.ErrPolicy) || !errors.As(err, &unsatisfied) || unsatisfied.PCR != 16 {
-		t.Errorf("after PCR 16 changed: %v", err)
+	if err := sign(token, e, nil); !errors.Is(err, provider.ErrPolicy) || !errors.As(err, &unsatisfied) || unsatisfied.PCR != 8 {
+		t.Errorf("after PCR 8 changed: %v", err)
 	}
 	if !strings.Contains(unsatisfied.Error(), `"web"`) {
 		t.Errorf("the refusal does not name the key: %v", unsatisfied)
@@ -330,7 +330,7 @@ func TestInATokenWithAPINAPolicyAsksForIt(t *testing.T) {
 	token := tpmStore(t).initialized(t, "user pin", "so pin")
 	must(t, token.Login(ctx, User, pin("user pin")))
 	with := signing("with")
-	with.Policy = current(16)
+	with.Policy = current(8)
 	without := with
 	without.Label, without.NoPIN = "without", true
 	bare := signing("bare")

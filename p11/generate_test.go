@@ -97,18 +97,18 @@ func TestPolicyRefusesAndTheLogNamesThePCR(t *testing.T) {
 	w := open(t)
 	s := w.session(true)
 	_, key, err := w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p256},
-		[]Attribute{onToken, label("bound"), {CKA_TPM2_POLICY, []byte("sha256:16")}})
+		[]Attribute{onToken, label("bound"), {CKA_TPM2_POLICY, []byte("sha256:8")}})
 	w.must(err)
-	if got := string(w.attribute(s, key, CKA_TPM2_POLICY)); !strings.HasPrefix(got, "sha256:16=") {
+	if got := string(w.attribute(s, key, CKA_TPM2_POLICY)); !strings.HasPrefix(got, "sha256:8=") {
 		t.Errorf("CKA_TPM2_POLICY %q", got)
 	}
 	_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
 	w.must(err)
 	w.token.TPM().Release()
-	w.machine.Extend(t, "sha256", 16, []byte("another image"))
+	w.machine.Extend(t, "sha256", 8, []byte("another image"))
 	_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
 	w.refused(err, CKR_FUNCTION_REJECTED)
-	if text := w.log.String(); !strings.Contains(text, "PCR16") || !strings.Contains(text, "C_Sign failed") {
+	if text := w.log.String(); !strings.Contains(text, "PCR8") || !strings.Contains(text, "C_Sign failed") {
 		t.Errorf("the log does not name the PCR:\n%s", text)
 	}
 	// The refusal ended the operation, and the session goes on.

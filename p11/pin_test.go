@@ -182,7 +182,7 @@ func TestKeyWhosePolicyTakesNoPIN(t *testing.T) {
 	t.Parallel()
 	w := open(t)
 	spec := ecKey("bound")
-	spec.Policy = policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{16: make([]byte, 32)}}}
+	spec.Policy = policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{8: make([]byte, 32)}}}
 	entry := w.make(spec)
 	w.must(w.token.Delete(t.Context(), entry, false))
 	text, err := tss2.Encode(tss2.Key{Object: entry.Object, Policy: entry.Policy})

@@ -9,7 +9,8 @@ import (
 // Execute carries out one command of a client. Maker is remembered for what the
 // command creates (see Split). With strict, a command that the TPM does not list
 // is refused as /dev/tpmrm0 refuses it: TPM_RC_COMMAND_CODE in the resource
-// manager's layer. An error is a TPM that is lost, or ErrClosed.
+// manager's layer; else it is passed on as it is, in the client's turn. An error
+// is a TPM that is lost, or ErrClosed.
 func (s *Space) Execute(raw []byte, maker any, strict bool) ([]byte, error) {
 	m := s.mux
 	m.mu.Lock()
@@ -23,11 +24,8 @@ func (s *Space) Execute(raw []byte, maker any, strict bool) ([]byte, error) {
 	c := command(bytes.Clone(raw))
 	m.commands[c.code()]++
 	about, listed := m.attributes[c.code()]
-	if !listed {
-		if strict {
-			return refusal(layerResMgr | rcCommandCode), nil
-		}
-		return m.tpm.Transmit(c)
+	if !listed && strict {
+		return refusal(layerResMgr | rcCommandCode), nil
 	}
 	if !c.has(about.handles) {
 		return refusal(rcInsufficient), nil

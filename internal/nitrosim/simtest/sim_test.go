@@ -166,6 +166,21 @@ func TestAResourceManagerMayRefuseTheCommandAndTheDevicePassesIt(t *testing.T) {
 	}
 }
 
+// A session in use with a command that is not listed is swapped like any other.
+func TestThroughTheDeviceClientsTakeTurnsToo(t *testing.T) {
+	t.Parallel()
+	sim := Start(t, "--rm-refuses")
+	alice, bob := connect(t, sim.Device()), connect(t, sim.Address())
+	v := alice.vault(8192, request(map[string]any{}))
+	if n := len(bob.handles(loadedSession)); n != 0 {
+		t.Errorf("bob sees %d sessions", n)
+	}
+	if rc := v.attest(attempt{}); rc != 0 {
+		t.Errorf("after another client's turn: response code 0x%08x", uint32(rc))
+	}
+	v.undefine()
+}
+
 func TestTheManufacturerIsAmazon(t *testing.T) {
 	t.Parallel()
 	c := connect(t, Start(t).Address())
