@@ -65,8 +65,12 @@ func (v *Verifier) Challenge() []byte {
 // document whose nonce is one of the verifier's challenges. One that is
 // unknown, expired or answered before is ErrNonce. publicKey, if it is not nil,
 // must be the document's: for a peer in TLS, whose key the document is to
-// vouch for, the RawSubjectPublicKeyInfo of its certificate.
+// vouch for, the RawSubjectPublicKeyInfo of its certificate. An empty one is
+// nobody's key, and refused.
 func (v *Verifier) Verify(document, publicKey []byte) (*Claims, error) {
+	if publicKey != nil && len(publicKey) == 0 {
+		return nil, fmt.Errorf("%w: the peer's is empty", ErrPublicKey)
+	}
 	claims, err := Parse(document)
 	if err != nil {
 		return nil, err

@@ -125,3 +125,16 @@ func TestAVerifiersMemoryIsBounded(t *testing.T) {
 		t.Errorf("after they expired: %v, %d remembered", err, v.Remembered())
 	}
 }
+
+// A peer whose key came out empty is bound to nothing, not even to a document without a key.
+func TestAnEmptyKeyIsNobodys(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	v := newVerifier(a)
+	d := newDraft(t, a)
+	d.Set("public_key", nil)
+	d.Set("nonce", v.Challenge())
+	if _, err := v.Verify(signed(t, d), []byte{}); !errors.Is(err, attest.ErrPublicKey) {
+		t.Errorf("%v", err)
+	}
+}
