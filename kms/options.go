@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
 )
 
 // Defaults of Options.
@@ -84,16 +85,10 @@ func (o Options) complete(ctx context.Context) (Options, error) {
 }
 
 // environment is the process's environment, which a process with more rights
-// than its caller does not listen to (AT_SECURE, getauxval(3)).
+// than its caller does not listen to.
 func environment() func(string) string {
-	const atSecure = 23
-	auxv, err := unix.Auxv()
-	if err == nil {
-		for _, entry := range auxv {
-			if entry[0] == atSecure && entry[1] == 0 {
-				return os.Getenv
-			}
-		}
+	if config.Secure() {
+		return func(string) string { return "" }
 	}
-	return func(string) string { return "" }
+	return os.Getenv
 }

@@ -50,7 +50,7 @@ it ends with the last process of that server.`,
 	c.Flags().StringVar(&flags.socket, "socket", "", "serve whoever connects to this `SOCKET` and may use keys")
 	c.Flags().BoolVar(&flags.supervised, "supervised", false, "")
 	if err := c.Flags().MarkHidden("supervised"); err != nil {
-		panic(err)
+		panic(err) // the line above defines it
 	}
 	return c
 }
