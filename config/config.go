@@ -17,6 +17,7 @@ type Config struct {
 	Forked string   // "use" (default), "all": what forked children may do with keys
 	Socket string   // absolute path of a running server's socket, "" to use the TPM in the process itself
 	Access []Access // who may use what through a server's socket; nobody but root and the server's user where it is empty
+	KMS    KMS      // how secrets are asked of AWS KMS
 	Tokens []Token  // at least one
 }
 

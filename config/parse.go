@@ -68,6 +68,7 @@ func readConfig(t table, c *Config) error {
 		"forked":            func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
 		"socket":            func(v value) error { return v.path(&c.Socket) },
 		"access":            func(v value) error { return readAccess(v, &c.Access) },
+		"kms":               func(v value) error { return readKMS(v, &c.KMS) },
 		"tpm":               func(v value) error { return v.address(&single) },
 		"label":             func(v value) error { return v.tokenLabel(&single.Label) },
 		"store":             func(v value) error { return v.path(&single.Store) },

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -85,6 +86,10 @@ func TestSampleIsTheDefault(t *testing.T) {
 	}
 	if keys := c.Tokens[0].Keys; len(keys) != 2 || keys[0].Policy.String() != "sha256:0,1,2,7" || keys[1].Policy.String() != "sha256:0,7 + pin" {
 		t.Errorf("the examples' keys are %+v", keys)
+	}
+
+	if c.KMS.KeyID != "alias/fleet" || c.KMS.Context["purpose"] != "tls" || c.KMS.Timeout != 30*time.Second || c.KMS.Attempts != 4 || c.KMS.Extractable {
+		t.Errorf("the example of [kms] is %+v", c.KMS)
 	}
 
 	_, tokens, found := strings.Cut(string(text), "For example:\n")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // document is the text that tables and values are from.
@@ -148,6 +149,58 @@ func (v value) texts(to *[]string, allowed ...string) error {
 		*to = append(*to, s)
 	}
 	return nil
+}
+
+// boolean reads true or false.
+func (v value) boolean(to *bool) error {
+	b, ok := v.content.(bool)
+	if !ok {
+		return v.errorf("%s is true or false, not %s", v.name, describe(v.content))
+	}
+	*to = b
+	return nil
+}
+
+// number reads a whole number from least to most.
+func (v value) number(to *int, least, most int) error {
+	n, ok := v.content.(int64)
+	if !ok {
+		return v.errorf("%s is a whole number, not %s", v.name, describe(v.content))
+	}
+	if n < int64(least) || n > int64(most) {
+		return v.errorf("%s is from %d to %d, not %d", v.name, least, most, n)
+	}
+	*to = int(n)
+	return nil
+}
+
+// duration reads a time like "30s" that is more than none and at most most.
+func (v value) duration(to *time.Duration, most time.Duration) error {
+	var s string
+	if err := v.text(&s); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return v.errorf(`%s is a time like "30s" or "5m", not %q`, v.name, s)
+	}
+	if d <= 0 || d > most {
+		return v.errorf("%s is more than 0 and at most %s, not %s", v.name, most, s)
+	}
+	*to = d
+	return nil
+}
+
+// table reads one table.
+func (v value) table(header string) (table, error) {
+	members, ok := v.content.(map[string]any)
+	if !ok {
+		if _, several := v.content.([]map[string]any); several {
+			return table{}, v.errorf("%s is written [%s], in single brackets", v.name, header)
+		}
+		return table{}, v.errorf("%s is a table [%s], not %s", v.name, header, describe(v.content))
+	}
+	return table{doc: v.doc, place: v.place, members: members}, nil
 }
 
 // tables reads an array of tables, in either of TOML's spellings.

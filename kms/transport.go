@@ -7,9 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"syscall"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
 )
 
 const (
@@ -32,18 +33,11 @@ func (o Options) newHTTPClient() (*httpClient, error) {
 		ForceAttemptHTTP2:   true,
 	}
 	if o.Endpoint != "" {
-		u, err := url.Parse(o.Endpoint)
-		switch {
-		case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-			return nil, fmt.Errorf("%w: %q is not a URL like https://host", ErrEndpoint, o.Endpoint)
-		case u.Scheme == "https":
-		case u.Scheme != "http":
-			return nil, fmt.Errorf("%w: %q: https is required", ErrEndpoint, o.Endpoint)
-		case !o.AllowPlainHTTP:
-			return nil, fmt.Errorf("%w: %q: https is required, and plain http must be asked for, to this machine only", ErrEndpoint, o.Endpoint)
-		case !isLoopback(u.Hostname()):
-			return nil, fmt.Errorf("%w: %q: plain http is for this machine only (127.0.0.1, [::1], localhost)", ErrEndpoint, o.Endpoint)
-		default:
+		local, err := config.CheckEndpoint(o.Endpoint, o.AllowPlainHTTP)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrEndpoint, err)
+		}
+		if local {
 			dialer.Control = loopbackOnly
 		}
 	}
@@ -69,11 +63,6 @@ func (c *httpClient) Do(r *http.Request) (*http.Response, error) {
 type bounded struct {
 	io.Reader
 	io.Closer
-}
-
-func isLoopback(host string) bool {
-	address, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && address.IsLoopback()
 }
 
 // loopbackOnly is a net.Dialer's Control, for names that resolve to somewhere else.
