@@ -5,12 +5,14 @@
 #include <string.h>
 
 #include "boundary.h"
+#include "replay.h"
 
 _Static_assert(sizeof(CK_ULONG) == 8, "the wire has CK_ULONG as 64 bits");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "attribute values cross in native order, which the wire has as little-endian");
 
 #define NULL_LENGTH (~0UL)
 #define LABEL_LENGTH 32
+#define REFUSED_LENGTH (sizeof(uint32_t) + sizeof(uint64_t)) /* of a request's function and session */
 
 void call_refuse(struct call *c, CK_RV rv)
 {
@@ -71,12 +73,29 @@ void call_begin(struct call *c, enum function_number number)
 	put(c, &n, sizeof n, CKR_ARGUMENTS_BAD);
 }
 
+/* Tells of a call that was refused here, if it ends an operation. Its session is its first argument. */
+static void tell_refusal(const struct call *c)
+{
+	const uint32_t number = CALL_REFUSED;
+	unsigned char message[sizeof number + REFUSED_LENGTH], *response;
+	size_t response_length;
+
+	if (c->request_length < REFUSED_LENGTH || !replay_rule_of(c->request, c->request_length)->ends_when_refused)
+		return;
+	memcpy(message, &number, sizeof number);
+	memcpy(message + sizeof number, c->request, REFUSED_LENGTH);
+	if (boundary_exchange(message, sizeof message, &response, &response_length) == CKR_OK)
+		wipe_and_free(response, response_length);
+}
+
 void call_send(struct call *c)
 {
 	CK_ULONG rv = CKR_OK;
 
-	if (c->rv != CKR_OK)
+	if (c->rv != CKR_OK) {
+		tell_refusal(c);
 		return;
+	}
 	c->rv = boundary_exchange(c->request, c->request_length, &c->response, &c->response_length);
 	if (c->rv != CKR_OK)
 		return;

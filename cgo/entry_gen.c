@@ -472,8 +472,8 @@ CK_RV C_DigestUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulP
 
 		part = part_length(ulPartLen - done);
 		call_begin(&call, CALL_C_DigestUpdate);
-		need_for(&call, pPart, ulPartLen);
 		put_ulong(&call, hSession);
+		need_for(&call, pPart, ulPartLen);
 		put_bytes(&call, part_at(pPart, done), part, CKR_DATA_LEN_RANGE);
 		call_send(&call);
 		rv = call_end(&call);
@@ -536,8 +536,8 @@ CK_RV C_SignUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPar
 
 		part = part_length(ulPartLen - done);
 		call_begin(&call, CALL_C_SignUpdate);
-		need_for(&call, pPart, ulPartLen);
 		put_ulong(&call, hSession);
+		need_for(&call, pPart, ulPartLen);
 		put_bytes(&call, part_at(pPart, done), part, CKR_DATA_LEN_RANGE);
 		call_send(&call);
 		rv = call_end(&call);
@@ -606,8 +606,8 @@ CK_RV C_VerifyUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulP
 
 		part = part_length(ulPartLen - done);
 		call_begin(&call, CALL_C_VerifyUpdate);
-		need_for(&call, pPart, ulPartLen);
 		put_ulong(&call, hSession);
+		need_for(&call, pPart, ulPartLen);
 		put_bytes(&call, part_at(pPart, done), part, CKR_DATA_LEN_RANGE);
 		call_send(&call);
 		rv = call_end(&call);
@@ -724,8 +724,8 @@ CK_RV C_SeedRandom(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pSeed, CK_ULONG ulSee
 
 		part = part_length(ulSeedLen - done);
 		call_begin(&call, CALL_C_SeedRandom);
-		need_for(&call, pSeed, ulSeedLen);
 		put_ulong(&call, hSession);
+		need_for(&call, pSeed, ulSeedLen);
 		put_bytes(&call, part_at(pSeed, done), part, CKR_DATA_LEN_RANGE);
 		call_send(&call);
 		rv = call_end(&call);
@@ -744,8 +744,8 @@ CK_RV C_GenerateRandom(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pRandomData, CK_U
 
 		part = part_length(ulRandomLen - done);
 		call_begin(&call, CALL_C_GenerateRandom);
-		need_for(&call, pRandomData, ulRandomLen);
 		put_ulong(&call, hSession);
+		need_for(&call, pRandomData, ulRandomLen);
 		put_ulong(&call, part);
 		call_send(&call);
 		get_exact(&call, part_at(pRandomData, done), part);

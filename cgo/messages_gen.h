@@ -54,5 +54,6 @@ enum function_number {
 };
 
 #define CALL_RESUME 2147483648U
+#define CALL_REFUSED 2147483649U
 
 #endif

@@ -160,6 +160,24 @@ static void note_step(const struct replay_rule *rule, const unsigned char *reque
 	}
 }
 
+static bool is_refusal(const unsigned char *request, size_t length)
+{
+	uint32_t number = 0;
+
+	if (length >= sizeof number)
+		memcpy(&number, request, sizeof number);
+	return number == CALL_REFUSED;
+}
+
+/* Forgets the operation that a refused call ended. */
+static void drop_refused(const unsigned char *call, size_t length)
+{
+	struct session *s = *place_of(u64_at(call, length, ARGUMENTS));
+
+	if (s != NULL)
+		replay_drop(&s->operations[replay_rule_of(call, length)->operation]);
+}
+
 void replay_note(const unsigned char *request, size_t request_length, const unsigned char *response, size_t response_length, uint64_t connection)
 {
 	const struct replay_rule *rule = replay_rule_of(request, request_length);
@@ -168,6 +186,10 @@ void replay_note(const unsigned char *request, size_t request_length, const unsi
 
 	if (response_length < sizeof(uint64_t))
 		return;
+	if (is_refusal(request, request_length)) {
+		drop_refused(request + ARGUMENTS, request_length - ARGUMENTS);
+		return;
+	}
 	if (rule->step != STEP_NONE)
 		note_step(rule, request, request_length, rv, connection);
 	if (rv != CKR_OK)

@@ -18,6 +18,7 @@ struct replay_rule {
 	enum session_effect effect;
 	enum step step;
 	unsigned operation; /* that it is a step of */
+	bool ends_when_refused; /* a call that fails ends the operation, also one that never left this side */
 	bool ends_in_buffer; /* its last argument is an output buffer, which may have been asked for its length only */
 };
 

@@ -42,7 +42,8 @@ func (m *Module) Logger() *slog.Logger {
 type handler struct {
 	name    string
 	call    func(functions, *call)
-	changes bool // what outlives a session
+	changes bool           // what outlives a session
+	drop    func(*session) // ends what a failed call ends; nil for nothing
 }
 
 func dispatch(f functions, logger func() *slog.Logger, request []byte) (response []byte) {
@@ -50,8 +51,11 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 	c := &call{in: wire.NewReader(request)}
 	number := c.in.Uint32()
 	h, known := handlers[number]
-	if number == numberResume {
+	switch number {
+	case numberResume:
 		h, known = handler{name: "resume", call: callResume}, true
+	case numberRefused:
+		h, known = handler{name: "refused", call: callRefused}, true
 	}
 	defer func() {
 		if reason := recover(); reason != nil {

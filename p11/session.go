@@ -192,11 +192,30 @@ func (s *session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	s.search = nil
+	s.dropSigning()
+	s.dropVerifying()
+	s.dropEncryption()
+	s.dropDecryption()
+	s.dropDigesting()
+}
+
+// What drops one operation is called with session.mu held.
+
+func (s *session) dropSigning() {
 	if s.signing != nil {
 		s.signing.auth.wipe()
 	}
+	s.signing = nil
+}
+
+func (s *session) dropDecryption() {
 	if s.opening != nil {
 		s.opening.auth.wipe()
 	}
-	s.search, s.signing, s.proving, s.sealing, s.opening, s.hashing = nil, nil, nil, nil, nil, nil
+	s.opening = nil
 }
+
+func (s *session) dropVerifying()  { s.proving = nil }
+func (s *session) dropEncryption() { s.sealing = nil }
+func (s *session) dropDigesting()  { s.hashing = nil }

@@ -48,8 +48,7 @@ func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
 	}
 	s.signing.parts = true
 	if err := s.signing.write(part); err != nil {
-		s.signing.auth.wipe()
-		s.signing = nil
+		s.dropSigning()
 		return err
 	}
 	return nil

@@ -245,6 +245,22 @@ static void what_is_open_is_opened_again(void)
 	CHECK(sign_inits == 1 + 4);
 }
 
+/* What was refused on this side is over: a new connection does not begin it again. */
+static void what_was_refused_is_over(void)
+{
+	CK_MECHANISM mechanism = {0x1044, NULL, 0};
+	CK_BYTE data[3] = "abc", signature[8];
+	CK_ULONG n = sizeof signature;
+	int before;
+
+	CHECK_RV(C_SignInit(HANDLE, &mechanism, 1), CKR_OK);
+	before = sign_inits;
+	CHECK_RV(C_Sign(HANDLE, NULL, 5, signature, &n), CKR_ARGUMENTS_BAD);
+	atomic_store(&prank, HANG_UP);
+	CHECK_RV(C_Sign(HANDLE, data, sizeof data, signature, &n), CKR_OK);
+	CHECK(sign_inits == before);
+}
+
 static void what_could_do_harm_is_not_sent_twice(void)
 {
 	CK_UTF8CHAR pin[] = "1234";
@@ -292,6 +308,7 @@ int main(int argc, char **argv)
 	CHECK_RV(C_Initialize(NULL), CKR_CRYPTOKI_ALREADY_INITIALIZED);
 	answers_in_any_order_find_their_threads();
 	what_is_open_is_opened_again();
+	what_was_refused_is_over();
 	what_could_do_harm_is_not_sent_twice();
 	other_versions_are_refused();
 	CHECK_RV(C_Finalize(NULL), CKR_OK);

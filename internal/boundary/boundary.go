@@ -52,6 +52,10 @@ const (
 	Verifying
 )
 
+func (o Operation) String() string {
+	return [...]string{"nothing", "Search", "Encryption", "Decryption", "Digesting", "Signing", "Verifying"}[o]
+}
+
 // Step is where in an operation a call stands.
 type Step int
 
@@ -82,6 +86,11 @@ const (
 	Unsupported               // answered with CKR_FUNCTION_NOT_SUPPORTED
 	NotParallel               // answered with CKR_FUNCTION_NOT_PARALLEL, as the legacy functions are
 )
+
+// EndsWhenRefused tells whether a failed call ends the operation that it is a step of. A search goes on until C_FindObjectsFinal.
+func (f Function) EndsWhenRefused() bool {
+	return (f.Step == Continues || f.Step == Ends) && f.Operation != Search
+}
 
 // Dispatched tells whether p11 has a method for the function.
 func (f Function) Dispatched() bool { return f.Status == Supported || f.Status == ByHand }

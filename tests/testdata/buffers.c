@@ -124,6 +124,43 @@ static void small_buffers_for_attributes(CK_SESSION_HANDLE s)
 		CHECK_RV(p11->C_CloseSession(s), CKR_OK); \
 	} while (0)
 
+/* A call that fails ends its operation, also one that is not even looked at. A search goes on. */
+#define CHECK_ENDED(init, call, want, next) \
+	do { \
+		CK_SESSION_HANDLE s = open_session(); \
+		CHECK_RV(init, CKR_OK); \
+		CHECK_RV(call, want); \
+		CHECK_RV(next, CKR_OPERATION_NOT_INITIALIZED); \
+		CHECK_RV(init, CKR_OK); \
+		CHECK_RV(p11->C_CloseSession(s), CKR_OK); \
+	} while (0)
+
+static void absurd_calls_end_their_operation(void)
+{
+	CK_BYTE out[RSA_2048_SIZE] = {0};
+	CK_ULONG n = sizeof out;
+	CK_OBJECT_HANDLE found[1];
+	CK_MECHANISM sha256 = {CKM_SHA256, NULL, 0};
+	CK_RSA_PKCS_OAEP_PARAMS parameters = {CKM_SHA256, CKG_MGF1_SHA256, CKZ_DATA_SPECIFIED, NULL, 0};
+	CK_MECHANISM oaep = {CKM_RSA_PKCS_OAEP, &parameters, sizeof parameters};
+	CK_SESSION_HANDLE searching = open_session();
+
+	CHECK_ENDED(p11->C_SignInit(s, &ecdsa, web), p11->C_Sign(s, NULL, 5, out, &n), CKR_ARGUMENTS_BAD, p11->C_Sign(s, message, 5, NULL, &n));
+	CHECK_ENDED(p11->C_SignInit(s, &ecdsa, web), p11->C_Sign(s, message, ABSURD, out, &n), CKR_DATA_LEN_RANGE, p11->C_Sign(s, message, 5, NULL, &n));
+	CHECK_ENDED(p11->C_SignInit(s, &ecdsa, web), p11->C_Sign(s, message, 5, out, NULL), CKR_ARGUMENTS_BAD, p11->C_Sign(s, message, 5, NULL, &n));
+	CHECK_ENDED(p11->C_SignInit(s, &ecdsa, web), p11->C_SignUpdate(s, NULL, 5), CKR_ARGUMENTS_BAD, p11->C_SignFinal(s, NULL, &n));
+	CHECK_ENDED(p11->C_VerifyInit(s, &ecdsa, web_public), p11->C_Verify(s, message, 5, NULL, 64), CKR_ARGUMENTS_BAD, p11->C_Verify(s, message, 5, out, 64));
+	CHECK_ENDED(p11->C_DigestInit(s, &sha256), p11->C_Digest(s, NULL, 5, out, &n), CKR_ARGUMENTS_BAD, p11->C_Digest(s, message, 5, NULL, &n));
+	CHECK_ENDED(p11->C_EncryptInit(s, &oaep, mail_public), p11->C_Encrypt(s, NULL, 5, out, &n), CKR_ARGUMENTS_BAD, p11->C_Encrypt(s, message, 5, NULL, &n));
+	CHECK_ENDED(p11->C_DecryptInit(s, &oaep, mail), p11->C_Decrypt(s, out, ABSURD, out, &n), CKR_ENCRYPTED_DATA_LEN_RANGE, p11->C_Decrypt(s, out, sizeof out, NULL, &n));
+
+	CHECK_RV(p11->C_FindObjectsInit(searching, NULL, 0), CKR_OK);
+	CHECK_RV(p11->C_FindObjects(searching, NULL, 5, &n), CKR_ARGUMENTS_BAD);
+	CHECK_RV(p11->C_FindObjects(searching, found, 1, &n), CKR_OK);
+	CHECK(n == 1);
+	CHECK_RV(p11->C_CloseSession(searching), CKR_OK);
+}
+
 static void absurd_calls_are_refused(void)
 {
 	CK_BYTE signature[P256_SIGNATURE] = {0};
@@ -174,6 +211,7 @@ int main(int argc, char **argv)
 	small_buffers_keep_the_decryption(session);
 	small_buffers_for_attributes(session);
 	absurd_calls_are_refused();
+	absurd_calls_end_their_operation();
 	CHECK_RV(p11->C_Finalize(NULL), CKR_OK);
 	return failures != 0;
 }

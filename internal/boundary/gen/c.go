@@ -38,7 +38,7 @@ func cMessagesHeader() string {
 			fmt.Fprintf(&b, "\tCALL_%s = %d,\n", f.Name, f.Number)
 		}
 	}
-	fmt.Fprintf(&b, "};\n\n#define CALL_RESUME %dU\n\n#endif\n", boundary.Resume)
+	fmt.Fprintf(&b, "};\n\n#define CALL_RESUME %dU\n#define CALL_REFUSED %dU\n\n#endif\n", boundary.Resume, boundary.Refused)
 	return b.String()
 }
 

@@ -11,11 +11,11 @@ import (
 func goDispatch() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "// %s\n\npackage p11\n\n", notice)
-	fmt.Fprintf(&b, "const (\n\tmaxFound = %d // handles in one FindObjects\n\tmaxPart = %d // bytes in one GenerateRandom\n\tnumberResume = %d\n)\n\n", boundary.MaxFound, boundary.PartSize, boundary.Resume)
+	fmt.Fprintf(&b, "const (\n\tmaxFound = %d // handles in one FindObjects\n\tmaxPart = %d // bytes in one GenerateRandom\n\tnumberResume = %d\n\tnumberRefused = %d\n)\n\n", boundary.MaxFound, boundary.PartSize, boundary.Resume, boundary.Refused)
 	b.WriteString("// handlers are the functions by their number on the wire.\nvar handlers = map[uint32]handler{\n")
 	for _, f := range boundary.Functions {
 		if f.Dispatched() {
-			fmt.Fprintf(&b, "\t%d: {%q, call%s, %t},\n", f.Number, f.Name, f.Method(), f.Changes)
+			fmt.Fprintf(&b, "\t%d: {%q, call%s, %t, %s},\n", f.Number, f.Name, f.Method(), f.Changes, goDrop(f))
 		}
 	}
 	b.WriteString("}\n")
@@ -28,6 +28,14 @@ func goDispatch() string {
 		b.WriteString(goPutStruct(s))
 	}
 	return b.String()
+}
+
+// goDrop is the method that ends the operation which a failed call of the function ends, "nil" for none.
+func goDrop(f boundary.Function) string {
+	if f.EndsWhenRefused() {
+		return fmt.Sprintf("(*session).drop%s", f.Operation)
+	}
+	return "nil"
 }
 
 func goHandler(f boundary.Function) string {

@@ -39,7 +39,7 @@ func cBody(f boundary.Function) string {
 	return "\tstruct call call;\n\n" + cCall(f, "\t") + "\treturn call_end(&call);\n"
 }
 
-// cBodyInParts repeats the call for each part of the one buffer.
+// cBodyInParts repeats the call for each part of the one buffer, which is checked as a whole when the session is told.
 func cBodyInParts(f boundary.Function) string {
 	last := len(f.Args) - 1
 	buffer, length := f.Args[last].Params[0], f.Args[last].Params[1]
@@ -48,7 +48,7 @@ func cBodyInParts(f boundary.Function) string {
 	inner.Args[last].Params = []string{"part_at(" + buffer + ", done)", "part"}
 	return "\tCK_ULONG done = 0, part;\n\tCK_RV rv;\n\n\tdo {\n\t\tstruct call call;\n\n" +
 		"\t\tpart = part_length(" + length + " - done);\n" +
-		strings.Replace(cCall(inner, "\t\t"), ");\n", ");\n\t\tneed_for(&call, "+buffer+", "+length+");\n", 1) +
+		strings.Replace(cCall(inner, "\t\t"), ", hSession);\n", ", hSession);\n\t\tneed_for(&call, "+buffer+", "+length+");\n", 1) +
 		"\t\trv = call_end(&call);\n\t\tdone += part;\n\t} while (rv == CKR_OK && done < " + length + ");\n\treturn rv;\n"
 }
 

@@ -24,6 +24,9 @@ func cReplayRules() string {
 		}
 		if step := steps[f.Step]; step != "" {
 			members = append(members, fmt.Sprintf(".step = %s, .operation = %d", step, f.Operation-1))
+			if f.EndsWhenRefused() {
+				members = append(members, ".ends_when_refused = true")
+			}
 			if f.Args[len(f.Args)-1].Kind == boundary.OutBuffer {
 				members = append(members, ".ends_in_buffer = true")
 			}
