@@ -2,6 +2,7 @@ package p11
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
@@ -25,8 +26,8 @@ var (
 	ecPublicTemplate  = []AttributeType{CKA_EC_PARAMS, CKA_EC_POINT, CKA_PUBLIC_KEY_INFO}
 )
 
-// CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects, and
-// certificates as token objects when the token has their key. Private keys are born in the TPM.
+// CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects,
+// certificates as token objects when the token has their key, and private keys as token objects, which the TPM imports.
 func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created ObjectHandle, err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -44,14 +45,17 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	if err != nil {
 		return 0, err
 	}
+	token, err := t.bool(CKA_TOKEN, false)
+	if err != nil {
+		return 0, err
+	}
+	if ObjectClass(class) == CKO_PRIVATE_KEY {
+		return s.createPrivateKey(t, token)
+	}
 	if err := t.mustBe(false, CKA_COPYABLE, CKA_PRIVATE); err != nil {
 		return 0, err
 	}
 	if err := t.mustBe(true, CKA_DESTROYABLE); err != nil {
-		return 0, err
-	}
-	token, err := t.bool(CKA_TOKEN, false)
-	if err != nil {
 		return 0, err
 	}
 	// What is kept is a certificate, which is its key's to change.
@@ -64,7 +68,7 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	case CKO_PUBLIC_KEY:
 		return s.createPublicKey(t, token)
 	}
-	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "objects of class %d cannot be created: private keys are made by C_GenerateKeyPair or `tpm2-p11 key import`", class)
+	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "objects of class %d cannot be created", class)
 }
 
 func (s *session) createCertificate(t template, token bool) (ObjectHandle, error) {
@@ -185,8 +189,11 @@ func ecPublic(t template) (*ecdsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The point is an OCTET STRING; some applications give its contents alone.
-	point := t[CKA_EC_POINT]
+	return ecPoint(curve, t[CKA_EC_POINT])
+}
+
+// ecPoint reads a point, which is an OCTET STRING; some applications give its contents alone.
+func ecPoint(curve elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
 	var contents []byte
 	if rest, err := asn1.Unmarshal(point, &contents); err == nil && len(rest) == 0 {
 		point = contents

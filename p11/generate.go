@@ -92,9 +92,15 @@ func keySpec(row *mechanism, hasPIN bool, publicList, privateList []Attribute) (
 	if err := checkPair(row, hasPIN, public, private); err != nil {
 		return spec, err
 	}
-	if spec.Type, err = keyTypeWanted(row, public); err != nil {
+	if spec, err = specWanted(row, public, private); err != nil {
 		return spec, err
 	}
+	spec.Type, err = keyTypeWanted(row, public)
+	return spec, err
+}
+
+// specWanted reads what a new key is for, what it is called and what it is bound to.
+func specWanted(row *mechanism, public, private template) (spec keystore.KeySpec, err error) {
 	if spec.Use, err = useWanted(row, public, private); err != nil {
 		return spec, err
 	}
@@ -146,40 +152,52 @@ func checkPair(row *mechanism, hasPIN bool, public, private template) error {
 		return refuse(CKR_TEMPLATE_INCONSISTENT, "private keys are token objects: CKA_TOKEN must be true")
 	}
 	for _, half := range []struct {
-		t      template
-		class  ObjectClass
-		never  []AttributeType
-		always []AttributeType
-	}{
-		{public, CKO_PUBLIC_KEY, []AttributeType{CKA_PRIVATE, CKA_COPYABLE, CKA_TRUSTED, CKA_VERIFY_RECOVER, CKA_WRAP}, []AttributeType{CKA_MODIFIABLE}},
-		{private, CKO_PRIVATE_KEY, []AttributeType{CKA_COPYABLE, CKA_EXTRACTABLE, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE}, []AttributeType{CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_SENSITIVE}},
-	} {
+		t     template
+		class ObjectClass
+	}{{public, CKO_PUBLIC_KEY}, {private, CKO_PRIVATE_KEY}} {
 		if err := half.t.mustEqual(CKA_CLASS, ulong(uint64(half.class))); err != nil {
 			return err
 		}
 		if err := half.t.mustEqual(CKA_KEY_TYPE, ulong(row.keys)); err != nil {
 			return err
 		}
-		if err := half.t.mustBe(false, half.never...); err != nil {
+		if err := half.t.mayNotChoose(); err != nil {
 			return err
 		}
-		if err := half.t.mustBe(true, half.always...); err != nil {
-			return err
-		}
-		// pkcs11-tool asks every EC key to derive. The key made does not, and says so.
-		if _, err := half.t.bool(CKA_DERIVE, false); err != nil {
-			return err
-		}
-		for _, fixed := range []AttributeType{CKA_ALLOWED_MECHANISMS, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
-			if len(half.t[fixed]) != 0 {
-				return refuse(CKR_TEMPLATE_INCONSISTENT, "attribute 0x%x cannot be chosen", uint64(fixed))
-			}
-		}
+	}
+	if err := public.mustBe(false, CKA_PRIVATE, CKA_COPYABLE, CKA_TRUSTED, CKA_VERIFY_RECOVER, CKA_WRAP); err != nil {
+		return err
+	}
+	if err := public.mustBe(true, CKA_MODIFIABLE); err != nil {
+		return err
+	}
+	return checkPrivate(hasPIN, private)
+}
+
+// checkPrivate refuses what no private key in a TPM is.
+func checkPrivate(hasPIN bool, t template) error {
+	if err := t.mustBe(false, CKA_COPYABLE, CKA_EXTRACTABLE, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE); err != nil {
+		return err
+	}
+	if err := t.mustBe(true, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_SENSITIVE); err != nil {
+		return err
 	}
 	if hasPIN {
-		return private.mustBe(true, CKA_PRIVATE)
+		return t.mustBe(true, CKA_PRIVATE)
 	}
-	_, err := private.bool(CKA_PRIVATE, true) // applications ask for it in every token; without a PIN nothing is private
+	_, err := t.bool(CKA_PRIVATE, true) // applications ask for it in every token; without a PIN nothing is private
+	return err
+}
+
+// mayNotChoose refuses what is not an application's to say of a key.
+func (t template) mayNotChoose() error {
+	for _, fixed := range []AttributeType{CKA_ALLOWED_MECHANISMS, CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
+		if len(t[fixed]) != 0 {
+			return refuse(CKR_TEMPLATE_INCONSISTENT, "attribute 0x%x cannot be chosen", uint64(fixed))
+		}
+	}
+	// pkcs11-tool asks every EC key to derive. The key made does not, and says so.
+	_, err := t.bool(CKA_DERIVE, false)
 	return err
 }
 

@@ -33,7 +33,8 @@ func (k storedKey) privateObject() *object {
 	a.setBools(true, CKA_SENSITIVE)
 	a.setBools(false, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
-	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent))
+	// TPM2_Duplicate wants a policy that lets it: without one no key leaves its TPM.
+	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent) && len(k.entry.Object.Public.AuthPolicy()) > 0)
 	a[CKA_SIGN] = boolean(k.use.Sign)
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())

@@ -37,12 +37,12 @@ func TestAttributesOfAnImportedRSAKey(t *testing.T) {
 		{private, CKA_LABEL, []byte("rsa")},
 		{private, CKA_SUBJECT, nil},
 		{private, CKA_START_DATE, nil},
-		// It was born outside of the TPM, and can be taken out of it again.
+		// It was born outside of the TPM. Without a policy there is none that lets it be duplicated.
 		{private, CKA_LOCAL, []byte{0}},
 		{private, CKA_KEY_GEN_MECHANISM, ulong(CK_UNAVAILABLE_INFORMATION)},
 		{private, CKA_ALWAYS_SENSITIVE, []byte{0}},
 		{private, CKA_NEVER_EXTRACTABLE, []byte{0}},
-		{private, CKA_EXTRACTABLE, []byte{1}},
+		{private, CKA_EXTRACTABLE, []byte{0}},
 		{private, CKA_SENSITIVE, []byte{1}},
 		{private, CKA_SIGN, []byte{1}},
 		{private, CKA_DECRYPT, []byte{1}},
