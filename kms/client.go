@@ -46,19 +46,29 @@ func NewClient(s *Service, documents DocumentFunc, key crypto.Decrypter) (*Clien
 // Rotate changes the recipient key. Requests under way keep theirs, which must
 // not be closed before they end.
 func (c *Client) Rotate(key crypto.Decrypter) error {
-	public, ok := key.Public().(*rsa.PublicKey)
-	if !ok {
-		return fmt.Errorf("%w: it is %T: make an RSA key for decryption", ErrRecipientKey, key.Public())
-	}
-	if public.N.BitLen() < leastRecipientBits {
-		return fmt.Errorf("%w: %d bits, at least %d are needed", ErrRecipientKey, public.N.BitLen(), leastRecipientBits)
-	}
-	der, err := x509.MarshalPKIXPublicKey(public)
+	der, err := RecipientPublicKey(key)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRecipientKey, err)
+		return err
 	}
 	c.recipient.Store(&recipient{key, der})
 	return nil
+}
+
+// RecipientPublicKey is what a document for a recipient key has as its public
+// key: DER SubjectPublicKeyInfo. ErrRecipientKey for a key that KMS would not take.
+func RecipientPublicKey(key crypto.Decrypter) ([]byte, error) {
+	public, ok := key.Public().(*rsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%w: it is %T: make an RSA key for decryption", ErrRecipientKey, key.Public())
+	}
+	if public.N.BitLen() < leastRecipientBits {
+		return nil, fmt.Errorf("%w: %d bits, at least %d are needed", ErrRecipientKey, public.N.BitLen(), leastRecipientBits)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecipientKey, err)
+	}
+	return der, nil
 }
 
 // DataKey is a new data key in both its forms.

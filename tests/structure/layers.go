@@ -15,7 +15,7 @@ var layers = [][]string{
 	{"provider"},
 	{"keystore/tss2", "internal/keyuse", "attest"},
 	{"keystore", "kms/..."},
-	{"internal/tokens"},
+	{"internal/tokens", "internal/attested"},
 	{"signer"},
 	{"p11"},
 	{"internal/serve"},

@@ -1,0 +1,62 @@
+// Package attested brings together what a secret from KMS takes on a machine:
+// the configuration's [kms], and an RSA key in a TPM that KMS closes its
+// answers for, with documents of the same TPM. Command and module go this way.
+package attested
+
+import (
+	"context"
+	"crypto"
+	"log/slog"
+
+	"github.com/tpm2-p11/tpm2-p11/attest"
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// Recipient is a key that answers of KMS are closed for.
+type Recipient struct {
+	Key crypto.Decrypter // RSA, for OAEP with SHA-256, like signer.Key; it stays its owner's to close
+	TPM *provider.TPM    // that has the key, and is asked for documents
+}
+
+// Document asks the recipient's TPM for a fresh attestation document with its public key.
+func (r Recipient) Document(ctx context.Context) ([]byte, error) {
+	der, err := kms.RecipientPublicKey(r.Key)
+	if err != nil {
+		return nil, err
+	}
+	return r.document(ctx, attest.Request{PublicKey: der})
+}
+
+func (r Recipient) document(ctx context.Context, request attest.Request) ([]byte, error) {
+	return attest.Document(ctx, r.TPM, request)
+}
+
+// Service prepares requests as [kms] says. What it leaves empty comes from the environment or the instance. log may be nil.
+// A process needs one; it holds credentials and connections, and no secret.
+func Service(ctx context.Context, c config.KMS, log *slog.Logger) (*kms.Service, error) {
+	return kms.NewService(ctx, kms.Options{
+		Region:         c.Region,
+		Endpoint:       c.Endpoint,
+		AllowPlainHTTP: c.PlainHTTP,
+		Timeout:        c.Timeout,
+		Attempts:       c.Attempts,
+		Log:            log,
+	})
+}
+
+// Client sends requests with documents for a recipient and opens the answers with its key.
+func Client(s *kms.Service, r Recipient) (*kms.Client, error) {
+	return kms.NewClient(s, r.document, r.Key)
+}
+
+// Unwrapper wraps and unwraps under the KMS key of [kms], for a recipient and with the cache that [kms] asks for. Whoever may
+// use what is cached may use the recipient's key: the caller keeps one a key and closes it when the key is closed.
+func Unwrapper(s *kms.Service, c config.KMS, r Recipient) (*kms.Unwrapper, error) {
+	client, err := Client(s, r)
+	if err != nil {
+		return nil, err
+	}
+	return kms.NewUnwrapper(client, kms.UnwrapperOptions{KeyID: c.KeyID, CacheFor: c.CacheFor})
+}
