@@ -1,0 +1,96 @@
+package simtest
+
+import (
+	"context"
+	"io"
+	"log"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/keyservice"
+)
+
+// Region is where an emulated KMS is, unless its options say otherwise.
+const Region = "eu-central-1"
+
+// Account is the account of the principals below.
+const Account = "111122223333"
+
+// The principals whom an emulated KMS knows, unless its options say otherwise:
+// an attested machine's role, the role that encrypts for it, and the role that
+// manages keys.
+var (
+	MachineRole = principal("web", "MACHINE")
+	ReleaseRole = principal("release", "RELEASE")
+	KeysRole    = principal("keys", "KEYS")
+)
+
+func principal(role, id string) keyservice.Principal {
+	return keyservice.Principal{
+		ARN: "arn:aws:iam::" + Account + ":role/" + role, AccessKeyID: "AKID" + id, SecretAccessKey: "secret of " + role,
+	}
+}
+
+// KMS is an emulated KMS in the test's own process, on loopback.
+type KMS struct {
+	*keyservice.Server
+	URL string
+}
+
+// StartKMS starts a KMS, which the test's end stops. Region and principals are
+// those of this package if not given; without Roots (Sim.Root,
+// nsm.Authority.Root) it accepts no document.
+func StartKMS(t testing.TB, o keyservice.Options) *KMS {
+	t.Helper()
+	if o.Region == "" {
+		o.Region = Region
+	}
+	if o.Principals == nil {
+		o.Principals = []keyservice.Principal{MachineRole, ReleaseRole, KeysRole}
+	}
+	s, err := keyservice.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(s)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of connections that faults break
+	server.Start()
+	t.Cleanup(server.Close)
+	return &KMS{s, server.URL}
+}
+
+// Key makes a symmetric key with a policy, or with the default one that lets
+// the whole account use it, and gives its ARN.
+func (k *KMS) Key(t testing.TB, policy string) (arn string) {
+	t.Helper()
+	arn, err := k.CreateKey(keyservice.KeyOptions{Account: Account, Policy: policy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return arn
+}
+
+// Environ is the environment in which the SDK and the command ask this KMS's
+// region as a principal. The endpoint is for options and configuration.
+func (k *KMS) Environ(p keyservice.Principal) []string {
+	e := []string{"AWS_REGION=" + k.Region, "AWS_ACCESS_KEY_ID=" + p.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + p.SecretAccessKey}
+	if p.SessionToken != "" {
+		e = append(e, "AWS_SESSION_TOKEN="+p.SessionToken)
+	}
+	return e
+}
+
+// Client is AWS's own client as a principal, with more options if given. It
+// tries once, so that a test sees every answer.
+func (k *KMS) Client(p keyservice.Principal, change ...func(*awskms.Options)) *awskms.Client {
+	o := awskms.Options{
+		Region: k.Region, BaseEndpoint: aws.String(k.URL), Retryer: aws.NopRetryer{},
+		Credentials: aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: p.AccessKeyID, SecretAccessKey: p.SecretAccessKey, SessionToken: p.SessionToken}, nil
+		}),
+	}
+	return awskms.New(o, change...)
+}
