@@ -28,6 +28,8 @@ type Entry struct {
 	State        State
 	Created      time.Time
 	Certificates []*x509.Certificate // leaf first; only a chain whose leaf has the key's public key
+
+	seen sight
 }
 
 // Linked tells a key that is in the TPM alone: the store has no wrapped form of it.

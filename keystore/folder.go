@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,9 @@ type folder string
 
 // dir is a folder that is open for reading.
 type dir struct {
-	fd   int
-	path string
+	fd    int
+	path  string
+	stamp stamp // of the folder when it was opened
 }
 
 // stamp tells versions of a file apart. The zero stamp is that of an absent file.
@@ -73,6 +75,7 @@ func (f folder) open() (*dir, error) {
 		d.close()
 		return nil, err
 	}
+	d.stamp = stampOf(&st)
 	return d, nil
 }
 
@@ -133,14 +136,19 @@ func (f folder) writable() bool {
 
 func (d *dir) close() { unix.Close(d.fd) }
 
-// names lists the folder. It reads with a buffer for some thousand names, since a list that is put together from several
-// readings can miss a file that is being replaced in between.
+// lists are buffers for some thousand names, since a list that is put together from several readings can miss a file that is
+// being replaced in between.
+var lists = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// names lists the folder.
 func (d *dir) names() ([]string, error) {
 	if _, err := unix.Seek(d.fd, 0, unix.SEEK_SET); err != nil {
 		return nil, &fs.PathError{Op: "list store", Path: d.path, Err: err}
 	}
 	var names []string
-	buffer := make([]byte, 256<<10)
+	list := lists.Get().(*[256 << 10]byte)
+	defer lists.Put(list)
+	buffer := list[:]
 	for {
 		var n int
 		err := uninterrupted(func() (err error) {

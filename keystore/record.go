@@ -48,6 +48,11 @@ func (f files) same(now files) bool {
 	return f.pem.same(now.pem) && f.side.same(now.side) && f.cert.same(now.cert)
 }
 
+// filesOf looks at a key's files.
+func (d *dir) filesOf(id string) files {
+	return files{pem: d.stat(id + pemSuffix), side: d.stat(id + sidecarSuffix), cert: d.stat(id + certSuffix)}
+}
+
 // readRecord reads a key's files. What cannot be understood is among the record's problems.
 func readRecord(d *dir, id string) (record, files) {
 	r := record{id: id}

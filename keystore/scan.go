@@ -30,6 +30,12 @@ type known struct {
 	files  files
 }
 
+// sight is what a key was read from: the list of the store's files, and the key's own.
+type sight struct {
+	folder stamp
+	files  files
+}
+
 // scan gives all records, by ID. A folder that does not exist has none.
 func (s *scanner) scan() ([]record, error) {
 	s.mu.Lock()
@@ -52,6 +58,7 @@ func (s *scanner) scan() ([]record, error) {
 	records := make([]record, 0, len(ids))
 	for _, id := range ids {
 		k := s.look(d, id, present)
+		k.record.entry.seen = sight{d.stamp, k.files}
 		fresh[id] = k
 		records = append(records, k.record)
 	}
@@ -59,6 +66,17 @@ func (s *scanner) scan() ([]record, error) {
 	unlistCopies(records)
 	s.warn(records)
 	return records, nil
+}
+
+// Unchanged tells, by looking at the folder and the key's own files alone, that Keys would give the same entry again. Within
+// moments of any change to the store it is false.
+func (t *Token) Unchanged(e Entry) bool {
+	d, err := t.scanner.folder.open()
+	if err != nil {
+		return false
+	}
+	defer d.close()
+	return e.seen.folder.exists() && e.seen.folder.same(d.stamp) && e.seen.files.same(d.filesOf(e.ID))
 }
 
 // unlistCopies passes over a PEM without sidecar whose key another record is, such as `cp` makes of it: it would take the

@@ -83,6 +83,14 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 	if h&sessionObjectBit != 0 {
 		return l.lookup(s, h)
 	}
+	l.mu.Lock()
+	before := s.stored
+	l.mu.Unlock()
+	if before != nil {
+		if o := before.byHandle[h]; o != nil && s.token.Unchanged(o.entry) {
+			return o, nil
+		}
+	}
 	stored, err := l.read(s)
 	if err != nil {
 		return nil, err
