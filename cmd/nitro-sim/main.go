@@ -1,6 +1,7 @@
 //go:build nitrosim
 
-// Command nitro-sim is an attestable EC2 instance's TPM on a laptop.
+// Command nitro-sim is an attestable EC2 instance's TPM on a laptop, and the KMS
+// that believes it.
 package main
 
 import (
@@ -15,7 +16,7 @@ import (
 func main() {
 	root := runCommand()
 	root.Version = version.Version
-	root.AddCommand(statsCommand(), extendCommand(), resetCommand())
+	root.AddCommand(kmsCommand(), statsCommand(), extendCommand(), resetCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/control"
+	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/keyservice"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/mux"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/nsm"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/reference"
@@ -28,7 +30,11 @@ type settings struct {
 	rootOut, time                   string
 	latency                         time.Duration
 	measured, rmRefuses             bool
+	kms                             string
+	service                         service
 }
+
+const defaultRegion = "us-east-1"
 
 func runCommand() *cobra.Command {
 	var s settings
@@ -40,8 +46,10 @@ attestation documents, signed by a PKI of its own, of its real PCRs. Any number
 of clients use it at once, each with sessions and objects of its own, as through
 /dev/tpmrm0. All state is in memory.
 
-It speaks swtpm's protocol: --tpm swtpm:path=PATH, tpm2-tools' -T swtpm:path=PATH.`,
+It speaks swtpm's protocol: --tpm swtpm:path=PATH, tpm2-tools' -T swtpm:path=PATH.
+With --kms it serves a KMS too, which trusts its documents (see nitro-sim kms --help).`,
 		Example: `  nitro-sim --socket /tmp/tpm --root-out /tmp/root.pem
+  nitro-sim --socket /tmp/tpm --kms 127.0.0.1:4599 --principals principals.json --key web
   nitro-sim stats --socket /tmp/tpm`,
 		Args: arguments(0),
 		RunE: func(*cobra.Command, []string) error { return run(s) },
@@ -52,12 +60,14 @@ It speaks swtpm's protocol: --tpm swtpm:path=PATH, tpm2-tools' -T swtpm:path=PAT
 	f.StringVar(&s.device, "device", "", "serve on a further unix socket at PATH, which passes every command, as /dev/tpm0 does beside /dev/tpmrm0")
 	f.StringVar(&s.control, "control", "", "the emulator's own control socket (default: the socket's path with "+control.Suffix+")")
 	f.StringVar(&s.instance, "instance", "i-0123456789abcdef0", "EC2 instance id in documents")
-	f.StringVar(&s.region, "region", "us-east-1", "AWS region in documents' certificates")
+	f.StringVar(&s.region, "region", defaultRegion, "AWS region, in documents' certificates and of the KMS")
 	f.StringVar(&s.rootOut, "root-out", "", "write the root certificate of documents to FILE (PEM)")
+	f.StringVar(&s.kms, "kms", "", "serve a KMS at ADDRESS:PORT of this machine, over plain http; port 0 is any")
 	f.StringVar(&s.time, "time", "", "start the clock of documents at TIME (RFC 3339)")
 	f.DurationVar(&s.latency, "latency", 0, "add this time to every command, those of context swaps too")
 	f.BoolVar(&s.measured, "measured", true, "extend PCRs 0 to 7 at each boot, as a firmware does")
 	f.BoolVar(&s.rmRefuses, "rm-refuses", false, "neither list the attestation command nor pass it, as a resource manager may: 0x000b0143")
+	s.service.flags(f)
 	return c
 }
 
@@ -69,7 +79,10 @@ func run(s settings) error {
 	if s.latency < 0 {
 		return usageError{errors.New("--latency is negative")}
 	}
-	now, err := s.clock()
+	if s.kms == "" && s.service.given() {
+		return usageError{errors.New("--principals, --key and --fault are for a KMS: give --kms ADDRESS:PORT")}
+	}
+	now, err := clock(s.time)
 	if err != nil {
 		return usageError{err}
 	}
@@ -101,11 +114,22 @@ func run(s settings) error {
 	own := &control.Server{Machine: machine, Mux: m, Servers: []*mux.Server{shared, device}}
 	var doors doors
 	defer doors.close()
+	ready := s.readyLine()
 	for _, open := range []func() error{
 		func() error { return doors.tpm(shared, s.socket) },
 		func() error { return doors.tpm(device, s.device) },
 		func() error { return doors.tcp(shared, s.listen) },
 		func() error { return doors.unix(s.controlPath(), own.Serve) },
+		func() error {
+			if s.kms == "" {
+				return nil
+			}
+			served, err := s.service.open(&doors, s.kms, keyservice.Options{
+				Region: s.region, Roots: []*x509.Certificate{authority.Root()}, Now: now, Log: log,
+			})
+			ready += served
+			return err
+		},
 	} {
 		if err := open(); err != nil {
 			return err
@@ -117,7 +141,7 @@ func run(s settings) error {
 			return err
 		}
 	}
-	fmt.Println(s.readyLine())
+	fmt.Println(ready)
 	select {
 	case <-stop:
 	case err = <-doors.failed:
@@ -127,12 +151,13 @@ func run(s settings) error {
 	return err
 }
 
-// clock is the time in documents.
-func (s settings) clock() (func() time.Time, error) {
-	if s.time == "" {
+// clock is the time in documents, and what it is compared with: the present, or
+// what goes on from a start.
+func clock(start string) (func() time.Time, error) {
+	if start == "" {
 		return time.Now, nil
 	}
-	begin, err := time.Parse(time.RFC3339, s.time)
+	begin, err := time.Parse(time.RFC3339, start)
 	if err != nil {
 		return nil, fmt.Errorf("--time: %w", err)
 	}

@@ -58,7 +58,7 @@ func readRequest(body []byte) (r request, err error) {
 
 // authorise finds a key by id, ARN or alias and asks its policy.
 func (c *call) authorise(keyID string) error {
-	k, err := c.server.find(keyID, c.who.account())
+	k, err := c.server.find(keyID, c.who.Account())
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (c *call) authoriseDecrypt() error {
 	var named *key
 	if c.request.KeyId != "" {
 		var err error
-		if named, err = c.server.find(c.request.KeyId, c.who.account()); err != nil {
+		if named, err = c.server.find(c.request.KeyId, c.who.Account()); err != nil {
 			return err
 		}
 		if named.spec != symmetric {

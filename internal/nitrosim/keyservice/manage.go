@@ -59,7 +59,7 @@ func createKey(c *call) (any, error) {
 	if usage == "" {
 		usage = usageEncrypt // KMS does not guess it from the spec
 	}
-	k, err := c.server.makeKey(KeyOptions{Account: c.who.account(), Policy: c.request.Policy, Spec: spec, Usage: usage})
+	k, err := c.server.makeKey(KeyOptions{Account: c.who.Account(), Policy: c.request.Policy, Spec: spec, Usage: usage})
 	if err != nil {
 		return nil, err
 	}

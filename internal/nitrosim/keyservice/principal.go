@@ -16,8 +16,8 @@ type Principal struct {
 	ARN             string `json:"Arn"`
 	AccessKeyID     string `json:"AccessKeyId"`
 	SecretAccessKey string
-	SessionToken    string    // with temporary credentials
-	Expiration      time.Time // zero: never
+	SessionToken    string    `json:",omitempty"` // of temporary credentials
+	Expiration      time.Time `json:",omitzero"`  // zero: never
 }
 
 // String is the principal's ARN.
@@ -59,12 +59,13 @@ func (p Principal) check() error {
 	return nil
 }
 
-func (p Principal) account() string { return strings.Split(p.ARN, ":")[accountOfARN] }
+// Account is the principal's account, 12 digits.
+func (p Principal) Account() string { return strings.Split(p.ARN, ":")[accountOfARN] }
 
 // isOneOf tells whether one of a policy's principals means this one: he
 // himself, the role of his session, his account, or everybody.
 func (p Principal) isOneOf(principals []string) bool {
-	account := p.account()
+	account := p.Account()
 	partition, _, _ := strings.Cut(strings.TrimPrefix(p.ARN, "arn:"), ":")
 	names := []string{"*", p.ARN, account, "arn:" + partition + ":iam::" + account + ":root"}
 	if m := assumedRoleARN.FindStringSubmatch(p.ARN); m != nil {

@@ -2,9 +2,12 @@ package simtest
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,8 +16,8 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/keyservice"
 )
 
-// Region is where an emulated KMS is, unless its options say otherwise.
-const Region = "eu-central-1"
+// Region is where an emulated KMS is, unless its options or flags say otherwise.
+const Region = "us-east-1"
 
 // Account is the account of the principals below.
 const Account = "111122223333"
@@ -34,10 +37,12 @@ func principal(role, id string) keyservice.Principal {
 	}
 }
 
-// KMS is an emulated KMS in the test's own process, on loopback.
+// KMS is an emulated KMS on loopback.
 type KMS struct {
-	*keyservice.Server
-	URL string
+	URL                string
+	Region             string
+	*keyservice.Server          // of StartKMS; else nil
+	process            *process // of the others
 }
 
 // StartKMS starts a KMS, which the test's end stops. Region and principals are
@@ -59,10 +64,49 @@ func StartKMS(t testing.TB, o keyservice.Options) *KMS {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of connections that faults break
 	server.Start()
 	t.Cleanup(server.Close)
-	return &KMS{s, server.URL}
+	return &KMS{URL: server.URL, Region: o.Region, Server: s}
 }
 
-// Key makes a symmetric key with a policy, or with the default one that lets
+// KMS is the one that --kms has this emulator serve.
+func (s *Sim) KMS() *KMS { return s.process.kms() }
+
+// ServeKMS starts `nitro-sim kms` with flags, at a port of its own, which the
+// test's end stops.
+func ServeKMS(t testing.TB, flags ...string) *KMS {
+	t.Helper()
+	binary, err := Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := start(binary, append([]string{"kms", "--listen", "127.0.0.1:0"}, flags...)...)
+	if err != nil {
+		t.Fatalf("starting nitro-sim kms: %v", err)
+	}
+	t.Cleanup(func() { p.stop(t) })
+	return p.kms()
+}
+
+func (p *process) kms() *KMS { return &KMS{URL: "http:" + p.word("http:"), Region: Region, process: p} }
+
+// Named is the ARN of the key that --key made under a name.
+func (k *KMS) Named(name string) string { return k.process.word("alias/" + name + "=") }
+
+// WritePrincipals writes the three principals to a file for --principals, and
+// gives its path.
+func WritePrincipals(t testing.TB) string {
+	t.Helper()
+	b, err := json.Marshal([]keyservice.Principal{MachineRole, ReleaseRole, KeysRole})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "principals.json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Key makes a symmetric key in a KMS of StartKMS, with a policy, or with the default one that lets
 // the whole account use it, and gives its ARN.
 func (k *KMS) Key(t testing.TB, policy string) (arn string) {
 	t.Helper()

@@ -200,8 +200,7 @@ func TestAKilledEmulatorsSocketsAreReplaced(t *testing.T) {
 	if err := sim.process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-sim.exited
-	sim.exited = make(chan struct{})
+	<-sim.process.exited
 	binary, err := Binary()
 	if err != nil {
 		t.Fatal(err)

@@ -3,16 +3,9 @@
 package simtest
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/x509"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,9 +16,7 @@ import (
 // concurrent use, as far as those of testing.TB are.
 type Sim struct {
 	dir     string
-	process *os.Process
-	exited  chan struct{}
-	stderr  bytes.Buffer // read only after exited is closed
+	process *process
 }
 
 // Start starts a nitro-sim in a short temporary folder, with more flags if
@@ -44,56 +35,22 @@ func Start(t testing.TB, flags ...string) *Sim {
 		t.Fatalf("folder for a TPM: %v", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &Sim{dir: dir, exited: make(chan struct{})}
+	s := &Sim{dir: dir}
 	if err := s.start(binary, flags); err != nil {
 		t.Fatalf("starting nitro-sim: %v", err)
 	}
 	t.Cleanup(func() {
-		select {
-		case <-s.exited:
-			return
-		default:
+		if !s.process.ended() {
+			s.checkLeaks(t)
+			s.Stop(t)
 		}
-		s.checkLeaks(t)
-		s.Stop(t)
 	})
 	return s
 }
 
-func (s *Sim) start(binary string, flags []string) error {
-	cmd := exec.Command(binary, append([]string{"--socket", s.Socket(), "--device", s.dir + "/d"}, flags...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = &s.stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	started := make(chan error)
-	ready := make(chan string, 1)
-	go func() {
-		// The death signal comes when the starting thread ends, not the process:
-		// keep that thread for as long as the child lives.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		line, _ := bufio.NewReader(stdout).ReadString('\n')
-		ready <- line
-		_ = cmd.Wait()
-		close(s.exited)
-	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	s.process = cmd.Process
-	if line := <-ready; !strings.HasPrefix(line, "nitro-sim ready:") {
-		<-s.exited
-		return fmt.Errorf("it ended at once: %s", s.stderr.String())
-	}
-	return nil
+func (s *Sim) start(binary string, flags []string) (err error) {
+	s.process, err = start(binary, append([]string{"--socket", s.Socket(), "--device", s.dir + "/d"}, flags...)...)
+	return err
 }
 
 // Address is the TPM's address as provider/transport parses it: swtpm:path=….
@@ -177,16 +134,7 @@ func (s *Sim) checkLeaks(t testing.TB) {
 // and removes its sockets.
 func (s *Sim) Stop(t testing.TB) {
 	t.Helper()
-	if err := s.process.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("stopping nitro-sim: %v", err)
-	}
-	select {
-	case <-s.exited:
-	case <-time.After(patience):
-		t.Error("nitro-sim does not stop at SIGTERM")
-		_ = s.process.Kill()
-		<-s.exited
-	}
+	s.process.stop(t)
 	left, err := filepath.Glob(s.dir + "/[sd]*")
 	if err != nil || len(left) > 0 {
 		t.Errorf("nitro-sim left %v", left)
