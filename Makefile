@@ -3,6 +3,7 @@
 # make build    these and build/nitro-sim, the emulator (needs OpenSSL's headers)
 # make check    what to run all day (under 5 minutes)
 # make test     everything
+# make bench    what an operation costs beside what the TPM takes for it
 # make install  into PREFIX, below DESTDIR
 
 GO      ?= go
@@ -29,7 +30,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors fuzz install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors fuzz bench install uninstall clean
 
 all: module command
 
@@ -94,6 +95,12 @@ fuzz:
 	    echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(T) $$package; \
 	  done; \
 	done
+
+# BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
+bench:
+	@$(and $(packages),$(packages) test)
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./tests/bench -markdown build/bench.md -json build/bench.json -history tests/bench/history.tsv $(BENCH)
 
 # Needs no Go, so that sudo may run it after make.
 install:

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// line is a cell's medians.
+type line struct {
+	cell
+	Rate        float64 `json:"operations_per_second"`
+	Ratio       float64 `json:"ratio_to_raw"`
+	Median      int64   `json:"median_ns"`
+	P99         int64   `json:"p99_ns"`
+	CPU         float64 `json:"client_cpu_us"`
+	Allocations float64 `json:"allocations"`
+	Resident    int64   `json:"host_memory_kib"`
+	First       int     `json:"tpm_commands_to_first"`
+	Each        int     `json:"tpm_commands_each"`
+}
+
+// report writes what was asked for.
+func (p plan) report(results map[cell]*measured) error {
+	lines := p.lines(results)
+	table := markdown(lines)
+	fmt.Print(table)
+	if p.markdown != "" {
+		if err := os.WriteFile(p.markdown, []byte(table), 0o644); err != nil {
+			return err
+		}
+	}
+	if p.json != "" {
+		text, err := json.MarshalIndent(lines, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(p.json, append(text, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	if p.history != "" {
+		return p.remember(lines)
+	}
+	return nil
+}
+
+// lines are the results in the order of columns, threads, processes and rows.
+func (p plan) lines(results map[cell]*measured) (lines []line) {
+	for at, m := range results {
+		slices.Sort(m.latencies)
+		lines = append(lines, line{
+			cell: at, Rate: median(m.rates), Ratio: median(m.ratios), CPU: median(m.cpu), Allocations: m.allocations,
+			Median: at100(m.latencies, 50), P99: at100(m.latencies, 99), Resident: m.resident, First: m.first, Each: m.each,
+		})
+	}
+	place := func(l line) (ofColumn, ofRow int) {
+		ofColumn = slices.IndexFunc(p.columns, func(c column) bool { return c.String() == l.Column })
+		ofRow = slices.IndexFunc(rows, func(r row) bool { return r.name == l.Row })
+		return ofColumn, ofRow
+	}
+	slices.SortFunc(lines, func(a, b line) int {
+		columnA, rowA := place(a)
+		columnB, rowB := place(b)
+		return cmp.Or(cmp.Compare(columnA, columnB), cmp.Compare(a.Threads, b.Threads), cmp.Compare(a.Processes, b.Processes), cmp.Compare(rowA, rowB))
+	})
+	return lines
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// at100 is a percentile of sorted values.
+func at100(sorted []int64, percent int) int64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, len(sorted)*percent/100)]
+}
+
+func markdown(lines []line) string {
+	var b strings.Builder
+	fmt.Fprintln(&b, "| operation and key | threads × processes | by | ratio to raw | operations/s | median ms | p99 ms | client CPU µs | allocations | TPM commands: first, each | memory KiB |")
+	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|")
+	for _, l := range lines {
+		counts := ""
+		if l.First > 0 {
+			counts = fmt.Sprintf("%d, %d", l.First, l.Each)
+		}
+		fmt.Fprintf(&b, "| %s | %d × %d | %s | %.3f | %.0f | %.2f | %.2f | %.0f | %s | %s | %s |\n", l.Column, l.Threads, l.Processes, l.Row, l.Ratio, l.Rate,
+			float64(l.Median)/1e6, float64(l.P99)/1e6, l.CPU, unlessZero(int64(l.Allocations)), counts, unlessZero(l.Resident))
+	}
+	return b.String()
+}
+
+func unlessZero(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+// remember appends the medians of single threads to the history.
+func (p plan) remember(lines []line) error {
+	f, err := os.OpenFile(p.history, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	day := time.Now().UTC().Format(time.DateOnly)
+	for _, l := range lines {
+		if l.Row == rawRow || l.Threads != 1 || l.Processes != 1 {
+			continue
+		}
+		fmt.Fprintf(f, "%s\t%s\t%s\t%s\t%.3f\t%.0f\t%d\t%d\n", day, p.emulator, l.Column, l.Row, l.Ratio, l.CPU, l.First, l.Each)
+	}
+	return f.Close()
+}

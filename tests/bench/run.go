@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+)
+
+// cell is where a figure stands in the results.
+type cell struct {
+	Row       string `json:"row"`
+	Column    string `json:"column"`
+	Threads   int    `json:"threads"`
+	Processes int    `json:"processes"`
+}
+
+// measured is what all rounds gave for a cell.
+type measured struct {
+	rates       []float64 // operations a second, a round each
+	ratios      []float64 // to raw in the same round
+	latencies   []int64   // of all operations, ns
+	cpu         []float64 // µs an operation
+	allocations float64   // an operation
+	resident    int64     // KiB
+	first, each int       // TPM commands until the first operation is done, and for each after it
+}
+
+func (p plan) run(ctx context.Context) error {
+	r, err := newRig(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	results := map[cell]*measured{}
+	for round := range p.rounds {
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, p.rounds)
+		for _, c := range p.columns {
+			if err := r.round(ctx, c, results); err != nil {
+				return err
+			}
+		}
+	}
+	for at, m := range results {
+		if at.Threads == 1 && at.Processes == 1 {
+			if err := r.count(ctx, at, m); err != nil {
+				return err
+			}
+		}
+	}
+	return p.report(results)
+}
+
+// round is one batch of every row for a column.
+func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) error {
+	raw := 0.0
+	for _, row := range r.selected() {
+		for _, threads := range r.threads {
+			for _, processes := range r.processes {
+				b := batchOf{column: c, ops: r.ops, threads: threads}
+				if row.name == rawRow {
+					b.kind = kindsByName["plain"] // the raw loop of every kind
+				}
+				if threads > 1 && c.kind.name != "plain" || !row.offers(r, b) {
+					continue
+				}
+				all, err := r.together(ctx, row, b, processes)
+				if err != nil {
+					return fmt.Errorf("%s, %s, %d threads: %w", row.name, c, threads, err)
+				}
+				at := cell{row.name, c.String(), threads, processes}
+				if results[at] == nil {
+					results[at] = &measured{}
+				}
+				rate := results[at].add(all)
+				if row.name == rawRow && processes == 1 {
+					raw = rate
+				}
+				if raw > 0 {
+					results[at].ratios = append(results[at].ratios, rate/raw)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// selected are the rows of the plan; raw is always one.
+func (r *rig) selected() (selected []row) {
+	for _, row := range rows {
+		if len(r.rows) == 0 || row.name == rawRow || slices.Contains(r.rows, row.name) {
+			selected = append(selected, row)
+		}
+	}
+	return selected
+}
+
+// together runs a batch in several processes at once.
+func (r *rig) together(ctx context.Context, row row, b batchOf, processes int) ([]figures, error) {
+	if row.prepare != nil {
+		stop, err := row.prepare(ctx, r, b)
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
+	}
+	all, failed := make([]figures, processes), make([]error, processes)
+	var group sync.WaitGroup
+	for i := range processes {
+		group.Go(func() { all[i], failed[i] = r.batch(ctx, row, b) })
+	}
+	group.Wait()
+	for _, err := range failed {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (r *rig) batch(ctx context.Context, row row, b batchOf) (f figures, err error) {
+	env, program, args := row.command(r, b)
+	out, err := r.output(ctx, env, program, args...)
+	if err != nil {
+		return f, err
+	}
+	return f, json.Unmarshal(out, &f)
+}
+
+// add takes the figures of processes that ran at once, and gives their common rate.
+func (m *measured) add(all []figures) (rate float64) {
+	for _, f := range all {
+		n := float64(len(f.Nanoseconds))
+		rate += n / (float64(f.Wall) / 1e9)
+		m.latencies = append(m.latencies, f.Nanoseconds...)
+		m.cpu = append(m.cpu, float64(f.CPU)/1e3/n)
+		m.allocations = float64(f.Allocations) / n
+		m.resident = max(m.resident, f.Resident)
+	}
+	m.rates = append(m.rates, rate)
+	return rate
+}
+
+// counting is how many operations are counted: enough to see what each of them takes.
+const counting = 5
+
+// count counts TPM commands through the proxy.
+func (r *rig) count(ctx context.Context, at cell, m *measured) error {
+	for _, row := range r.selected() {
+		for _, c := range r.columns {
+			if row.name != at.Row || c.String() != at.Column {
+				continue
+			}
+			b := batchOf{column: c, ops: counting, threads: 1, counted: true}
+			if row.name == rawRow {
+				b.kind = kindsByName["plain"]
+			}
+			r.proxy.take()
+			if _, err := r.together(ctx, row, b, 1); err != nil {
+				return err
+			}
+			codes := r.proxy.take()
+			m.first = until(codes, c.command, 1)
+			m.each = until(codes, c.command, counting) - until(codes, c.command, counting-1)
+		}
+	}
+	return nil
+}
