@@ -44,10 +44,7 @@ func newHost(t testing.TB) *host {
 // bound makes a key that works while PCR 7 stays, and gives its policy's digest.
 func (h *host) bound(t testing.TB) (provider.Object, []byte) {
 	t.Helper()
-	p, err := policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: nil}}}.Resolve(
-		func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
-			return h.ReadPCRs(t.Context(), bank, indices)
-		}, true)
+	p, err := policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: nil}}}.Resolve(h.PolicyState(t.Context()), true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/place"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
@@ -34,7 +35,7 @@ func (p process) parse(name string, text []byte) (Config, error) {
 		}
 		return Config{}, &Error{Path: name, Err: err}
 	}
-	doc := &document{name: name, dir: dir, lines: statementLines(string(text))}
+	doc := &document{name: name, dir: dir, lines: place.TOML(string(text))}
 	c := p.defaults()
 	c.Path = name
 	if err := readConfig(table{doc: doc, members: tree}, &c); err != nil {
@@ -170,7 +171,7 @@ func (v value) tokenLabel(to *string) error {
 
 // address reads a TPM's address, which package provider/transport judges.
 func (v value) address(to *Token) error {
-	to.TPMLine = v.doc.lines.of(v.place)
+	to.TPMLine = v.doc.lines.Of(v.place)
 	return v.text(&to.TPM)
 }
 
@@ -251,8 +252,12 @@ func (v value) policy(to *policy.Policy) (err error) {
 	default:
 		err = fmt.Errorf(`it is "sha256:0,1,2,7" or a tree such as {pin=true}, not %s`, describe(content))
 	}
+	at := v.place
+	if where := new(policy.PlaceError); errors.As(err, &where) {
+		at = strings.TrimSuffix(v.place+"."+where.Place, ".")
+	}
 	if err != nil {
-		return v.errorf("%s: %w", v.name, err)
+		return v.doc.errorf(v.doc.lines.Of(at), "%s: %w", v.name, err)
 	}
 	return nil
 }

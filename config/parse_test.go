@@ -102,42 +102,6 @@ func TestSampleIsTheDefault(t *testing.T) {
 	}
 }
 
-// Every statement's line is known, whatever stands between statements.
-func TestStatementLines(t *testing.T) {
-	t.Parallel()
-	text := strings.Join([]string{
-		1:  `a = """ [[x]] \""" """"" # "`,
-		2:  `b.c = [ "]", ']', # ]`,
-		3:  `  { d = '''`,
-		4:  `b.e = 1''' } ]`,
-		5:  `"b".'f' = 1`,
-		6:  "[ t . \"u v\" ]\r",
-		7:  `g = 1979-05-27 07:32:00`,
-		8:  `[[k]]`,
-		9:  `h = "\\" # \`,
-		10: `[[ k ]] # again`,
-		11: `h = { x = "}", y = [ ] }`,
-		12: `[[k.l]]`,
-		13: `h = ''`,
-		14: `[k.m]`,
-		15: `h = 1`,
-	}, "\n")
-	got := statementLines(text)
-	want := lines{
-		"a": 2, "b": 3, "b.c": 3, "b.f": 6, "t": 7, `t."u v"`: 7, `t."u v".g`: 8,
-		"k": 9, "k[0]": 9, "k[0].h": 10, "k[1]": 11, "k[1].h": 12, "k[1].l": 13, "k[1].l[0]": 13, "k[1].l[0].h": 14, "k[1].m": 15, "k[1].m.h": 16,
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf(" got %v\nwant %v", got, want)
-	}
-	if n := got.of("k[1].h.x[3]"); n != 12 {
-		t.Errorf("inside a value: line %d", n)
-	}
-	if n := got.of("nowhere"); n != 0 {
-		t.Errorf("nowhere: line %d", n)
-	}
-}
-
 func TestNearest(t *testing.T) {
 	t.Parallel()
 	known := []string{"handle", "label", "log", "store", "tpm", "type", "use", "verify_signatures"}
@@ -164,7 +128,6 @@ func FuzzParse(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		statementLines(string(text))
 		c, err := root().parse("/etc/tpm2-p11/tpm2-p11.conf", text)
 		last := strings.Count(string(text), "\n") + 1
 		var where *Error

@@ -9,13 +9,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/place"
 )
 
 // document is the text that tables and values are from.
 type document struct {
 	name  string
 	dir   string // of relative paths, absolute
-	lines lines
+	lines place.Lines
 }
 
 func (d *document) errorf(line int, format string, arguments ...any) error {
@@ -51,7 +53,7 @@ type fields map[string]func(value) error
 func (t table) read(known fields) error {
 	names := slices.Collect(maps.Keys(t.members))
 	slices.SortFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(t.doc.lines.of(join(t.place, a)), t.doc.lines.of(join(t.place, b))), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(t.doc.lines.Of(place.Join(t.place, a)), t.doc.lines.Of(place.Join(t.place, b))), cmp.Compare(a, b))
 	})
 	for _, name := range names {
 		v, _ := t.member(name)
@@ -68,17 +70,17 @@ func (t table) read(known fields) error {
 
 func (t table) member(name string) (value, bool) {
 	content, ok := t.members[name]
-	return value{doc: t.doc, place: join(t.place, name), name: name, content: content}, ok
+	return value{doc: t.doc, place: place.Join(t.place, name), name: name, content: content}, ok
 }
 
-func (t table) line() int { return t.doc.lines.of(t.place) }
+func (t table) line() int { return t.doc.lines.Of(t.place) }
 
 func (t table) errorf(format string, arguments ...any) error {
 	return t.doc.errorf(t.line(), format, arguments...)
 }
 
 func (v value) errorf(format string, arguments ...any) error {
-	return v.doc.errorf(v.doc.lines.of(v.place), format, arguments...)
+	return v.doc.errorf(v.doc.lines.Of(v.place), format, arguments...)
 }
 
 func (v value) unknown(known []string) error {
@@ -137,7 +139,7 @@ func (v value) texts(to *[]string, allowed ...string) error {
 		return v.errorf("%s is empty", v.name)
 	}
 	for i, content := range list {
-		element := value{doc: v.doc, place: element(v.place, i), name: fmt.Sprintf("%s[%d]", v.name, i), content: content}
+		element := value{doc: v.doc, place: place.Element(v.place, i), name: fmt.Sprintf("%s[%d]", v.name, i), content: content}
 		var s string
 		read := func() error { return element.text(&s) }
 		if len(allowed) > 0 {
@@ -224,7 +226,7 @@ func (v value) tables(header string) ([]table, error) {
 	}
 	tables := make([]table, len(members))
 	for i, m := range members {
-		tables[i] = table{doc: v.doc, place: element(v.place, i), members: m}
+		tables[i] = table{doc: v.doc, place: place.Element(v.place, i), members: m}
 	}
 	return tables, nil
 }

@@ -163,7 +163,7 @@ func (t *Token) compareStored(ctx context.Context, e Entry, d Declared) (there b
 		auth = authEmpty
 	}
 	differences := describeDifferences(e.Object.Public, d)
-	if difference := policyDifference(e.Object.Public, d.Policy, auth, t.storedReader(ctx, e.Policy)); difference != "" {
+	if difference := policyDifference(e.Object.Public, d.Policy, auth, t.storedState(ctx, e.Policy)); difference != "" {
 		differences = append(differences, difference)
 	}
 	if h := e.Object.Handle; h != 0 && h != d.Handle {
@@ -195,7 +195,7 @@ func (t *Token) adoptKey(ctx context.Context, a *anchor, public provider.Public,
 	if err := t.compareHeld(ctx, a, public, d); err != nil {
 		return Entry{}, "", err
 	}
-	p, err := d.Policy.Resolve(t.pcrReader(ctx), true)
+	p, err := d.Policy.Resolve(t.tpm.PolicyState(ctx), true)
 	if err != nil {
 		return Entry{}, "", err
 	}
@@ -219,7 +219,7 @@ func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Publ
 		return conflict(what, []string{"it is not in the store, and a token with a PIN cannot adopt it: the secret that its keys need was lost with the former store"})
 	}
 	differences := append(describeDifferences(public, d), knownElsewhere(public)...)
-	if difference := policyDifference(public, d.Policy, authEmpty, t.pcrReader(ctx)); difference != "" {
+	if difference := policyDifference(public, d.Policy, authEmpty, t.tpm.PolicyState(ctx)); difference != "" {
 		differences = append(differences, difference)
 	}
 	if len(differences) > 0 {
@@ -282,7 +282,7 @@ func useText(u provider.Use) string {
 }
 
 // policyDifference compares a key's policy digest with that of a declared policy; "" when they agree.
-func policyDifference(public provider.Public, declared policy.Policy, auth authKind, read policy.Reader) string {
+func policyDifference(public provider.Public, declared policy.Policy, auth authKind, now policy.State) string {
 	have := public.AuthPolicy()
 	if declared.IsZero() {
 		if len(have) > 0 {
@@ -296,7 +296,7 @@ func policyDifference(public provider.Public, declared policy.Policy, auth authK
 	if public.Attributes().UserWithAuth {
 		return "its policy is not enforced (userWithAuth is set)"
 	}
-	p, err := declared.Resolve(read, true)
+	p, err := declared.Resolve(now, true)
 	if err != nil {
 		return fmt.Sprintf("its policy cannot be compared with the declared one: %v", err)
 	}
@@ -313,10 +313,11 @@ func policyDifference(public provider.Public, declared policy.Policy, auth authK
 	return ""
 }
 
-// storedReader reads PCR values that a policy of the store has, and the rest as they are now.
-func (t *Token) storedReader(ctx context.Context, stored policy.Policy) policy.Reader {
-	read := t.pcrReader(ctx)
-	return func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
+// storedState is the state in which a policy of the store was resolved, as far as it tells, and else the TPM's of now.
+func (t *Token) storedState(ctx context.Context, stored policy.Policy) policy.State {
+	now := t.tpm.PolicyState(ctx)
+	read := now.PCRs
+	now.PCRs = func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
 		values, err := read(bank, indices)
 		if err != nil {
 			return nil, err
@@ -333,6 +334,7 @@ func (t *Token) storedReader(ctx context.Context, stored policy.Policy) policy.R
 		}
 		return values, nil
 	}
+	return now
 }
 
 func sameChain(a, b []*x509.Certificate) bool {

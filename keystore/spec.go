@@ -98,7 +98,7 @@ func (t *Token) resolve(ctx context.Context, p policy.Policy, auth authKind, for
 	if auth == authEmpty && p.NeedsPIN() {
 		return policy.Policy{}, nil, fmt.Errorf("%w: the policy asks for a PIN, and the key has none: it takes a token with a PIN, or one of the key's own", ErrInvalid)
 	}
-	p, err := p.Resolve(t.pcrReader(ctx), force)
+	p, err := p.Resolve(t.tpm.PolicyState(ctx), force)
 	if err != nil {
 		return policy.Policy{}, nil, err
 	}
@@ -107,12 +107,6 @@ func (t *Token) resolve(ctx context.Context, p policy.Policy, auth authKind, for
 	}
 	digest, err := p.Digest(tpm2.TPMAlgSHA256)
 	return p, digest, err
-}
-
-func (t *Token) pcrReader(ctx context.Context) policy.Reader {
-	return func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
-		return t.tpm.ReadPCRs(ctx, bank, indices)
-	}
 }
 
 // template is what provider makes.
@@ -149,7 +143,7 @@ func (t *Token) foreign(ctx context.Context, s KeySpec, public provider.Public, 
 	if !emptyAuth {
 		auth = authOwn
 	}
-	p, err := s.Policy.Resolve(t.pcrReader(ctx), true)
+	p, err := s.Policy.Resolve(t.tpm.PolicyState(ctx), true)
 	if err != nil {
 		return "", none, err
 	}

@@ -3,47 +3,35 @@ package policy
 import (
 	"fmt"
 	"strings"
-
-	"github.com/google/go-tpm/tpm2"
 )
 
 // All requires each of its nodes, in their order. It has at least one.
 type All []Node
 
-func (a All) extend(d *digest) error {
+func (a All) walk(p *planner) error {
 	if err := a.validate(); err != nil {
 		return err
 	}
 	for _, n := range a {
-		if err := n.extend(d); err != nil {
+		if err := n.walk(p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a All) steps(alg tpm2.TPMIAlgHash) ([]Step, error) {
+func (a All) resolve(now State, force bool) (Node, error) {
 	if err := a.validate(); err != nil {
 		return nil, err
 	}
-	var steps []Step
-	for _, n := range a {
-		s, err := n.steps(alg)
-		if err != nil {
-			return nil, err
-		}
-		steps = append(steps, s...)
-	}
-	return steps, nil
+	nodes, err := resolveEach(a, now, force)
+	return All(nodes), err
 }
 
-func (a All) resolve(read Reader, force bool) (Node, error) {
-	if err := a.validate(); err != nil {
-		return nil, err
-	}
-	resolved := make(All, len(a))
-	for i, n := range a {
-		r, err := n.resolve(read, force)
+func resolveEach(nodes []Node, now State, force bool) ([]Node, error) {
+	resolved := make([]Node, len(nodes))
+	for i, n := range nodes {
+		r, err := n.resolve(now, force)
 		if err != nil {
 			return nil, err
 		}
@@ -52,12 +40,12 @@ func (a All) resolve(read Reader, force bool) (Node, error) {
 	return resolved, nil
 }
 
-func (a All) check(read Reader) error {
+func (a All) check(now State) error {
 	if err := a.validate(); err != nil {
 		return err
 	}
 	for _, n := range a {
-		if err := n.check(read); err != nil {
+		if err := n.check(now); err != nil {
 			return err
 		}
 	}
@@ -68,9 +56,13 @@ func (a All) validate() error {
 	if len(a) == 0 {
 		return fmt.Errorf("%w: \"all\" is empty", ErrInvalid)
 	}
-	for i, n := range a {
+	return noneMissing("all", a)
+}
+
+func noneMissing(what string, nodes []Node) error {
+	for i, n := range nodes {
 		if n == nil {
-			return fmt.Errorf("%w: all[%d] is no node", ErrInvalid, i)
+			return fmt.Errorf("%w: %s[%d] is no node", ErrInvalid, what, i)
 		}
 	}
 	return nil
@@ -86,9 +78,19 @@ func (a All) text() string {
 	return strings.Join(texts, " + ")
 }
 
-func (a All) appendJSON(b []byte) []byte {
-	b = append(b, `{"all":[`...)
-	for i, n := range a {
+func (a All) explain(w *explainer) {
+	if len(a) == 1 {
+		a[0].explain(w)
+		return
+	}
+	w.list("all of:", a)
+}
+
+func (a All) appendJSON(b []byte) []byte { return appendList(b, "all", a) }
+
+func appendList(b []byte, kind string, nodes []Node) []byte {
+	b = append(b, `{"`+kind+`":[`...)
+	for i, n := range nodes {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -98,6 +100,15 @@ func (a All) appendJSON(b []byte) []byte {
 }
 
 func allFromTree(tree any, at path) (Node, error) {
+	nodes, err := nodesFromTree(tree, at)
+	if err != nil {
+		return nil, err
+	}
+	return All(nodes), nil
+}
+
+// nodesFromTree reads a list of nodes that is not empty.
+func nodesFromTree(tree any, at path) ([]Node, error) {
 	list, ok := asList(tree)
 	if !ok {
 		return nil, at.errorf("is a list of nodes, not %s", describe(tree))
@@ -105,13 +116,13 @@ func allFromTree(tree any, at path) (Node, error) {
 	if len(list) == 0 {
 		return nil, at.errorf("is empty")
 	}
-	all := make(All, len(list))
+	nodes := make([]Node, len(list))
 	for i, t := range list {
 		n, err := nodeFromTree(t, at.element(i))
 		if err != nil {
 			return nil, err
 		}
-		all[i] = n
+		nodes[i] = n
 	}
-	return all, nil
+	return nodes, nil
 }

@@ -36,6 +36,20 @@ func (d *digest) extend(cc tpm2.TPMCC, arguments ...[]byte) {
 	d.value = h.Sum(nil)
 }
 
+// hashOf is a hash over a command's arguments, which some commands extend in their place.
+func (d *digest) hashOf(parts ...[]byte) []byte {
+	h := d.hash.New()
+	for _, p := range parts {
+		h.Write(p)
+	}
+	return h.Sum(nil)
+}
+
+// reset is policyDigest := 0, as commands do that stand for all before them.
+func (d *digest) reset() { d.value = make([]byte, d.hash.Size()) }
+
+func (d *digest) clone() *digest { return &digest{hash: d.hash, value: d.value} }
+
 func policyHash(alg tpm2.TPMIAlgHash) (crypto.Hash, error) {
 	switch alg {
 	case tpm2.TPMAlgSHA256:

@@ -28,25 +28,13 @@ type PCR struct {
 // Indices is the selection, ascending.
 func (p PCR) Indices() []uint { return slices.Sorted(maps.Keys(p.Values)) }
 
-func (p PCR) extend(d *digest) error {
-	step, err := p.step(d.hash)
+func (p PCR) walk(w *planner) error {
+	step, err := p.step(w.hash())
 	if err != nil {
 		return err
 	}
-	step.extend(d)
+	w.add(step)
 	return nil
-}
-
-func (p PCR) steps(alg tpm2.TPMIAlgHash) ([]Step, error) {
-	h, err := policyHash(alg)
-	if err != nil {
-		return nil, err
-	}
-	step, err := p.step(h)
-	if err != nil {
-		return nil, err
-	}
-	return []Step{step}, nil
 }
 
 func (p PCR) step(h crypto.Hash) (PCRStep, error) {
@@ -79,8 +67,8 @@ func pcrDigest(h crypto.Hash, ascending []uint, values map[uint][]byte) []byte {
 	return sum.Sum(nil)
 }
 
-func (p PCR) resolve(read Reader, force bool) (Node, error) {
-	current, err := p.read(read)
+func (p PCR) resolve(now State, force bool) (Node, error) {
+	current, err := p.read(now)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +102,11 @@ func unmeasured(value []byte) bool {
 	return bytes.Count(value, []byte{0x00}) == len(value) || bytes.Count(value, []byte{0xff}) == len(value)
 }
 
-func (p PCR) check(read Reader) error {
+func (p PCR) check(now State) error {
 	if p.Digest != nil {
-		return p.checkDigest(read)
+		return p.checkDigest(now)
 	}
-	current, err := p.read(read)
+	current, err := p.read(now)
 	if err != nil {
 		return err
 	}
@@ -127,14 +115,14 @@ func (p PCR) check(read Reader) error {
 			return fmt.Errorf("%s PCR%d: %w", BankName(p.Bank), i, ErrUnresolved)
 		}
 		if subtle.ConstantTimeCompare(p.Values[i], current[i]) != 1 {
-			return &UnsatisfiedError{Bank: p.Bank, PCR: i, Want: p.Values[i], Have: current[i]}
+			return &UnsatisfiedError{Node: p, Bank: p.Bank, PCR: i, Want: p.Values[i], Have: current[i]}
 		}
 	}
 	return nil
 }
 
-func (p PCR) checkDigest(read Reader) error {
-	current, err := p.read(read)
+func (p PCR) checkDigest(now State) error {
+	current, err := p.read(now)
 	if err != nil {
 		return err
 	}
@@ -144,13 +132,13 @@ func (p PCR) checkDigest(read Reader) error {
 	}
 	indices := p.Indices()
 	if have := pcrDigest(h, indices, current); !bytes.Equal(have, p.Digest) {
-		return &UnsatisfiedError{Bank: p.Bank, PCR: indices[0], PCRs: indices, Want: p.Digest, Have: have}
+		return &UnsatisfiedError{Node: p, Bank: p.Bank, PCR: indices[0], PCRs: indices, Want: p.Digest, Have: have}
 	}
 	return nil
 }
 
 // read reads all selected values and makes sure that there are all of them.
-func (p PCR) read(read Reader) (map[uint][]byte, error) {
+func (p PCR) read(now State) (map[uint][]byte, error) {
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
@@ -159,7 +147,7 @@ func (p PCR) read(read Reader) (map[uint][]byte, error) {
 		return nil, err
 	}
 	indices := p.Indices()
-	current, err := read(p.Bank, indices)
+	current, err := now.pcrs(p.Bank, indices)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", p.selected(), err)
 	}
@@ -199,6 +187,20 @@ func (p PCR) validate() error {
 }
 
 func (p PCR) children() []Node { return nil }
+
+func (p PCR) explain(w *explainer) {
+	if p.Digest != nil {
+		w.line("%s PCRs %s have the values whose digest is %x", BankName(p.Bank), joinIndices(p.Indices()), p.Digest)
+		return
+	}
+	for _, i := range p.Indices() {
+		if value := p.Values[i]; value != nil {
+			w.line("%s PCR %d is %x", BankName(p.Bank), i, value)
+		} else {
+			w.line("%s PCR %d is what it is when the object is made", BankName(p.Bank), i)
+		}
+	}
+}
 
 // selected is the selection alone, "sha256:0,7".
 func (p PCR) selected() string {

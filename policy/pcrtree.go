@@ -2,9 +2,7 @@ package policy
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 )
@@ -131,27 +129,7 @@ func hexFromTree(value any, at path) ([]byte, error) {
 	return b, nil
 }
 
-// asIndex reads a PCR index as TOML (int64) and JSON (json.Number, float64) decoders give it.
 func asIndex(v any) (uint, bool) {
-	var i int64
-	switch v := v.(type) {
-	case int64:
-		i = v
-	case int:
-		i = int64(v)
-	case float64:
-		if v != math.Trunc(v) || v < 0 || v > MaxPCR {
-			return 0, false
-		}
-		i = int64(v)
-	case json.Number:
-		n, err := v.Int64()
-		if err != nil {
-			return 0, false
-		}
-		i = n
-	default:
-		return 0, false
-	}
-	return uint(i), i >= 0 && i <= MaxPCR
+	i, ok := asInteger(v)
+	return uint(i), ok && i >= 0 && i <= MaxPCR
 }

@@ -1,21 +1,26 @@
 package policy
 
-import "github.com/google/go-tpm/tpm2"
-
 // PIN requires the object's authValue (TPM2_PolicyAuthValue).
 type PIN struct{}
 
-func (PIN) extend(d *digest) error {
-	AuthValueStep{}.extend(d)
+func (PIN) walk(p *planner) error {
+	p.add(AuthValueStep{})
 	return nil
 }
 
-func (PIN) steps(tpm2.TPMIAlgHash) ([]Step, error) { return []Step{AuthValueStep{}}, nil }
-func (p PIN) resolve(Reader, bool) (Node, error)   { return p, nil }
-func (PIN) check(Reader) error                     { return nil }
-func (PIN) children() []Node                       { return nil }
-func (PIN) text() string                           { return "pin" }
-func (PIN) appendJSON(b []byte) []byte             { return append(b, `{"pin":true}`...) }
+func (p PIN) resolve(State, bool) (Node, error) { return p, nil }
+
+func (p PIN) check(now State) error {
+	if now.NoPIN {
+		return &UnsatisfiedError{Node: p, Wants: "the PIN", Has: "none was given"}
+	}
+	return nil
+}
+
+func (PIN) children() []Node           { return nil }
+func (PIN) text() string               { return "pin" }
+func (PIN) explain(w *explainer)       { w.line("the PIN is given") }
+func (PIN) appendJSON(b []byte) []byte { return append(b, `{"pin":true}`...) }
 
 func pinFromTree(tree any, at path) (Node, error) {
 	if tree != true {

@@ -2,7 +2,8 @@
 // used, as a tree; computes the tree's digest without a TPM; and says which
 // TPM commands satisfy it.
 //
-// It never talks to a TPM: package provider executes the steps.
+// It never talks to a TPM: package provider executes the steps, and a State
+// says what the TPM says now.
 package policy
 
 import (
@@ -17,8 +18,12 @@ import (
 var (
 	// ErrInvalid is wrapped by every error about a policy's text, tree or values.
 	ErrInvalid = errors.New("invalid policy")
-	// ErrUnresolved says that a policy still asks for current PCR values.
-	ErrUnresolved = errors.New("the policy asks for current PCR values that were not read yet")
+	// ErrUnresolved says that a policy still asks for current values.
+	ErrUnresolved = errors.New("the policy asks for current values that were not read yet")
+	// ErrChoice says that only the TPM's state tells which commands satisfy a policy.
+	ErrChoice = errors.New("the policy has branches, and the TPM's state decides between them")
+	// ErrUnknown says that a State does not tell what a policy compares.
+	ErrUnknown = errors.New("there is no TPM to ask")
 	// ErrBankInactive says that the TPM has no values for PCRs of a bank.
 	ErrBankInactive = errors.New("the PCR bank is not active in this TPM")
 	// ErrUnmeasured says that PCRs 0 to 7 bear no trace of a measured boot.
@@ -27,21 +32,21 @@ var (
 	ErrResettable = errors.New("any program can reset it")
 )
 
-// Node is one requirement: All, PCR or PIN. Nodes are not changed once they
-// are part of a Policy.
+// Node is one requirement: All, PCR, PIN or Clock. Nodes are not changed once
+// they are part of a Policy.
 type Node interface {
-	// extend brings a policy digest as far as the node's commands bring a session.
-	extend(d *digest) error
-	// steps are the node's commands in a session of hash alg.
-	steps(alg tpm2.TPMIAlgHash) ([]Step, error)
-	// resolve gives the node with current PCR values in it.
-	resolve(read Reader, force bool) (Node, error)
-	// check compares the node with current PCR values.
-	check(read Reader) error
+	// walk brings a policy digest as far as the node's commands bring a session, and notes the commands.
+	walk(p *planner) error
+	// resolve gives the node with current values in it.
+	resolve(now State, force bool) (Node, error)
+	// check compares the node with the TPM's state.
+	check(now State) error
 	// children are the nodes below, in order.
 	children() []Node
 	// text is the node in Policy.String.
 	text() string
+	// explain says the node in plain words.
+	explain(w *explainer)
 	// appendJSON appends the node's tree form.
 	appendJSON(b []byte) []byte
 }
@@ -75,17 +80,14 @@ func (p Policy) And(n Node) Policy {
 	}
 }
 
-// Reader reads PCR values of one bank. Values that the TPM does not have are absent from its answer.
-type Reader func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error)
-
 // Resolve puts current values where the policy asks for them. It refuses banks that do not answer (ErrBankInactive). Unless
 // force is set it also refuses PCRs 0 to 7 whose value, given or current, is all zeros or all ones (ErrUnmeasured), and
 // PCRs 16 and 23 (ErrResettable).
-func (p Policy) Resolve(read Reader, force bool) (Policy, error) {
+func (p Policy) Resolve(now State, force bool) (Policy, error) {
 	if p.IsZero() {
 		return p, nil
 	}
-	root, err := p.Root.resolve(read, force)
+	root, err := p.Root.resolve(now, force)
 	if err != nil {
 		return Policy{}, err
 	}
@@ -95,32 +97,47 @@ func (p Policy) Resolve(read Reader, force bool) (Policy, error) {
 // Digest is the policy's digest (the authPolicy of an object) in nameAlg's hash, SHA-256 or SHA-384; nil for the zero
 // Policy. The policy must be resolved, else the error is ErrUnresolved.
 func (p Policy) Digest(nameAlg tpm2.TPMIAlgHash) ([]byte, error) {
-	d, err := newDigest(nameAlg)
+	w, err := p.walk(nameAlg, nil)
+	if err != nil || p.IsZero() {
+		return nil, err
+	}
+	return w.digest.value, nil
+}
+
+// Steps are the commands that bring a policy session (of hash sessionAlg, SHA-256 or SHA-384) to the digest of a policy that
+// leaves no choice (else ErrChoice, see Plan), in their order. The policy must be resolved, else the error is ErrUnresolved.
+func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
+	w, err := p.walk(sessionAlg, func(Any) (int, error) { return 0, ErrChoice })
 	if err != nil {
 		return nil, err
 	}
-	if p.IsZero() {
-		return nil, nil
-	}
-	if err := p.Root.extend(d); err != nil {
-		return nil, err
-	}
-	return d.value, nil
+	return w.steps, nil
 }
 
-// Steps are the commands that bring a policy session (of hash sessionAlg, SHA-256 or SHA-384) to the policy's digest, in
-// their order. The policy must be resolved, else the error is ErrUnresolved.
-func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
-	if _, err := newDigest(sessionAlg); err != nil {
+// Plan are the commands that bring a policy session to the policy's digest through the branches that the TPM's state
+// meets, the first of those that fit. It compares what decides between branches, and not the rest, since the TPM will; an
+// *UnsatisfiedError says why no branch fits.
+func (p Policy) Plan(sessionAlg tpm2.TPMIAlgHash, now State) ([]Step, error) {
+	w, err := p.walk(sessionAlg, now.choose)
+	if err != nil {
 		return nil, err
 	}
-	if p.IsZero() {
-		return nil, nil
-	}
-	return p.Root.steps(sessionAlg)
+	return w.steps, nil
 }
 
-// NeedsPIN tells whether the object's authValue takes part.
+func (p Policy) walk(alg tpm2.TPMIAlgHash, choose func(Any) (int, error)) (*planner, error) {
+	d, err := newDigest(alg)
+	if err != nil {
+		return nil, err
+	}
+	w := &planner{digest: d, choose: choose}
+	if !p.IsZero() {
+		err = p.Root.walk(w)
+	}
+	return w, err
+}
+
+// NeedsPIN tells whether the object's authValue takes part, in one of the branches at least.
 func (p Policy) NeedsPIN() bool {
 	for n := range p.nodes() {
 		if _, ok := n.(PIN); ok {
@@ -141,13 +158,13 @@ func (p Policy) PCRs() []PCR {
 	return found
 }
 
-// Check compares the policy with current PCR values. An *UnsatisfiedError says which PCR differs; other errors say that the
-// comparison was not possible. It sees no PIN.
-func (p Policy) Check(read Reader) error {
+// Check compares the policy with the TPM's state. An *UnsatisfiedError says what differs; other errors say that the
+// comparison was not possible.
+func (p Policy) Check(now State) error {
 	if p.IsZero() {
 		return nil
 	}
-	return p.Root.check(read)
+	return p.Root.check(now)
 }
 
 // String is the policy in canonical text, one line: "sha256:7=00…,8=… + pin" with the values in full; "" for the zero Policy.

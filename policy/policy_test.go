@@ -20,6 +20,9 @@ func machine(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
 	return values, nil
 }
 
+// pcrs is the state of a TPM of which only PCRs are asked.
+func pcrs(read policy.Reader) policy.State { return policy.State{PCRs: read} }
+
 func constant(b byte) policy.Reader {
 	return func(_ tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
 		values := make(map[uint][]byte)
@@ -41,14 +44,14 @@ func TestResolvePutsCurrentValuesIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := asked.String()
-	p, err := asked.Resolve(machine, false)
+	p, err := asked.Resolve(pcrs(machine), false)
 	if want := "sha256:0=" + strings.Repeat("01", 32) + ",7=" + given + " + pin"; err != nil || p.String() != want {
 		t.Errorf("%s, %v; want %s", p, err, want)
 	}
 	if asked.String() != before {
 		t.Errorf("the policy asked for was changed to %s", asked)
 	}
-	if p, err := (policy.Policy{}).Resolve(nil, false); err != nil || !p.IsZero() {
+	if p, err := (policy.Policy{}).Resolve(policy.State{}, false); err != nil || !p.IsZero() {
 		t.Errorf("the zero policy resolves to %v, %v", p, err)
 	}
 }
@@ -70,29 +73,29 @@ func TestResolveRefuses(t *testing.T) {
 		"a PCR of applications":          {"sha256:23", constant(7), policy.ErrResettable, "PCR23"},
 		"all ones":                       {"sha256:0", constant(0xff), policy.ErrUnmeasured, "sha256 PCR0 is all ff"},
 	} {
-		p, err := policy.Policy{Root: policy.All{parse(t, c.pcrs)}}.Resolve(c.read, false)
+		p, err := policy.Policy{Root: policy.All{parse(t, c.pcrs)}}.Resolve(pcrs(c.read), false)
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || !p.IsZero() {
 			t.Errorf("%s: %v, %v; want %v", name, p, err, c.want)
 		}
 	}
-	if _, err := (policy.Policy{Root: parse(t, "sha256:0-7,16,23")}).Resolve(constant(0), true); err != nil {
+	if _, err := (policy.Policy{Root: parse(t, "sha256:0-7,16,23")}).Resolve(pcrs(constant(0)), true); err != nil {
 		t.Errorf("forced: %v", err)
 	}
-	if _, err := (policy.Policy{Root: parse(t, "sha256:8-15,17-22")}).Resolve(constant(0), false); err != nil {
+	if _, err := (policy.Policy{Root: parse(t, "sha256:8-15,17-22")}).Resolve(pcrs(constant(0)), false); err != nil {
 		t.Errorf("PCRs that a boot need not extend: %v", err)
 	}
-	if _, err := (policy.Policy{Root: zeroPCRs(tpm2.TPMAlgSHA256, 32, 7)}).Resolve(machine, false); !errors.Is(err, policy.ErrUnmeasured) {
+	if _, err := (policy.Policy{Root: zeroPCRs(tpm2.TPMAlgSHA256, 32, 7)}).Resolve(pcrs(machine), false); !errors.Is(err, policy.ErrUnmeasured) {
 		t.Errorf("zeros that were given: %v", err)
 	}
 }
 
 func TestCheckNamesThePCR(t *testing.T) {
 	t.Parallel()
-	p, err := policy.Policy{Root: policy.All{parse(t, "sha256:0,2,7"), policy.PIN{}}}.Resolve(machine, false)
+	p, err := policy.Policy{Root: policy.All{parse(t, "sha256:0,2,7"), policy.PIN{}}}.Resolve(pcrs(machine), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Check(machine); err != nil {
+	if err := p.Check(pcrs(machine)); err != nil {
 		t.Errorf("nothing changed: %v", err)
 	}
 	changed := func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
@@ -100,7 +103,7 @@ func TestCheckNamesThePCR(t *testing.T) {
 		values[7] = []byte(strings.Repeat("\x8c\x10", 16))
 		return values, err
 	}
-	err = p.Check(changed)
+	err = p.Check(pcrs(changed))
 	var unsatisfied *policy.UnsatisfiedError
 	if !errors.As(err, &unsatisfied) || unsatisfied.PCR != 7 || unsatisfied.Bank != tpm2.TPMAlgSHA256 {
 		t.Fatalf("PCR 7 changed: %v", err)
@@ -118,7 +121,7 @@ func TestCheckNamesThePCR(t *testing.T) {
 func TestCheckOfDigestOnlyPCRs(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []tpm2.TPMIAlgHash{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384} {
-		values, err := policy.Policy{Root: parse(t, "sha256:0,7")}.Resolve(machine, false)
+		values, err := policy.Policy{Root: parse(t, "sha256:0,7")}.Resolve(pcrs(machine), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,14 +131,14 @@ func TestCheckOfDigestOnlyPCRs(t *testing.T) {
 		}
 		pcr := parse(t, "sha256:0,7")
 		pcr.Digest = steps[0].(policy.PCRStep).Digest
-		p, err := policy.Policy{Root: pcr}.Resolve(machine, false)
+		p, err := policy.Policy{Root: pcr}.Resolve(pcrs(machine), false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Check(machine); err != nil {
+		if err := p.Check(pcrs(machine)); err != nil {
 			t.Errorf("nothing changed: %v", err)
 		}
-		if err := p.Check(constant(3)); err == nil || !strings.HasPrefix(err.Error(), "policy: sha256 PCRs 0,7 have digest ") {
+		if err := p.Check(pcrs(constant(3))); err == nil || !strings.HasPrefix(err.Error(), "policy: sha256 PCRs 0,7 have digest ") {
 			t.Errorf("both changed: %v", err)
 		}
 	}
@@ -152,7 +155,7 @@ func TestCheckRefusesWhatItCannotCompare(t *testing.T) {
 		"an inactive bank":    {zeroPCRs(tpm2.TPMAlgSHA384, 48, 7), policy.ErrBankInactive},
 		"an empty all":        {policy.All{}, policy.ErrInvalid},
 	} {
-		if err := (policy.Policy{Root: c.root}).Check(machine); !errors.Is(err, c.want) || errors.As(err, &unsatisfied) {
+		if err := (policy.Policy{Root: c.root}).Check(pcrs(machine)); !errors.Is(err, c.want) || errors.As(err, &unsatisfied) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

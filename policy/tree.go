@@ -2,15 +2,19 @@ package policy
 
 import (
 	"fmt"
-	"strconv"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/place"
 )
 
 // maxDepth bounds how deeply nodes nest.
 const maxDepth = 16
 
 // FromTree reads a policy from what a TOML or JSON decoder made of one:
-// {pcr={bank="sha256", indices=[0,7]}}, {pcr={bank="sha256", "7"="00…"}}, {pin=true}, {all=[…]}.
-// Errors wrap ErrInvalid and name the place, as in all[1].pcr.bank.
+// {pcr={bank="sha256", indices=[0,7]}}, {pcr={bank="sha256", "7"="00…"}}, {pin=true}, {clock={within="30d"}}, {all=[…]},
+// {any=[…]}. Errors are *PlaceError.
 func FromTree(tree any) (Policy, error) {
 	root, err := nodeFromTree(tree, path{})
 	if err != nil {
@@ -28,23 +32,42 @@ func nodeFromTree(tree any, at path) (Node, error) {
 		return nil, at.errorf("is a table such as {pin=true}, not %s", describe(tree))
 	}
 	if len(table) != 1 {
-		return nil, at.errorf("has one member (all, pcr or pin), not %d", len(table))
+		return nil, at.errorf("has one member (%s), not %d", strings.Join(Kinds(), ", "), len(table))
 	}
 	for kind, content := range table {
 		at := at.member(kind)
-		switch kind {
-		case "all":
-			return allFromTree(content, at)
-		case "pcr":
-			return pcrFromTree(content, at)
-		case "pin":
-			return pinFromTree(content, at)
-		default:
-			return nil, at.errorf("is no known node (known: all, pcr, pin)")
+		if read, known := readers()[kind]; known {
+			return read(content, at)
 		}
+		return nil, at.errorf("is no known node (known: %s)", strings.Join(Kinds(), ", "))
 	}
 	panic("unreachable: the table has one member")
 }
+
+// readers read the content of a node, by kind.
+func readers() map[string]func(tree any, at path) (Node, error) {
+	return map[string]func(tree any, at path) (Node, error){
+		"all": allFromTree, "any": anyFromTree, "pcr": pcrFromTree, "pin": pinFromTree, "clock": clockFromTree,
+	}
+}
+
+// Kinds are the names of the nodes.
+func Kinds() []string { return sorted(readers()) }
+
+// sorted are the names of a table, so that of several errors it is always the same that is told.
+func sorted[V any](table map[string]V) []string { return slices.Sorted(maps.Keys(table)) }
+
+// PlaceError is an ErrInvalid about a tree.
+type PlaceError struct {
+	Place string // in the tree: all[1].pcr.bank; "" for all of it
+	Err   error
+}
+
+// Error: `invalid policy: all[1].pin can only be true; leave it out for no PIN`.
+func (e *PlaceError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *PlaceError) Unwrap() error { return e.Err }
 
 // path is a place in a tree, for errors.
 type path struct {
@@ -52,29 +75,19 @@ type path struct {
 	depth int
 }
 
-func (p path) member(name string) path {
-	if strconv.Quote(name) != `"`+name+`"` {
-		name = strconv.Quote(name)
-	}
-	if p.text != "" {
-		name = p.text + "." + name
-	}
-	return path{text: name, depth: p.depth}
-}
+func (p path) member(name string) path { return path{place.Join(p.text, name), p.depth} }
 
-func (p path) element(i int) path {
-	return path{text: p.text + "[" + strconv.Itoa(i) + "]", depth: p.depth + 1}
-}
+func (p path) element(i int) path { return path{place.Element(p.text, i), p.depth + 1} }
 
 func (p path) errorf(format string, arguments ...any) error {
 	where := p.text
 	if where == "" {
 		where = "it"
 	}
-	return fmt.Errorf("%w: %s %s", ErrInvalid, where, fmt.Sprintf(format, arguments...))
+	return &PlaceError{p.text, fmt.Errorf("%w: %s %s", ErrInvalid, where, fmt.Sprintf(format, arguments...))}
 }
 
-func (p path) wrap(err error) error { return fmt.Errorf("%s: %w", p.text, err) }
+func (p path) wrap(err error) error { return &PlaceError{p.text, fmt.Errorf("%s: %w", p.text, err)} }
 
 // asList reads a list as decoders give it; TOML's arrays of tables have a type of their own.
 func asList(v any) ([]any, bool) {

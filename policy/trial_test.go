@@ -21,7 +21,7 @@ func TestDigestIsTheTPMs(t *testing.T) {
 		machine.Extend(t, "sha384", pcr, []byte("event"))
 	}
 	device := dial(t, machine)
-	read := reader(device)
+	now := pcrs(reader(device))
 
 	sha256 := parse(t, "sha256:0,1,2,7")
 	sha384 := parse(t, "sha384:4-7,23")
@@ -39,11 +39,11 @@ func TestDigestIsTheTPMs(t *testing.T) {
 	} {
 		for _, alg := range []tpm2.TPMIAlgHash{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384} {
 			t.Run(name+" in "+policy.BankName(alg), func(t *testing.T) {
-				p, err := policy.Policy{Root: root}.Resolve(read, true)
+				p, err := policy.Policy{Root: root}.Resolve(now, true)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := p.Check(read); err != nil {
+				if err := p.Check(now); err != nil {
 					t.Fatalf("what was just read is not met: %v", err)
 				}
 				want, err := p.Digest(alg)
@@ -70,7 +70,7 @@ func TestPolicyBinds(t *testing.T) {
 	t.Parallel()
 	machine := tpmtest.Start(t)
 	device := dial(t, machine)
-	p, err := policy.Policy{Root: parse(t, "sha256:0,1,2,7")}.Resolve(reader(device), true)
+	p, err := policy.Policy{Root: parse(t, "sha256:0,1,2,7")}.Resolve(pcrs(reader(device)), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestPolicyBinds(t *testing.T) {
 	if err := runStep(device, sess.Handle(), steps[0]); err == nil {
 		t.Error("the TPM took a step whose PCR changed")
 	}
-	if err := p.Check(reader(device)); err == nil || !strings.Contains(err.Error(), "sha256 PCR7 is ") {
+	if err := p.Check(pcrs(reader(device))); err == nil || !strings.Contains(err.Error(), "sha256 PCR7 is ") {
 		t.Errorf("check: %v", err)
 	}
 }

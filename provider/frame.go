@@ -73,6 +73,13 @@ func (r *reader) u32() uint32 {
 	return 0
 }
 
+func (r *reader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
 // sized reads a TPM2B.
 func (r *reader) sized() []byte { return r.take(int(r.u16())) }
 

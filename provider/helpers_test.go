@@ -93,9 +93,7 @@ func (b *bench) persisted(t *testing.T, o provider.Object) provider.Object {
 // bound resolves a policy to the PCRs' values of now.
 func (b *bench) bound(t *testing.T, nodes ...policy.Node) policy.Policy {
 	t.Helper()
-	p, err := policy.Policy{Root: policy.All(nodes)}.Resolve(func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
-		return b.ReadPCRs(t.Context(), bank, indices)
-	}, true)
+	p, err := policy.Policy{Root: policy.All(nodes)}.Resolve(b.PolicyState(t.Context()), true)
 	if err != nil {
 		t.Fatal(err)
 	}

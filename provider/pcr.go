@@ -137,9 +137,17 @@ func (c *connection) inactive(ctx context.Context, bank tpm2.TPMIAlgHash, indice
 			return fmt.Errorf("%w: the %s bank has no PCR among %d", ErrUnsupported, policy.BankName(bank), indices)
 		}
 	}
-	return fmt.Errorf("%w: the PCR bank %s is not active: active are %s",
-		ErrUnsupported, policy.BankName(bank), strings.Join(names, ", "))
+	return inactiveBank{policy.BankName(bank), strings.Join(names, ", ")}
 }
+
+// inactiveBank is an ErrUnsupported.
+type inactiveBank struct{ bank, active string }
+
+func (e inactiveBank) Error() string {
+	return fmt.Sprintf("%v: the PCR bank %s is not active: active are %s", ErrUnsupported, e.bank, e.active)
+}
+
+func (e inactiveBank) Unwrap() []error { return []error{ErrUnsupported, policy.ErrBankInactive} }
 
 // putSelection appends a TPMS_PCR_SELECTION.
 func putSelection(b []byte, bank tpm2.TPMIAlgHash, indices []uint) []byte {

@@ -140,7 +140,7 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		return
 	}
 	if !e.Policy.IsZero() {
-		if err := e.Policy.Check(pcrReader(ctx, t.TPM())); err != nil {
+		if err := e.Policy.Check(t.TPM().PolicyState(ctx)); err != nil {
 			d.fail(check, err, "boot what the key was bound to, or make a new key")
 			return
 		}

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/go-tpm/tpm2"
 	"github.com/spf13/cobra"
 
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -98,11 +97,4 @@ func bankNames(banks []provider.Bank) string {
 		names = append(names, policy.BankName(b.Hash))
 	}
 	return strings.Join(names, ", ")
-}
-
-// pcrReader reads PCRs for package policy.
-func pcrReader(ctx context.Context, t *provider.TPM) policy.Reader {
-	return func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
-		return t.ReadPCRs(ctx, bank, indices)
-	}
 }

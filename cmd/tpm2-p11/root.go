@@ -32,7 +32,7 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 	f.BoolVar(&a.global.json, "json", false, "print one JSON object")
 	f.BoolVarP(&a.global.verbose, "verbose", "v", false, "log to standard error what is done")
 	root.AddCommand(
-		initCommand(a), keyCommand(a), handlesCommand(a), pinCommand(a), lockoutCommand(a), pcrCommand(a),
+		initCommand(a), keyCommand(a), handlesCommand(a), pinCommand(a), lockoutCommand(a), pcrCommand(a), policyCommand(a),
 		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a), attestCommand(a),
 		serveCommand(a), doctorCommand(a), versionCommand(a),
 	)

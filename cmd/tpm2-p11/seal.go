@@ -108,7 +108,7 @@ func seal(ctx context.Context, t *provider.TPM, data *secret.Bytes, p policy.Pol
 			p = p.And(policy.PIN{})
 		}
 		var err error
-		if p, err = p.Resolve(pcrReader(ctx, t), force); err != nil {
+		if p, err = p.Resolve(t.PolicyState(ctx), force); err != nil {
 			return k, err
 		}
 		if tmpl.AuthPolicy, err = p.Digest(tpm2.TPMAlgSHA256); err != nil {

@@ -111,7 +111,7 @@ func (a *app) readSealedTools(ctx context.Context, t *provider.TPM, f unsealFlag
 		return k, withHint(fmt.Errorf("%s was sealed with a policy, and the files do not hold it", f.public), "name it with --policy FILE or --pcr PCRS")
 	}
 	if f.policy == "" {
-		if k.Policy, err = k.Policy.Resolve(pcrReader(ctx, t), true); err != nil {
+		if k.Policy, err = k.Policy.Resolve(t.PolicyState(ctx), true); err != nil {
 			return k, err
 		}
 	}

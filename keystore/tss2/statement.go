@@ -2,6 +2,7 @@ package tss2
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -117,6 +118,10 @@ func statementsOf(p policy.Policy, public provider.Public) ([]statement, error) 
 			list = append(list, statement{command: uint32(tpm2.TPMCCPolicyPCR), body: body})
 		case policy.AuthValueStep:
 			list = append(list, statement{command: uint32(tpm2.TPMCCPolicyAuthValue)})
+		case policy.ClockStep:
+			body := binary.BigEndian.AppendUint16(bytes.Clone(step.Operand), step.Offset)
+			body = binary.BigEndian.AppendUint16(body, uint16(step.Operation))
+			list = append(list, statement{command: uint32(tpm2.TPMCCPolicyCounterTimer), body: body})
 		default:
 			return nil, fmt.Errorf("%w: a policy command of type %T has no form in a TSS2 key", ErrUnsupported, step)
 		}
@@ -150,6 +155,12 @@ func policyOf(list []statement, public provider.Public) (policy.Policy, error) {
 				return unusable("its PolicyAuthValue has parameters")
 			}
 			nodes = append(nodes, policy.PIN{})
+		case tpm2.TPMCCPolicyCounterTimer:
+			clock, ok := readCounterTimer(s.body)
+			if !ok {
+				return unusable("its PolicyCounterTimer compares something else than the end of the TPM's clock or a boot")
+			}
+			nodes = append(nodes, clock)
 		default:
 			return unusable("%s is not supported", commandName(s.command))
 		}
@@ -212,6 +223,20 @@ func readSelection(in *cryptobyte.String) (policy.PCR, bool) {
 		}
 	}
 	return pcr, true
+}
+
+// readCounterTimer reads operandB || offset || operation (what the engine writes) or TPM2B_OPERAND || offset || operation (the
+// draft). The length tells which, as the operands that a policy.Clock has are of eight bytes.
+func readCounterTimer(body []byte) (policy.Clock, bool) {
+	if len(body) == 2+8+4 && binary.BigEndian.Uint16(body) == 8 {
+		body = body[2:]
+	}
+	if len(body) != 8+4 {
+		return policy.Clock{}, false
+	}
+	return policy.ClockOf(policy.ClockStep{
+		Operand: body[:8], Offset: binary.BigEndian.Uint16(body[8:]), Operation: tpm2.TPMEO(binary.BigEndian.Uint16(body[10:])),
+	})
 }
 
 // commandNames are the policy commands (TPM 2.0 Part 2, "TPM_CC").

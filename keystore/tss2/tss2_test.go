@@ -92,6 +92,8 @@ func TestAKeyComesBackAsItWasWritten(t *testing.T) {
 		"bound to a PIN":              {Policy: policy.Policy{Root: policy.PIN{}}},
 		"bound to PCRs and a PIN":     {Policy: policy.Policy{Root: policy.All{pcr, policy.PIN{}}}},
 		"bound to two sets and a PIN": {Policy: policy.Policy{Root: policy.All{pcr, pcr, policy.PIN{}}}},
+		"bound to PCRs and a term":    {EmptyAuth: true, Policy: policy.Policy{Root: policy.All{pcr, policy.Clock{Before: 1 << 40}}}},
+		"bound to a boot":             {EmptyAuth: true, Policy: policy.Policy{Root: policy.Clock{Boot: &policy.Boot{Resets: 17, Restarts: 2}}}},
 		"sealed data":                 {Sealed: true, EmptyAuth: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -239,6 +241,20 @@ func TestWhatOtherToolsWriteIsRead(t *testing.T) {
 			t.Errorf("%+v, %v", k, err)
 		}
 	})
+	term := policy.Policy{Root: policy.Clock{Before: 0x0102030405}}
+	for name, body := range map[string][]byte{
+		"PolicyCounterTimer as the engine writes it": {0, 0, 0, 1, 2, 3, 4, 5, 0, 8, 0, 5},
+		"PolicyCounterTimer as the draft has it":     {0, 8, 0, 0, 0, 1, 2, 3, 4, 5, 0, 8, 0, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := goodForm(t, term)
+			f.policy = []statement{{0x16D, body}}
+			k, err := tss2.Decode(f.pem(t))
+			if err != nil || !k.Policy.Equal(term) {
+				t.Errorf("%v, %v", k.Policy, err)
+			}
+		})
+	}
 	p := policy.Policy{Root: digestOnly()}
 	selection := []byte{0, 0, 0, 1, 0, 0x0B, 3, 0x81, 0, 1}
 	digest := digestOnly().Digest
@@ -270,6 +286,8 @@ func TestAKeyWithAPolicyThatIsNotUnderstoodIsShownAndNotUsed(t *testing.T) {
 		"another digest":    {func(f *form) { f.policy = []statement{{0x16B, nil}} }, "digest"},
 		"parameters":        {func(f *form) { f.policy = []statement{{0x16B, []byte{1}}} }, "PolicyAuthValue"},
 		"a short digest":    {func(f *form) { f.policy = []statement{{0x17F, append(selection, 1, 2, 3)}} }, "PolicyPCR"},
+		"another clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 12)}} }, "PolicyCounterTimer"},
+		"a short clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 4)}} }, "PolicyCounterTimer"},
 		"no PCRs":           {func(f *form) { f.policy = []statement{{0x17F, nil}} }, "PolicyPCR"},
 		"PCRs of two banks": {func(f *form) { f.policy = []statement{{0x17F, make([]byte, 4+32)}} }, "PolicyPCR"},
 	} {

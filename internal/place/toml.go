@@ -1,49 +1,15 @@
-package config
+package place
 
 import (
 	"strconv"
 	"strings"
-
-	"github.com/BurntSushi/toml"
 )
 
-// lines tells where the statements of a TOML text are, by place: "token[1].key[0].handle". The parser keeps positions by
-// name alone, which is not enough where tables repeat.
-type lines map[string]int
-
-// of is the line of a place or, for what is inside a value, of the statement around it; 0 for the document itself.
-func (l lines) of(place string) int {
-	for place != "" {
-		if line, ok := l[place]; ok {
-			return line
-		}
-		place = place[:max(0, strings.LastIndexAny(place, ".["))]
-	}
-	return 0
-}
-
-// join is the place of a table's member.
-func join(table, name string) string {
-	if name == "" || strings.TrimLeftFunc(name, isBare) != "" {
-		name = strconv.Quote(name)
-	}
-	if table == "" {
-		return name
-	}
-	return table + "." + name
-}
-
-// element is the place of an array's element.
-func element(array string, i int) string { return array + "[" + strconv.Itoa(i) + "]" }
-
-func isBare(c rune) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
-}
-
-// statementLines scans a text that a TOML parser has accepted; of any other text the answer is of no use, but it ends.
-func statementLines(text string) lines {
+// TOML scans a text that a TOML parser has accepted; of any other text the answer is of no use, but it ends. The parser
+// keeps positions by name alone, which is not enough where tables repeat.
+func TOML(text string) Lines {
 	s := &scanner{rest: text, line: 1}
-	found := lines{}
+	found := Lines{}
 	arrays := make(map[string]int) // elements so far, by place
 	current := ""                  // the table that statements belong to
 	for s.blank(); s.rest != ""; s.blank() {
@@ -53,8 +19,8 @@ func statementLines(text string) lines {
 			s.skip(2)
 			names := s.key()
 			last := len(names) - 1
-			array := join(found.header(names[:last], arrays, line), names[last])
-			current = element(array, arrays[array])
+			array := Join(found.header(names[:last], arrays, line), names[last])
+			current = Element(array, arrays[array])
 			arrays[array]++
 			found.mark(array, line)
 			found.mark(current, line)
@@ -62,35 +28,39 @@ func statementLines(text string) lines {
 			s.skip(1)
 			current = found.header(s.key(), arrays, line)
 		default:
-			place := current
-			for _, name := range s.key() {
-				place = join(place, name)
-				found.mark(place, line)
-			}
+			s.value(found, s.statement(found, current, line), 0)
+			continue
 		}
-		s.value()
+		s.skip(strings.IndexByte(s.rest+"]", ']'))
+		s.skip(len(s.rest) - len(strings.TrimLeft(s.rest, "]")))
 	}
 	return found
 }
 
+// statement reads a statement's key and what separates it from the value, and gives its place.
+func (s *scanner) statement(found Lines, table string, line int) string {
+	for _, name := range s.key() {
+		table = Join(table, name)
+		found.mark(table, line)
+	}
+	s.blank()
+	if strings.HasPrefix(s.rest, "=") {
+		s.skip(1)
+	}
+	return table
+}
+
 // header marks the tables of a header's names and gives the last one's place. An array stands for its last element.
-func (l lines) header(names []string, arrays map[string]int, line int) string {
+func (l Lines) header(names []string, arrays map[string]int, line int) string {
 	place := ""
 	for _, name := range names {
-		place = join(place, name)
+		place = Join(place, name)
 		if n := arrays[place]; n > 0 {
-			place = element(place, n-1)
+			place = Element(place, n-1)
 		}
 		l.mark(place, line)
 	}
 	return place
-}
-
-// mark keeps the first line that a place is seen on.
-func (l lines) mark(place string, line int) {
-	if _, seen := l[place]; !seen {
-		l[place] = line
-	}
 }
 
 // scanner walks over TOML text.
@@ -147,37 +117,58 @@ func (s *scanner) name() string {
 	}
 	s.quoted()
 	raw := before[:len(before)-len(s.rest)]
-	var decoded map[string]any
-	if _, err := toml.Decode(raw+"=0", &decoded); err == nil {
-		for name := range decoded {
-			return name
-		}
+	if raw[0] == '\'' {
+		return strings.Trim(raw, "'")
+	}
+	if name, err := strconv.Unquote(raw); err == nil {
+		return name
 	}
 	return raw
 }
 
-// value skips to the end of a statement: the end of the line outside brackets and strings.
-func (s *scanner) value() {
-	depth := 0
-	for s.rest != "" {
-		switch s.rest[0] {
-		case '"', '\'':
-			s.quoted()
-			continue
-		case '#':
-			s.comment()
-			continue
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth--
-		case '\n':
-			if depth <= 0 {
-				return
-			}
+// maxNesting bounds how deep values are looked into.
+const maxNesting = 100
+
+// value skips a value, and marks what is in it.
+func (s *scanner) value(found Lines, place string, depth int) {
+	s.blank()
+	if s.rest == "" {
+		return
+	}
+	switch open := s.rest[0]; {
+	case depth < maxNesting && open == '[':
+		s.skip(1)
+		for i := 0; s.more(']'); i++ {
+			at := Element(place, i)
+			found.mark(at, s.line)
+			s.value(found, at, depth+1)
 		}
+	case depth < maxNesting && open == '{':
+		s.skip(1)
+		for s.more('}') {
+			s.value(found, s.statement(found, place, s.line), depth+1)
+		}
+	case open == '"' || open == '\'':
+		s.quoted()
+	default:
+		// At least one byte, so that a text that is not TOML ends too.
+		s.skip(max(1, strings.IndexAny(s.rest+"\n", ",]}#\n")))
+	}
+}
+
+// more goes to an array's or inline table's next element, or past its end.
+func (s *scanner) more(end byte) bool {
+	for s.blank(); strings.HasPrefix(s.rest, ","); s.blank() {
 		s.skip(1)
 	}
+	if s.rest == "" {
+		return false
+	}
+	if s.rest[0] == end {
+		s.skip(1)
+		return false
+	}
+	return true
 }
 
 // quoted skips a string of any of TOML's four kinds.
