@@ -29,7 +29,7 @@ anybody can write such a document. A byte string is shown as text where it is te
   tpm2-p11 attest document | tpm2-p11 attest show - --json`,
 		Args: exactly("FILE"),
 		RunE: a.verb(func(_ context.Context, args []string) error {
-			document, err := a.readDocument(args[0])
+			document, err := a.readDocument("FILE", args[0])
 			if err != nil {
 				return err
 			}
@@ -47,8 +47,8 @@ anybody can write such a document. A byte string is shown as text where it is te
 }
 
 // readDocument reads a document: raw, in hex or in base64.
-func (a *app) readDocument(path string) ([]byte, error) {
-	data, err := a.read("FILE", path, maxInput)
+func (a *app) readDocument(flag, path string) ([]byte, error) {
+	data, err := a.read(flag, path, maxInput)
 	if err != nil {
 		return nil, err
 	}

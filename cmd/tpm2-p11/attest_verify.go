@@ -52,7 +52,7 @@ machine has booted.`,
 				return err
 			}
 			p.Nonce, p.UserData, p.PublicKey = want.Nonce, want.UserData, want.PublicKey
-			document, err := a.readDocument(args[0])
+			document, err := a.readDocument("FILE", args[0])
 			if err != nil {
 				return err
 			}

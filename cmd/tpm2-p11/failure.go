@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/kms/cms"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -79,6 +81,27 @@ var nextStep = []struct {
 		"else `tpm2_flushcontext -t`, `-l` and `-s` flush what is loaded, whoever uses it, and a restart does too"},
 	{provider.ErrNoNV, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
 	{provider.ErrBusy, "another program holds the TPM: use /dev/tpmrm0, which many can share, or try again"},
+	{kms.ErrAccessDenied, "put this image into the key's policy (`tpm2-p11 kms key-policy` writes one), and the role of these credentials among its machines"},
+	{kms.ErrThrottled, "try again in a while"},
+	{kms.ErrUnavailable, "try again in a while: https://health.aws.amazon.com"},
+	{kms.ErrCredentials, "give the instance a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"},
+	{kms.ErrRegion, "set region in the configuration's [kms], or AWS_REGION: a key's ARN says where it is"},
+	{kms.ErrUnreachable, "check the network, a proxy (HTTPS_PROXY) or VPC endpoint, and endpoint in the configuration's [kms]"},
+	{kms.ErrCiphertext, "give by --context what it was encrypted with, every name and value; if that is right, the ciphertext is damaged"},
+	{kms.ErrWrongKey, "name the key that it was encrypted with by --key-id"},
+	{kms.ErrKeyNotFound, "check --key-id and the region: a key is named by id, ARN or alias/NAME"},
+	{kms.ErrKeyState, "`aws kms describe-key` shows it: a symmetric key that is enabled is needed"},
+	{kms.ErrDocumentExpired, "make a fresh document; if this one is fresh, set the machine's clock"},
+	{kms.ErrDocument, "make a fresh one for an RSA key on an EC2 instance with NitroTPM, with `tpm2-p11 attest document --public-key KEY`"},
+	{kms.ErrRecipientKey, "make one with `tpm2-p11 key create recipient --use decrypt`"},
+	{kms.ErrPlaintext, "whatever is at this endpoint does not work as KMS does: do not use it"},
+	{kms.ErrAnswer, "ask again; if it stays so, look at what stands between this machine and KMS"},
+	{kms.ErrEndpoint, "set endpoint in the configuration's [kms] to https://…; plain_http = true allows http to this machine"},
+	{kms.ErrPolicy, "`aws kms get-key-policy --output text` prints what is read here"},
+	{cms.ErrRecipient, "name by --recipient the key that the document was made for"},
+	{cms.ErrDecrypt, "it was changed or cut on its way: ask KMS again"},
+	{cms.ErrMalformed, "it is no answer of KMS to a request with a document, as --cms-out keeps it"},
+	{cms.ErrUnsupported, "it is no answer of KMS to a request with a document, as --cms-out keeps it"},
 }
 
 // pinRule is what a token's PIN may be.

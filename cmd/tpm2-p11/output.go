@@ -35,6 +35,15 @@ func (a *app) note(format string, args ...any) {
 	}
 }
 
+// warn tells of something that may be a mistake, with --json too.
+func (a *app) warn(text string) error {
+	if a.global.json {
+		return json.NewEncoder(a.err).Encode(map[string]string{"warning": text})
+	}
+	_, err := fmt.Fprintf(a.err, "%s %s\n", paint(a.err, yellow, "warning:"), text)
+	return err
+}
+
 // count is a number of things.
 func count(n int, one, many string) string {
 	if n == 1 {

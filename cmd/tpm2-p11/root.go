@@ -33,7 +33,7 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 	f.BoolVarP(&a.global.verbose, "verbose", "v", false, "log to standard error what is done")
 	root.AddCommand(
 		initCommand(a), keyCommand(a), handlesCommand(a), pinCommand(a), lockoutCommand(a), pcrCommand(a), policyCommand(a),
-		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a), attestCommand(a),
+		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a), attestCommand(a), kmsCommand(a),
 		serveCommand(a), doctorCommand(a), versionCommand(a),
 	)
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("token", a.completeTokens))

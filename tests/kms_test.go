@@ -1,0 +1,134 @@
+package tests
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/keyservice"
+	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/simtest"
+)
+
+// instance is an attestable machine, and a KMS with a key that decrypts for what it runs.
+type instance struct {
+	*machine
+	sim *simtest.Sim
+	kms *simtest.KMS
+	key string // ARN
+}
+
+// newInstance boots a machine on which nothing was prepared, in its role.
+func newInstance(t *testing.T) *instance {
+	t.Helper()
+	m := &instance{machine: &machine{t: t, dir: t.TempDir()}, sim: simtest.Start(t)}
+	m.kms = simtest.StartKMS(t, keyservice.Options{Roots: []*x509.Certificate{m.sim.Root(t)}})
+	m.configure("")
+	m.env = append(os.Environ(), "TPM2_P11_CONF="+m.path("tpm2-p11.conf"), "PKCS11_MODULE_PATH="+module,
+		"HOME="+m.dir, "LC_ALL=C", "NO_COLOR=1", "AWS_EC2_METADATA_DISABLED=true")
+	m.env = append(m.env, m.kms.Environ(simtest.MachineRole)...)
+	policy := m.tpm2p11("kms", "key-policy", "--machine", simtest.MachineRole.ARN, "--encrypter", simtest.ReleaseRole.ARN,
+		"--admin", simtest.KeysRole.ARN, "--current", "Now").stdout
+	m.key = m.kms.Key(t, policy)
+	m.configure(fmt.Sprintf("key_id = %q\n", m.key))
+	return m
+}
+
+// configure writes the configuration, with more in its [kms].
+func (m *instance) configure(more string) {
+	m.t.Helper()
+	m.write("tpm2-p11.conf", fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\nlog_level = \"debug\"\n\n[kms]\nendpoint = %q\nplain_http = true\n%s",
+		m.sim.Address(), m.path("store"), m.path("debug.log"), m.kms.URL, more))
+}
+
+// as is the same machine's folder with another principal's credentials.
+func (m *instance) as(p keyservice.Principal) *machine {
+	other := *m.machine
+	other.env = append(append([]string{}, m.env...), m.kms.Environ(p)...)
+	return &other
+}
+
+// encrypt has somebody else, without a TPM, encrypt a file for the machine.
+func (m *instance) encrypt(in, out string, flags ...string) {
+	m.t.Helper()
+	m.as(simtest.ReleaseRole).tpm2p11(append([]string{"kms", "encrypt", "--in", in, "--out", out, "--context", "purpose=db"}, flags...)...)
+}
+
+// On a fresh machine, with nothing prepared, a secret that somebody encrypted is decrypted, and the TPM is as it was.
+func TestKMSSecretForAMeasuredMachine(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	before := m.tpm2p11("handles").stdout
+	m.write("password", "correct horse\n")
+	m.encrypt("password", "password.kms")
+	m.encrypt("password", "password.b64", "--base64")
+
+	if got := m.tpm2p11("kms", "decrypt", "--in", "password.kms", "--context", "purpose=db").stdout; got != "correct horse\n" {
+		t.Errorf("decrypted %q", got)
+	}
+	m.tpm2p11("kms", "decrypt", "--in", "password.b64", "--context", "purpose=db", "--out", "secret")
+	if info, err := os.Stat(m.path("secret")); err != nil || info.Mode().Perm() != 0o600 || string(m.read("secret")) != "correct horse\n" {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	if after := m.tpm2p11("handles").stdout; after != before {
+		t.Errorf("handles before:\n%s\nafter:\n%s", before, after)
+	}
+	if _, err := os.Stat(m.path("store")); err == nil {
+		t.Error("a store was made")
+	}
+}
+
+// The four steps on different machines: a document for a key, a closed answer, and what opens it where the key is.
+func TestKMSStepsApart(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	m.tpm2p11("init", "--no-pin")
+	m.tpm2p11("key", "create", "recipient", "--use", "decrypt")
+	m.write("password", "correct horse")
+	m.encrypt("password", "password.kms")
+
+	m.tpm2p11("attest", "document", "--public-key", "recipient", "--out", "document")
+	m.tpm2p11("kms", "decrypt", "--in", "password.kms", "--context", "purpose=db", "--document", "document", "--cms-out", "answer.cms")
+	if bytes.Contains(m.read("answer.cms"), []byte("horse")) {
+		t.Error("the answer is not closed")
+	}
+	if got := m.tpm2p11("kms", "open-cms", "--recipient", "recipient", "--in", "answer.cms").stdout; got != "correct horse" {
+		t.Errorf("opened %q", got)
+	}
+	m.write("answer.b64", base64.StdEncoding.EncodeToString(m.read("answer.cms")))
+	if got := m.tpm2p11("kms", "open-cms", "--recipient", "recipient", "--in", "answer.b64").stdout; got != "correct horse" {
+		t.Errorf("opened %q", got)
+	}
+	for _, flags := range []string{"--document document --recipient recipient", "--recipient recipient"} {
+		if got := m.tpm2p11(append([]string{"kms", "decrypt", "--in", "password.kms", "--context", "purpose=db"}, strings.Fields(flags)...)...).stdout; got != "correct horse" {
+			t.Errorf("%s: decrypted %q", flags, got)
+		}
+	}
+
+	// The configuration names key, context and recipient, and nothing is left to say.
+	m.configure(fmt.Sprintf("key_id = %q\nrecipient = \"recipient\"\ncontext = { purpose = \"db\" }\n", m.key))
+	m.tpm2p11("kms", "decrypt", "--in", "password.kms", "--cms-out", "answer.cms")
+	if got := m.tpm2p11("kms", "open-cms", "--in", "answer.cms").stdout; got != "correct horse" {
+		t.Errorf("opened %q", got)
+	}
+}
+
+// A data key in both its forms; its ciphertext gives it again.
+func TestKMSDataKeys(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	m.tpm2p11("kms", "data-key", "--context", "disk=data", "--out", "disk.key", "--ciphertext-out", "disk.key.kms")
+	key := m.read("disk.key")
+	if info, err := os.Stat(m.path("disk.key")); err != nil || info.Mode().Perm() != 0o600 || len(key) != 32 {
+		t.Errorf("a key of %d bytes: %v, %v", len(key), info, err)
+	}
+	if got := m.tpm2p11("kms", "decrypt", "--context", "disk=data", "--in", "disk.key.kms").stdout; got != string(key) {
+		t.Error("the ciphertext gives another key")
+	}
+	if got := m.tpm2p11("kms", "data-key", "--context", "disk=data", "--ciphertext-out", "16", "--bytes", "16").stdout; len(got) != 16 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
