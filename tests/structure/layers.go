@@ -10,7 +10,7 @@ const module = "github.com/tpm2-p11/tpm2-p11/"
 // each other. A package in no line is an error: whoever adds one says where it belongs.
 var layers = [][]string{
 	{"internal/secret", "internal/version", "internal/wire", "internal/place"},
-	{"internal/boundary/...", "internal/trusted", "internal/nitrosim/nsm", "internal/nitrosim/cms", "policy"},
+	{"internal/boundary/...", "internal/trusted", "internal/nitrosim/nsm", "internal/nitrosim/cms", "policy", "policy/predict/...", "policy/eventlog"},
 	{"policy/policyfile"},
 	{"config", "internal/p11uri", "provider/transport"},
 	{"provider"},
@@ -27,7 +27,7 @@ var layers = [][]string{
 }
 
 // testOnly are packages that only test files import.
-var testOnly = []string{"internal/tpmtest", "internal/nitrosim/simtest", "provider/internal/wiretap", "tests/..."}
+var testOnly = []string{"internal/tpmtest", "internal/imagetest", "internal/nitrosim/simtest", "provider/internal/wiretap", "tests/..."}
 
 // testOnlyModules are dependencies that only test files import.
 var testOnlyModules = []string{
