@@ -216,7 +216,8 @@ static CK_RV initialize_remotely(const CK_C_INITIALIZE_ARGS *args)
 
 	if (rv == CKR_OK)
 		atomic_store(&transport, TRANSPORT_REMOTE);
-	return rv == CKR_DEVICE_REMOVED ? CKR_NOBODY_ANSWERS : rv;
+	/* The server turns this user away: an answer that C_Initialize does not have. */
+	return rv == CKR_DEVICE_REMOVED || rv == CKR_FUNCTION_REJECTED ? CKR_NOBODY_ANSWERS : rv;
 }
 
 static CK_RV initialize(const CK_C_INITIALIZE_ARGS *args)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -21,36 +22,39 @@ func (k *Key) Decrypt(rand io.Reader, ciphertext []byte, opts crypto.DecrypterOp
 
 // DecryptContext is Decrypt with a context.
 func (k *Key) DecryptContext(ctx context.Context, ciphertext []byte, opts crypto.DecrypterOpts) ([]byte, error) {
-	act, err := k.planDecrypt(ciphertext, opts)
+	t, err := k.planDecrypt(ciphertext, opts)
 	if err != nil {
-		return nil, fmt.Errorf("decrypt with key %q: %w", k.entry.Label, err)
+		return nil, fmt.Errorf("decrypt with key %q: %w", k.label, err)
 	}
-	return k.do(ctx, act)
+	return k.do(ctx, t)
 }
 
 // planDecrypt decides whether a ciphertext may be decrypted.
-func (k *Key) planDecrypt(ciphertext []byte, opts crypto.DecrypterOpts) (action, error) {
+func (k *Key) planDecrypt(ciphertext []byte, opts crypto.DecrypterOpts) (task, error) {
 	public, ok := k.public.(*rsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("%w: only RSA keys decrypt", ErrWrongUse)
+		return task{}, fmt.Errorf("%w: only RSA keys decrypt", ErrWrongUse)
 	}
 	oaep, err := oaepOptions(opts)
 	if err != nil {
-		return nil, err
+		return task{}, err
 	}
 	if err := k.limits.allowDecrypt(oaep.Hash); err != nil {
-		return nil, err
+		return task{}, err
 	}
 	if len(ciphertext) != public.Size() {
-		return nil, fmt.Errorf("%w: a ciphertext has %d bytes, not %d", ErrLength, public.Size(), len(ciphertext))
+		return task{}, fmt.Errorf("%w: a ciphertext has %d bytes, not %d", ErrLength, public.Size(), len(ciphertext))
 	}
-	return func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
-		out, err := t.DecryptOAEP(ctx, o, a, oaep.Hash, oaep.Label, ciphertext)
-		if err != nil {
-			return nil, err
-		}
-		defer out.Wipe()
-		return slices.Clone(out.Bytes()), nil
+	return task{
+		inTPM: func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
+			out, err := t.DecryptOAEP(ctx, o, a, oaep.Hash, oaep.Label, ciphertext)
+			if err != nil {
+				return nil, err
+			}
+			defer out.Wipe()
+			return slices.Clone(out.Bytes()), nil
+		},
+		served: client.DecryptOAEP(oaep.Hash, oaep.Label, ciphertext),
 	}, nil
 }
 

@@ -12,6 +12,9 @@
 // a key that is bound to PCR values stops working the moment they change
 // ([ErrPolicy], with a [*PolicyError] that names the PCR).
 //
+// A process that may not use the TPM uses a key of a running
+// `tpm2-p11 serve --socket` instead, in the same way: see [Open].
+//
 // # What a TPM does otherwise than a key in memory
 //
 //   - rsa.PSSSaltLengthAuto means a salt as long as the hash, not the longest

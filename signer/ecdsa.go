@@ -1,7 +1,6 @@
 package signer
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"encoding/asn1"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -20,37 +20,37 @@ const (
 )
 
 // planECDSA is an ECDSA signature (FIPS 186-5, section 6.4.1) in ASN.1 DER (RFC 3279, section 2.2.3).
-func planECDSA(l limits, public *ecdsa.PublicKey, digest []byte, h crypto.Hash) (action, error) {
+func planECDSA(l limits, public *ecdsa.PublicKey, digest []byte, h crypto.Hash) (task, error) {
 	if h != 0 {
 		if err := checkDigest(h, digest); err != nil {
-			return nil, err
+			return task{}, err
 		}
 	} else if len(digest) < shortestDigest || len(digest) > longestDigest {
-		return nil, fmt.Errorf("%w: a digest has %d to %d bytes, not %d", ErrLength, shortestDigest, longestDigest, len(digest))
+		return task{}, fmt.Errorf("%w: a digest has %d to %d bytes, not %d", ErrLength, shortestDigest, longestDigest, len(digest))
 	}
 	if l.Scheme == tpm2.TPMAlgNull {
 		var err error
 		if h, digest, err = fitDigest(public, digest); err != nil {
-			return nil, err
+			return task{}, err
 		}
 	} else if h == 0 {
 		h = l.Hash
 		if err := checkDigest(h, digest); err != nil {
-			return nil, err
+			return task{}, err
 		}
 	}
 	if err := l.allowSign(tpm2.TPMAlgECDSA, h); err != nil {
-		return nil, err
+		return task{}, err
 	}
-	sign := signInTPM(provider.ECDSA, h, digest)
-	return func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
-		rs, err := sign(ctx, t, o, a)
-		if err != nil {
-			return nil, err
-		}
-		half := len(rs) / 2
-		return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(rs[:half]), new(big.Int).SetBytes(rs[half:])})
-	}, nil
+	t := signInTPM(provider.ECDSA, h, digest, client.SignECDSA(digest))
+	t.finish = derSignature
+	return t, nil
+}
+
+// derSignature is r and s, of one length, as the ASN.1 of RFC 3279.
+func derSignature(rs []byte) ([]byte, error) {
+	half := len(rs) / 2
+	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(rs[:half]), new(big.Int).SetBytes(rs[half:])})
 }
 
 // fitDigest brings a digest to the length of the curve's order, which changes no

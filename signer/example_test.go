@@ -139,6 +139,15 @@ func ExampleWithPIN() {
 func askPIN() ([]byte, error) { return []byte("correct horse"), nil }
 
 // RSASSA-PSS, the signature that new protocols ask for.
+// A process without a right to the TPM uses a key of a running `tpm2-p11 serve --socket`.
+func ExampleWithSocket() {
+	key, err := signer.Open(context.Background(), "web", signer.WithSocket("/run/tpm2-p11/socket"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer key.Close()
+}
+
 func ExampleKey_Sign() {
 	key, err := signer.Open(context.Background(), "release")
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
@@ -20,17 +21,32 @@ import (
 // Key is a TPM-resident key. It is crypto.Signer and, for RSA keys that may
 // decrypt, crypto.Decrypter. Safe for concurrent use.
 type Key struct {
-	token  *keystore.Token
-	entry  keystore.Entry
-	public crypto.PublicKey
-	limits limits
-	pid    int
-	log    *slog.Logger
+	label        string
+	public       crypto.PublicKey
+	certificates []*x509.Certificate
+	limits       limits
+	pid          int
+	log          *slog.Logger
 
 	mu     sync.RWMutex // held for reading while the key is used, so that Close wipes and closes nothing in use
-	ownPIN *secret.Bytes
-	set    *tokens.Set // what Open opened; nil for ForEntry
+	home   home
 	closed bool
+}
+
+// home is where a key's private half works.
+type home interface {
+	do(ctx context.Context, t task) ([]byte, error)
+	close() error
+}
+
+// task is what is left to do when an operation was found allowed and its input prepared: the work of the private half.
+type task struct {
+	// inTPM has a TPM of this process's do it.
+	inTPM func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error)
+	// served is the same for a server.
+	served client.Operation
+	// finish makes the result of what either gives; nil where that is the result.
+	finish func([]byte) ([]byte, error)
 }
 
 var (
@@ -42,27 +58,35 @@ var (
 // logged in. ownPIN, of keys that have one, is copied and may be nil. Close does
 // not close the token. Nothing is asked of the TPM yet.
 func ForEntry(t *keystore.Token, e keystore.Entry, ownPIN *secret.Bytes) (*Key, error) {
-	public, err := e.Object.Public.Key()
+	return forEntry(&tpmHome{token: t, entry: e}, ownPIN)
+}
+
+func forEntry(h *tpmHome, ownPIN *secret.Bytes) (*Key, error) {
+	public, err := h.entry.Object.Public.Key()
 	if err != nil {
-		return nil, fmt.Errorf("key %q: %w", e.Label, err)
+		return nil, fmt.Errorf("key %q: %w", h.entry.Label, err)
 	}
-	k := &Key{token: t, entry: e, public: public, limits: limits{keyuse.Of(e.Object.Public)}, pid: os.Getpid(), log: slog.New(slog.DiscardHandler)}
 	if ownPIN.Len() > 0 {
-		k.ownPIN = ownPIN.Clone()
+		h.ownPIN = ownPIN.Clone()
 	}
-	return k, nil
+	return newKey(&Key{label: h.entry.Label, public: public, certificates: h.entry.Certificates, limits: limits{keyuse.Of(h.entry.Object.Public)}, home: h}), nil
+}
+
+func newKey(k *Key) *Key {
+	k.pid, k.log = os.Getpid(), slog.New(slog.DiscardHandler)
+	return k
 }
 
 // Public is *rsa.PublicKey or *ecdsa.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
 // Label is the key's label.
-func (k *Key) Label() string { return k.entry.Label }
+func (k *Key) Label() string { return k.label }
 
 // Certificates is the chain stored with the key, leaf first; nil when there is none.
-func (k *Key) Certificates() []*x509.Certificate { return slices.Clone(k.entry.Certificates) }
+func (k *Key) Certificates() []*x509.Certificate { return slices.Clone(k.certificates) }
 
-// Close lets go of the key, and of the TPM when Open opened it. It waits for
+// Close lets go of the key, and of the TPM or the server when Open opened it. It waits for
 // operations under way; later ones fail with ErrClosed. It may be called more than once.
 func (k *Key) Close() error {
 	k.mu.Lock()
@@ -71,35 +95,51 @@ func (k *Key) Close() error {
 		return nil
 	}
 	k.closed = true
-	k.ownPIN.Wipe()
-	if k.set == nil {
-		return nil
-	}
-	return k.set.Close()
+	return k.home.close()
 }
 
-// action is what is left to do when an operation was found allowed and its input
-// prepared: the TPM's part.
-type action func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error)
-
-// do performs an action. Whoever fails in it names the key.
-func (k *Key) do(ctx context.Context, act action) ([]byte, error) {
+// do does a task. Whoever fails in it names the key.
+func (k *Key) do(ctx context.Context, t task) ([]byte, error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.closed {
-		return nil, fmt.Errorf("key %q: %w", k.entry.Label, ErrClosed)
+		return nil, fmt.Errorf("key %q: %w", k.label, ErrClosed)
 	}
 	if os.Getpid() != k.pid {
-		return nil, fmt.Errorf("key %q: %w", k.entry.Label, ErrForked)
+		return nil, fmt.Errorf("key %q: %w", k.label, ErrForked)
 	}
-	auth, err := k.token.Auth(k.entry, k.ownPIN)
+	out, err := k.home.do(ctx, t)
+	if err != nil {
+		k.log.Warn("the key was not used", "key", k.label, "error", err)
+		return nil, err
+	}
+	if t.finish == nil {
+		return out, nil
+	}
+	return t.finish(out)
+}
+
+// tpmHome is a TPM that this process uses itself.
+type tpmHome struct {
+	token  *keystore.Token
+	entry  keystore.Entry
+	ownPIN *secret.Bytes
+	set    *tokens.Set // what Open opened; nil for ForEntry
+}
+
+func (h *tpmHome) do(ctx context.Context, t task) ([]byte, error) {
+	auth, err := h.token.Auth(h.entry, h.ownPIN)
 	if err != nil {
 		return nil, err
 	}
 	defer auth.Value.Wipe()
-	out, err := act(ctx, k.token.TPM(), k.entry.Object, auth)
-	if err != nil {
-		k.log.Warn("the key was not used", "key", k.entry.Label, "error", err)
+	return t.inTPM(ctx, h.token.TPM(), h.entry.Object, auth)
+}
+
+func (h *tpmHome) close() error {
+	h.ownPIN.Wipe()
+	if h.set == nil {
+		return nil
 	}
-	return out, err
+	return h.set.Close()
 }

@@ -17,6 +17,12 @@ import (
 // slot-id; and pin-source=/path) and makes it ready for use: it logs in where the
 // token has a PIN, and asks the TPM whether it has the key. A name that several
 // keys answer to is ErrAmbiguous.
+//
+// Where the configuration names a socket, or WithSocket does, the key is a
+// server's (`tpm2-p11 serve --socket`): this process needs no right to the TPM or
+// to the keys' files, and a server that is restarted is found again. Persistent
+// handles are no names there. What the server cannot do is told without its
+// reason, which is in its log: an ErrPolicy, say, without a PolicyError.
 func Open(ctx context.Context, name string, opts ...Option) (*Key, error) {
 	var o options
 	for _, set := range opts {
@@ -43,6 +49,9 @@ func open(ctx context.Context, name string, o options) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Socket != "" {
+		return openServed(ctx, c.Socket, want, o)
+	}
 	set, err := tokens.Open(c)
 	if err != nil {
 		return nil, err
@@ -54,7 +63,6 @@ func open(ctx context.Context, name string, o options) (*Key, error) {
 	if err != nil {
 		return nil, errors.Join(err, set.Close())
 	}
-	k.set = set
 	if o.log != nil {
 		k.log = o.log
 	}
@@ -88,7 +96,7 @@ func openIn(ctx context.Context, set *tokens.Set, want tokens.Name, pin func() (
 	if err := found.Token.TPM().Check(ctx, found.Entry.Object); err != nil {
 		return nil, err
 	}
-	return ForEntry(found.Token, found.Entry, ownPIN)
+	return forEntry(&tpmHome{token: found.Token, entry: found.Entry, set: set}, ownPIN)
 }
 
 // withNextStep adds to an error of finding a key what its reader can do.

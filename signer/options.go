@@ -11,12 +11,17 @@ type Option func(*options)
 
 type options struct {
 	config, tpm, store string
+	socket             string
 	pin                func() ([]byte, error)
 	log                *slog.Logger
 }
 
 // WithConfig reads this configuration file instead of the standard places.
 func WithConfig(path string) Option { return func(o *options) { o.config = path } }
+
+// WithSocket uses the keys of the server at this socket, and no TPM. Without
+// WithConfig no configuration is read then.
+func WithSocket(path string) Option { return func(o *options) { o.socket = path } }
 
 // WithTPM overrides the TPM's address. With it and without WithConfig no
 // configuration is read: there is one token, at the default or given store.
@@ -38,7 +43,7 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
 // configuration is what the options and the configuration file say together.
 func (o options) configuration() (config.Config, error) {
 	c := config.Default()
-	if o.config != "" || o.tpm == "" && o.store == "" {
+	if o.config != "" || o.tpm == "" && o.store == "" && o.socket == "" {
 		var err error
 		if c, err = config.Load(o.config); err != nil {
 			return config.Config{}, err
@@ -47,6 +52,12 @@ func (o options) configuration() (config.Config, error) {
 	c, err := c.With(config.Override{TPM: o.tpm, Store: o.store})
 	if err != nil {
 		return config.Config{}, err
+	}
+	switch {
+	case o.socket != "":
+		c.Socket = o.socket
+	case o.tpm != "" || o.store != "":
+		c.Socket = "" // the program says where its keys are
 	}
 	c.Log = "off" // a library is quiet; WithLogger is the program's own
 	return c, nil

@@ -5,56 +5,58 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // planPKCS1 is an RSASSA-PKCS1-v1_5 signature (RFC 8017, section 8.2).
-func planPKCS1(l limits, public *rsa.PublicKey, digest []byte, h crypto.Hash) (action, error) {
+func planPKCS1(l limits, public *rsa.PublicKey, digest []byte, h crypto.Hash) (task, error) {
 	if h == 0 {
 		info, ok := parseDigestInfo(digest)
 		if !ok {
 			return planEncoded(l, public, digest)
 		}
-		h, digest = info.hash, info.digest
-		if h == crypto.SHA1 { // the caller's own choice, and what old protocols and pkcs11-tool --test sign
-			return planHashed(l, h, digest)
+		if info.hash == crypto.SHA1 { // the caller's own choice, and what old protocols and pkcs11-tool --test sign
+			return planHashed(l, info.hash, info.digest, digest)
 		}
+		h, digest = info.hash, info.digest
 	}
 	if err := checkDigest(h, digest); err != nil {
-		return nil, err
+		return task{}, err
 	}
-	return planHashed(l, h, digest)
+	return planHashed(l, h, digest, encodeDigestInfo(h, digest))
 }
 
 // planHashed leaves a DigestInfo and its padding to the TPM.
-func planHashed(l limits, h crypto.Hash, digest []byte) (action, error) {
+func planHashed(l limits, h crypto.Hash, digest, info []byte) (task, error) {
 	if err := l.allowSign(tpm2.TPMAlgRSASSA, h); err != nil {
-		return nil, err
+		return task{}, err
 	}
-	return signInTPM(provider.RSASSA, h, digest), nil
+	return signInTPM(provider.RSASSA, h, digest, client.SignPKCS1(info)), nil
 }
 
 // planEncoded signs content that is no DigestInfo of a known hash, which no TPM
 // does itself: it is padded here.
-func planEncoded(l limits, public *rsa.PublicKey, content []byte) (action, error) {
+func planEncoded(l limits, public *rsa.PublicKey, content []byte) (task, error) {
 	if err := l.allowSign(tpm2.TPMAlgRSASSA, 0); err != nil {
-		return nil, err
+		return task{}, err
 	}
 	if !l.Raw() {
-		return nil, fmt.Errorf("%w: the content is not the DigestInfo of SHA-256, SHA-384 or SHA-512; anything else "+
+		return task{}, fmt.Errorf("%w: the content is not the DigestInfo of SHA-256, SHA-384 or SHA-512; anything else "+
 			"is padded outside the TPM and needs its raw RSA operation, which it grants only to keys that may also decrypt: "+
 			"sign a digest, or use a key made with `--use sign,decrypt`", ErrWrongUse)
 	}
 	block, err := emsaPKCS1(content, public.Size())
 	if err != nil {
-		return nil, err
+		return task{}, err
 	}
-	return signBlock(block, func(signature []byte) error {
+	return signBlock(func() []byte { return block }, func(signature []byte) error {
 		return rsa.VerifyPKCS1v15(public, 0, content, signature)
-	}), nil
+	}, client.SignPKCS1(content)), nil
 }
 
 // emsaPKCS1 is EMSA-PKCS1-v1_5 (RFC 8017, section 9.2) from its step 3 on: 00 01 FF…FF 00 content, k bytes.
@@ -88,6 +90,16 @@ var digestInfoPrefixes = []struct {
 	{crypto.SHA1, []byte("\x30\x1f\x30\x07\x06\x05\x2b\x0e\x03\x02\x1a\x04\x14")},
 	{crypto.MD5, []byte("\x30\x20\x30\x0c\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x05\x05\x00\x04\x10")},
 	{crypto.MD5, []byte("\x30\x1e\x30\x0a\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x05\x04\x10")},
+}
+
+// encodeDigestInfo is the DigestInfo of a hash that is signed with.
+func encodeDigestInfo(h crypto.Hash, digest []byte) []byte {
+	for _, p := range digestInfoPrefixes {
+		if p.hash == h {
+			return append(slices.Clone(p.prefix), digest...)
+		}
+	}
+	return nil
 }
 
 func parseDigestInfo(b []byte) (digestInfo, bool) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -21,45 +22,48 @@ import (
 const PSSSaltLengthZero = -2
 
 // planPSS is an RSASSA-PSS signature with MGF1 of the same hash (RFC 8017, section 8.1).
-func planPSS(l limits, public *rsa.PublicKey, digest []byte, opts *rsa.PSSOptions) (action, error) {
+func planPSS(l limits, public *rsa.PublicKey, digest []byte, opts *rsa.PSSOptions) (task, error) {
 	if opts == nil {
-		return nil, fmt.Errorf("%w: no rsa.PSSOptions were given", ErrAlgorithm)
+		return task{}, fmt.Errorf("%w: no rsa.PSSOptions were given", ErrAlgorithm)
 	}
 	h := opts.HashFunc()
 	if err := checkDigest(h, digest); err != nil {
-		return nil, err
+		return task{}, err
 	}
 	if err := l.allowSign(tpm2.TPMAlgRSAPSS, h); err != nil {
-		return nil, err
+		return task{}, err
 	}
 	switch n := opts.SaltLength; {
 	case n == rsa.PSSSaltLengthAuto || n == rsa.PSSSaltLengthEqualsHash || n == h.Size():
-		return signInTPM(provider.RSAPSS, h, digest), nil
+		return signInTPM(provider.RSAPSS, h, digest, client.SignPSS(h, h.Size(), digest)), nil
 	case n == PSSSaltLengthZero:
 		return planSalted(l, public, h, digest, 0)
 	case n < 0:
-		return nil, fmt.Errorf("%w: a salt of %d bytes", ErrLength, n)
+		return task{}, fmt.Errorf("%w: a salt of %d bytes", ErrLength, n)
 	default:
 		return planSalted(l, public, h, digest, n)
 	}
 }
 
 // planSalted is a signature with a salt of a length that TPMs do not know.
-func planSalted(l limits, public *rsa.PublicKey, h crypto.Hash, digest []byte, saltLength int) (action, error) {
+func planSalted(l limits, public *rsa.PublicKey, h crypto.Hash, digest []byte, saltLength int) (task, error) {
 	if !l.Raw() {
-		return nil, fmt.Errorf("%w: a TPM salts with as many bytes as the hash has, here %d; a salt of %d bytes is added outside "+
+		return task{}, fmt.Errorf("%w: a TPM salts with as many bytes as the hash has, here %d; a salt of %d bytes is added outside "+
 			"the TPM and needs its raw RSA operation, which it grants only to keys that may also decrypt: "+
 			"use rsa.PSSSaltLengthEqualsHash, or a key made with `--use sign,decrypt`", ErrWrongUse, h.Size(), saltLength)
 	}
 	emBits := public.N.BitLen() - 1
 	if most := (emBits+7)/8 - h.Size() - 2; saltLength > most {
-		return nil, fmt.Errorf("%w: a salt of %d bytes: at most %d fit", ErrLength, saltLength, most)
+		return task{}, fmt.Errorf("%w: a salt of %d bytes: at most %d fit", ErrLength, saltLength, most)
 	}
-	salt := make([]byte, saltLength)
-	rand.Read(salt)
-	return signBlock(emsaPSS(h, digest, salt, emBits, public.Size()), func(signature []byte) error {
+	encode := func() []byte {
+		salt := make([]byte, saltLength)
+		rand.Read(salt)
+		return emsaPSS(h, digest, salt, emBits, public.Size())
+	}
+	return signBlock(encode, func(signature []byte) error {
 		return rsa.VerifyPSS(public, h, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
-	}), nil
+	}, client.SignPSS(h, saltLength, digest)), nil
 }
 
 // emsaPSS is EMSA-PSS-ENCODE (RFC 8017, section 9.1.1) for a salt that fits, with zero bytes in front up to k bytes.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -28,17 +29,17 @@ func (k *Key) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 
 // SignContext is Sign with a context.
 func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	act, err := k.planSign(digest, opts)
+	t, err := k.planSign(digest, opts)
 	if err != nil {
-		return nil, fmt.Errorf("sign with key %q: %w", k.entry.Label, err)
+		return nil, fmt.Errorf("sign with key %q: %w", k.label, err)
 	}
-	return k.do(ctx, act)
+	return k.do(ctx, t)
 }
 
 // planSign decides how to sign.
-func (k *Key) planSign(digest []byte, opts crypto.SignerOpts) (action, error) {
+func (k *Key) planSign(digest []byte, opts crypto.SignerOpts) (task, error) {
 	if opts == nil {
-		return nil, fmt.Errorf("%w: no crypto.SignerOpts were given: name the hash, as in crypto.SHA256", ErrAlgorithm)
+		return task{}, fmt.Errorf("%w: no crypto.SignerOpts were given: name the hash, as in crypto.SHA256", ErrAlgorithm)
 	}
 	switch public := k.public.(type) {
 	case *rsa.PublicKey:
@@ -49,33 +50,40 @@ func (k *Key) planSign(digest []byte, opts crypto.SignerOpts) (action, error) {
 	case *ecdsa.PublicKey:
 		return planECDSA(k.limits, public, digest, opts.HashFunc())
 	default:
-		return nil, fmt.Errorf("%w: signatures of a %T", ErrAlgorithm, public)
+		return task{}, fmt.Errorf("%w: signatures of a %T", ErrAlgorithm, public)
 	}
 }
 
 // signInTPM leaves all to the TPM.
-func signInTPM(scheme provider.SignScheme, h crypto.Hash, digest []byte) action {
-	return func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
-		return t.Sign(ctx, o, a, scheme, h, digest)
+func signInTPM(scheme provider.SignScheme, h crypto.Hash, digest []byte, served client.Operation) task {
+	return task{
+		inTPM: func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
+			return t.Sign(ctx, o, a, scheme, h, digest)
+		},
+		served: served,
 	}
 }
 
-// signBlock has the TPM do the private operation on a block that was encoded
+// signBlock has the TPM do the private operation on a block that is encoded
 // here, and verifies what comes of it: a faulty RSA signature can reveal the key.
-func signBlock(block []byte, verify func(signature []byte) error) action {
-	return func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
-		out, err := t.RawRSA(ctx, o, a, block)
-		if err != nil {
-			return nil, err
-		}
-		defer out.Wipe()
-		// A TPM may leave out the zeros that a number begins with; a signature has all k bytes.
-		signature := make([]byte, max(len(block), out.Len()))
-		copy(signature[len(signature)-out.Len():], out.Bytes())
-		if verify(signature) != nil {
-			return nil, fmt.Errorf("sign with key %q: %w: the signature does not verify", a.Label, provider.ErrIntegrity)
-		}
-		return signature, nil
+func signBlock(encode func() []byte, verify func(signature []byte) error, served client.Operation) task {
+	return task{
+		inTPM: func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
+			block := encode()
+			out, err := t.RawRSA(ctx, o, a, block)
+			if err != nil {
+				return nil, err
+			}
+			defer out.Wipe()
+			// A TPM may leave out the zeros that a number begins with; a signature has all k bytes.
+			signature := make([]byte, max(len(block), out.Len()))
+			copy(signature[len(signature)-out.Len():], out.Bytes())
+			if verify(signature) != nil {
+				return nil, fmt.Errorf("sign with key %q: %w: the signature does not verify", a.Label, provider.ErrIntegrity)
+			}
+			return signature, nil
+		},
+		served: served,
 	}
 }
 

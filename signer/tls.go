@@ -19,14 +19,14 @@ import (
 func (k *Key) TLSCertificate(chain ...*x509.Certificate) (tls.Certificate, error) {
 	c, err := k.tlsCertificate(chain)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("TLS certificate of key %q: %w", k.entry.Label, err)
+		return tls.Certificate{}, fmt.Errorf("TLS certificate of key %q: %w", k.label, err)
 	}
 	return c, nil
 }
 
 func (k *Key) tlsCertificate(chain []*x509.Certificate) (tls.Certificate, error) {
 	if len(chain) == 0 {
-		chain = k.entry.Certificates
+		chain = k.certificates
 	}
 	if len(chain) == 0 {
 		return tls.Certificate{}, fmt.Errorf("%w: give its chain, or store it with `tpm2-p11 key certificate`", ErrNoCertificate)

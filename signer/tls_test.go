@@ -225,9 +225,7 @@ func TestTLSCertificateRefuses(t *testing.T) {
 		t.Errorf("with another key's certificate: %v", err)
 	}
 
-	entry := k.entry
-	entry.Certificates = []*x509.Certificate{certificate}
-	decrypting := &Key{entry: entry, public: k.public, limits: limits{keyuse.Use{Decrypt: true}}}
+	decrypting := &Key{certificates: []*x509.Certificate{certificate}, public: k.public, limits: limits{keyuse.Use{Decrypt: true}}}
 	if _, err := decrypting.TLSCertificate(); !errors.Is(err, ErrWrongUse) {
 		t.Errorf("with a key that cannot sign: %v", err)
 	}

@@ -158,6 +158,30 @@ func TestServersSocketServesHosts(t *testing.T) {
 	}
 }
 
+// A server in Go that may not use the TPM serves with a key of the service's, also after that was restarted. Who is in no [[access]]
+// table is told so at once.
+func TestServersSocketServesGo(t *testing.T) {
+	t.Parallel()
+	s := newService(t, "[[access]]\nusers = [\"www-data\"]\nkeys = [\"web\"]\npurposes = [\"sign\"]\n", "--type", "p256")
+	s.run(command, "--config", s.path("server.conf"), "key", "self-sign", "web", "--subject", "CN=www.example.com", "--dns", "www.example.com", "--out", "web.crt")
+	server := s.tlsServer()
+	as := func(user string) []string {
+		return []string{"setpriv", "--reuid=" + user, "--regid=nogroup", "--clear-groups", server}
+	}
+	port, stop := s.serve("web", as("www-data")...)
+	for range 2 {
+		for _, version := range [][]string{{"--tlsv1.2", "--tls-max", "1.2"}, {"--tlsv1.3"}} {
+			s.run("curl", append(version, "--silent", "--show-error", "--max-time", "20", "--cacert", "web.crt",
+				"--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")...)
+		}
+		s.kill()
+		s.begin()
+	}
+	stop()
+	s.refused([]string{"lets this user use no key"}, as("nobody")[0], append(as("nobody")[1:], "-listen", "127.0.0.1:0", "web")...)
+	s.refused([]string{"that the server lets this user use"}, as("www-data")[0], append(as("www-data")[1:], "-listen", "127.0.0.1:0", "mail")...)
+}
+
 // A socket where others could put another one is not served, nor one that is served already.
 func TestServersSocketPlace(t *testing.T) {
 	t.Parallel()

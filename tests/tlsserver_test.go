@@ -15,11 +15,7 @@ func TestTLSServer(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "")
 	m.tpm2p11("init", "--no-pin")
-	server := m.path("tls-server")
-	build := exec.Command("go", "build", "-o", server, "../examples/tls-server")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	server := m.tlsServer()
 	for _, kind := range []string{"rsa2048", "p256"} {
 		m.tpm2p11("key", "create", kind, "--type", kind, "--pcr", "sha256:7")
 		m.tpm2p11("key", "self-sign", kind, "--subject", "CN=www.example.com", "--dns", "www.example.com", "--out", kind+".crt")
@@ -30,7 +26,7 @@ func TestTLSServer(t *testing.T) {
 			"--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")
 	}
 	for _, kind := range []string{"rsa2048", "p256"} {
-		port, stop := m.serve(server, kind)
+		port, stop := m.serve(kind, server)
 		for version, options := range versions {
 			r := m.run("curl", fetch(kind, port, options...)...)
 			if want := fmt.Sprintf("hello from %q", kind); !strings.Contains(r.stdout, want) || !strings.Contains(r.stderr, "SSL connection using "+version) {
@@ -41,7 +37,7 @@ func TestTLSServer(t *testing.T) {
 		stop()
 	}
 
-	port, stop := m.serve(server, "p256")
+	port, stop := m.serve("p256", server)
 	m.tpm.Extend(t, "sha256", 7, []byte("another loader"))
 	for version, options := range versions {
 		if r := m.start("curl", fetch("p256", port, options...)...); r.code == 0 {
@@ -54,8 +50,19 @@ func TestTLSServer(t *testing.T) {
 	}
 }
 
-// serve starts the server with a key and waits until it listens. stop ends it and gives what it said.
-func (m *machine) serve(server, label string) (port string, stop func() (log string)) {
+// tlsServer builds the server of the examples.
+func (m *machine) tlsServer() string {
+	m.t.Helper()
+	server := m.path("tls-server")
+	build := exec.Command("go", "build", "-o", server, "../examples/tls-server")
+	if out, err := build.CombinedOutput(); err != nil {
+		m.t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return server
+}
+
+// serve starts the server, a program and what it is given first, with a key and waits until it listens. stop ends it and gives what it said.
+func (m *machine) serve(label string, server ...string) (port string, stop func() (log string)) {
 	m.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -63,7 +70,7 @@ func (m *machine) serve(server, label string) (port string, stop func() (log str
 	}
 	address := listener.Addr().String()
 	listener.Close()
-	c := exec.Command(server, "-listen", address, label)
+	c := exec.Command(server[0], append(server[1:], "-listen", address, label)...)
 	c.Env, c.Dir = m.env, m.dir
 	stderr, err := c.StderrPipe()
 	if err != nil {

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,11 +11,17 @@ import (
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/p11"
 )
 
-// maxClientsOfUser is how many connections one user has at once; the server itself has maxClients.
-const maxClientsOfUser = 256
+const (
+	// maxClientsOfUser is how many connections one user has at once; the server itself has maxClients.
+	maxClientsOfUser = 256
+	// maxStrangers is how many clients without access are told so at once, and strangerPatience how long they may take over asking.
+	maxStrangers     = 64
+	strangerPatience = time.Second
+)
 
 // Server answers whoever connects to a socket and may use keys.
 type Server struct {
@@ -26,13 +33,15 @@ type Server struct {
 	clients map[*client]struct{}
 	ofUser  map[uint32]int
 	wait    sync.WaitGroup
+
+	strangers chan struct{} // one for each that is told so
 }
 
 // NewServer makes a server of the configuration that load gives, which is read anew for each client.
 func NewServer(load func() (config.Config, error), log *slog.Logger) *Server {
 	return &Server{
 		load: load, source: NewSource(load, false), log: log,
-		clients: make(map[*client]struct{}), ofUser: make(map[uint32]int),
+		clients: make(map[*client]struct{}), ofUser: make(map[uint32]int), strangers: make(chan struct{}, maxStrangers),
 	}
 }
 
@@ -56,9 +65,7 @@ func (s *Server) Serve(ctx context.Context, listener *net.UnixListener) error {
 			pause(ctx, 100*time.Millisecond)
 			continue
 		}
-		if err := s.welcome(conn); err != nil {
-			conn.Close()
-		}
+		s.welcome(conn)
 	}
 	return nil
 }
@@ -71,16 +78,23 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // welcome begins to serve a connection, or says in the log why not.
-func (s *Server) welcome(conn *net.UnixConn) error {
+func (s *Server) welcome(conn *net.UnixConn) {
 	who, err := peerOf(conn)
 	if err != nil {
-		return err
+		s.log.Warn("a client was refused", "reason", err.Error())
+		conn.Close()
+		return
 	}
 	log := s.log.With("client", who.pid, "user", who.uid)
 	c, err := s.admit(conn, who, log)
 	if err != nil {
 		log.Warn("a client was refused", "reason", err.Error())
-		return err
+		if errors.Is(err, errNoAccess) {
+			s.turnAway(conn)
+		} else {
+			conn.Close()
+		}
+		return
 	}
 	s.wait.Go(func() {
 		c.serve()
@@ -91,7 +105,28 @@ func (s *Server) welcome(conn *net.UnixConn) error {
 			delete(s.ofUser, who.uid)
 		}
 	})
-	return nil
+}
+
+// turnAway tells a client that asking again is in vain, if it is quick to ask: what it sends first is answered. Nobody waits for it.
+func (s *Server) turnAway(conn *net.UnixConn) {
+	select {
+	case s.strangers <- struct{}{}:
+	default:
+		conn.Close()
+		return
+	}
+	s.wait.Go(func() {
+		defer func() { <-s.strangers }()
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(strangerPatience))
+		first, err := wire.ReadFrame(conn, nil)
+		if err != nil {
+			return
+		}
+		clear(first.Message)
+		refusal := binary.LittleEndian.AppendUint64(nil, uint64(p11.CKR_FUNCTION_REJECTED))
+		_ = wire.WriteFrame(conn, wire.Frame{Version: wire.Version, ID: first.ID, Message: refusal})
+	})
 }
 
 func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client, error) {

@@ -68,40 +68,59 @@ func QuoteName(s string) string {
 	return strconv.Quote(u.String())
 }
 
-func (n Name) matches(k Key) bool {
-	if n.URI != nil {
-		return n.URI.Matches(k.attributes(n.URI.Path[p11uri.Type]))
+// Traits are what a key answers to.
+type Traits struct {
+	Label  string
+	CKAID  []byte
+	Handle provider.Handle // 0 for none, or when it is not known
+	Slot   int
+	Token  string // label
+	Serial string // of the token
+
+	HasCertificate bool
+}
+
+func (k Key) traits() Traits {
+	return Traits{
+		Label: k.Entry.Label, CKAID: k.Entry.CKAID, Handle: k.Entry.Object.Handle,
+		Slot: k.Slot, Token: k.Token.Label(), Serial: k.Token.Serial(), HasCertificate: len(k.Entry.Certificates) > 0,
 	}
-	return k.Entry.Label == n.label ||
-		n.Handle != 0 && k.Entry.Object.Handle == n.Handle ||
-		n.id != nil && bytes.Equal(k.Entry.CKAID, n.id)
+}
+
+// Matches tells whether a key with these traits answers to the name.
+func (n Name) Matches(t Traits) bool {
+	if n.URI != nil {
+		return n.URI.Matches(t.attributes(n.URI.Path[p11uri.Type]))
+	}
+	return t.Label == n.label ||
+		n.Handle != 0 && t.Handle == n.Handle ||
+		n.id != nil && bytes.Equal(t.CKAID, n.id)
 }
 
 // attributes are what a URI can select a key by. Each of a key's objects stands for the key.
-func (k Key) attributes(kind string) p11uri.Attributes {
+func (t Traits) attributes(kind string) p11uri.Attributes {
 	have := p11uri.Attributes{
-		p11uri.Token:        k.Token.Label(),
-		p11uri.Serial:       k.Token.Serial(),
+		p11uri.Token:        t.Token,
+		p11uri.Serial:       t.Serial,
 		p11uri.Manufacturer: p11uri.OurManufacturer,
 		p11uri.Model:        p11uri.OurModel,
-		p11uri.SlotID:       strconv.Itoa(k.Slot),
-		p11uri.Object:       k.Entry.Label,
-		p11uri.ID:           string(k.Entry.CKAID),
+		p11uri.SlotID:       strconv.Itoa(t.Slot),
+		p11uri.Object:       t.Label,
+		p11uri.ID:           string(t.CKAID),
 	}
-	if kind == "private" || kind == "public" || kind == "cert" && len(k.Entry.Certificates) > 0 {
+	if kind == "private" || kind == "public" || kind == "cert" && t.HasCertificate {
 		have[p11uri.Type] = kind
 	}
 	return have
 }
 
 // URI names the key alone.
-func (k Key) URI() string {
-	return p11uri.URI{Path: p11uri.Attributes{
-		p11uri.Token:  k.Token.Label(),
-		p11uri.Object: k.Entry.Label,
-		p11uri.ID:     string(k.Entry.CKAID),
-	}}.String()
+func (t Traits) URI() string {
+	return p11uri.URI{Path: p11uri.Attributes{p11uri.Token: t.Token, p11uri.Object: t.Label, p11uri.ID: string(t.CKAID)}}.String()
 }
+
+// URI names the key alone.
+func (k Key) URI() string { return k.traits().URI() }
 
 // Find gives the one key that answers to a name, among the initialised tokens at the places in slots (nil for all).
 // keystore.ErrNotInitialized when there is no such token, ErrNotFound, or ErrAmbiguous, which names the keys. What to do
@@ -129,7 +148,7 @@ func (s *Set) Find(n Name, slots []int) (Key, error) {
 		}
 		searched = append(searched, token)
 		for _, e := range entries {
-			if k := (Key{slot, token, e}); n.matches(k) {
+			if k := (Key{slot, token, e}); n.Matches(k.traits()) {
 				found = append(found, k)
 			}
 		}
@@ -142,7 +161,11 @@ func (s *Set) Find(n Name, slots []int) (Key, error) {
 	case len(found) == 0:
 		return Key{}, fmt.Errorf("%w in %s%s", keystore.ErrNotFound, strings.Join(dirs, ", "), keystore.UnusableHint(searched...))
 	case len(found) > 1:
-		return Key{}, fmt.Errorf("%w: %s", keystore.ErrAmbiguous, listed(found))
+		var uris []string
+		for _, k := range found {
+			uris = append(uris, k.URI())
+		}
+		return Key{}, Ambiguous(uris)
 	}
 	return found[0], nil
 }
@@ -155,16 +178,12 @@ func keysOf(t *keystore.Token) ([]keystore.Entry, error) {
 	return t.Keys()
 }
 
-// listed are the keys' URIs, of many the first.
-func listed(found []Key) string {
+// Ambiguous is a keystore.ErrAmbiguous that names the keys, of many the first.
+func Ambiguous(uris []string) error {
 	const most = 5
-	var uris []string
-	for _, k := range found {
-		uris = append(uris, k.URI())
-	}
 	slices.Sort(uris)
 	if more := len(uris) - most; more > 0 {
 		uris = append(uris[:most], fmt.Sprintf("and %d more", more))
 	}
-	return strings.Join(uris, ", ")
+	return fmt.Errorf("%w: %s", keystore.ErrAmbiguous, strings.Join(uris, ", "))
 }

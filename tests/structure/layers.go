@@ -12,7 +12,7 @@ var layers = [][]string{
 	{"internal/secret", "internal/version", "internal/wire", "internal/place"},
 	{"internal/boundary/...", "internal/trusted", "internal/nitrosim/nsm", "internal/nitrosim/cms", "policy", "policy/predict/...", "policy/eventlog"},
 	{"policy/policyfile"},
-	{"config", "internal/p11uri", "provider/transport"},
+	{"config", "internal/p11uri", "internal/client", "provider/transport"},
 	{"provider"},
 	{"keystore/tss2", "internal/keyuse", "attest", "kms/cms"},
 	{"internal/nitrosim/keyservice"},

@@ -62,3 +62,16 @@ func goResults(f boundary.Function) string {
 	}
 	return "(" + strings.Join(append(results, "error"), ", ") + ")"
 }
+
+// goNumbers is internal/client/functions_gen.go.
+func goNumbers() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "// %s\n\npackage client\n\n// The functions' numbers in a request.\nconst (\n", notice)
+	for _, f := range boundary.Functions {
+		if f.Dispatched() {
+			fmt.Fprintf(&b, "\tcall%s = %d\n", f.Method(), f.Number)
+		}
+	}
+	b.WriteString(")\n")
+	return b.String()
+}

@@ -39,8 +39,11 @@ func write(root string) error {
 func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for name, text := range map[string]string{
-		"p11/functions_gen.go":   goInterface(),
-		"p11/dispatch_gen.go":    goDispatch(),
+		"p11/functions_gen.go": goInterface(),
+		"p11/dispatch_gen.go":  goDispatch(),
+
+		"internal/client/functions_gen.go": goNumbers(),
+
 		"cgo/entry_gen.c":        cEntryPoints(),
 		"cgo/functions_gen.h":    cFunctionsHeader(),
 		"cgo/functionlist_gen.c": cFunctionList(),

@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+)
+
+// writePatience is how long a server may take over reading a request.
+const writePatience = 10 * time.Second
+
+// conn is one connection. Calls of several goroutines pass each other on it.
+type conn struct {
+	net  net.Conn
+	ends sync.WaitGroup // of what runs besides its callers
+
+	writing sync.Mutex // held for a whole frame
+
+	mu       sync.Mutex // guards what follows
+	waiting  map[uint64]chan []byte
+	lastID   uint64
+	sessions []uint64 // that are open and that nobody uses
+	err      error    // why it ended
+}
+
+func newConn(n net.Conn) *conn {
+	c := &conn{net: n, waiting: make(map[uint64]chan []byte)}
+	c.ends.Go(c.read)
+	return c
+}
+
+// read gives responses to whom they belong, until the connection ends.
+func (c *conn) read() {
+	for {
+		frame, err := wire.ReadFrame(c.net, nil)
+		switch {
+		case err != nil:
+			c.end(fmt.Errorf("%w: %w", errLost, err))
+			return
+		case !wire.Spoken(frame.Version):
+			c.end(fmt.Errorf("%w: it speaks version %d of the protocol, and %d is spoken here: update the older of the two", ErrUnreachable, frame.Version, wire.Version))
+			return
+		}
+		c.mu.Lock()
+		answer, asked := c.waiting[frame.ID]
+		delete(c.waiting, frame.ID)
+		known := frame.ID != 0 && frame.ID <= c.lastID // its asker has gone
+		c.mu.Unlock()
+		switch {
+		case asked:
+			answer <- frame.Message
+		case !known:
+			c.end(fmt.Errorf("%w: an answer to nothing", errLost))
+			return
+		default:
+			clear(frame.Message)
+		}
+	}
+}
+
+// end ends the connection for everybody.
+func (c *conn) end(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = why
+	c.net.Close()
+	for id, answer := range c.waiting {
+		close(answer)
+		delete(c.waiting, id)
+	}
+}
+
+// close ends the connection and waits for what runs besides its callers.
+func (c *conn) close() {
+	c.end(ErrClosed)
+	c.ends.Wait()
+}
+
+func (c *conn) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// exchange sends a request, which it wipes, and gives the response.
+func (c *conn) exchange(ctx context.Context, request []byte) ([]byte, error) {
+	defer clear(request)
+	answer := make(chan []byte, 1)
+	c.mu.Lock()
+	if c.err != nil {
+		defer c.mu.Unlock()
+		return nil, c.err
+	}
+	c.lastID++
+	id := c.lastID
+	c.waiting[id] = answer
+	c.mu.Unlock()
+
+	if err := c.write(wire.Frame{Version: wire.Version, ID: id, Message: request}); err != nil {
+		c.end(fmt.Errorf("%w: %w", errLost, err))
+	}
+	select {
+	case response, ok := <-answer:
+		if !ok {
+			return nil, c.ended()
+		}
+		return response, nil
+	case <-ctx.Done():
+		c.mu.Lock()
+		delete(c.waiting, id)
+		c.mu.Unlock()
+		return nil, ctx.Err()
+	}
+}
+
+func (c *conn) write(f wire.Frame) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := c.net.SetWriteDeadline(time.Now().Add(writePatience)); err != nil {
+		return err
+	}
+	return wire.WriteFrame(c.net, f)
+}
+
+// call does one call: put writes the arguments, get reads the outputs. An RV is what it was answered with.
+func (c *conn) call(ctx context.Context, number uint32, put func(*wire.Writer), get func(RV, *wire.Reader)) error {
+	var w wire.Writer
+	w.Uint32(number)
+	put(&w)
+	request, err := w.Message()
+	if err != nil {
+		return err
+	}
+	response, err := c.exchange(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer clear(response)
+	r := wire.NewReader(response)
+	rv := RV(r.Uint64())
+	if get != nil && r.Err() == nil {
+		get(rv, r)
+	}
+	if r.Err() != nil || rv == rvOK && r.End() != nil {
+		c.end(fmt.Errorf("%w: %w", errLost, wire.ErrMalformed))
+		return c.ended()
+	}
+	if rv != rvOK {
+		return rv
+	}
+	return nil
+}
