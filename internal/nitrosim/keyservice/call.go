@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
+	"io"
 
 	"github.com/tpm2-p11/tpm2-p11/attest"
 )
@@ -52,6 +54,9 @@ func readRequest(body []byte) (r request, err error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&r); err != nil {
 		return r, refuse("SerializationException", "%v", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return r, refuse("SerializationException", "something follows the request")
 	}
 	return r, nil
 }

@@ -94,7 +94,7 @@ func open(t *testing.T, closed []byte) []byte {
 
 // statements are a key policy: each of these, and the keys role's right to manage.
 func statements(s ...map[string]any) string {
-	s = append(s, statement("Allow", simtest.KeysRole.ARN, "kms:*Key*", nil))
+	s = append(s, statement("Allow", simtest.KeysRole.ARN, []string{"kms:*KeyPolicy", "kms:DescribeKey"}, nil))
 	b, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": s})
 	if err != nil {
 		panic(err)
