@@ -24,4 +24,5 @@ var (
 	ErrPolicyUnknown  = errors.New("the key's policy is not known")
 	ErrPolicyIgnored  = errors.New("the key's policy is not enforced") // userWithAuth is set: the policy is decoration
 	ErrInvalid        = errors.New("invalid argument")
+	ErrOtherKey       = errors.New("the private key does not belong to the public key")
 )

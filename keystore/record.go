@@ -2,8 +2,6 @@ package keystore
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -255,14 +253,7 @@ func checkLeaf(leaf *x509.Certificate, public provider.Public) error {
 	if err != nil {
 		return err
 	}
-	equal := false
-	switch key := key.(type) {
-	case *rsa.PublicKey:
-		equal = key.Equal(leaf.PublicKey)
-	case *ecdsa.PublicKey:
-		equal = key.Equal(leaf.PublicKey)
-	}
-	if !equal {
+	if !samePublic(key, leaf.PublicKey) {
 		return fmt.Errorf("%w: the certificate of %q is for another public key", ErrInvalid, leaf.Subject)
 	}
 	return nil

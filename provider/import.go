@@ -61,56 +61,87 @@ func (t *TPM) importKey(ctx context.Context, key crypto.PrivateKey, tmpl Templat
 	return o, nil
 }
 
-// imported gives the public area of an existing key and its sensitive part: a prime or the scalar.
-func (tmpl Template) imported(key crypto.PrivateKey) (tpm2.TPMTPublic, []byte, error) {
+// ImportedPublic is the public area, and with it the Name, that ImportKey gives a key: whoever has the public half alone can
+// look whether the key is there. Template.Type is ignored.
+func ImportedPublic(public crypto.PublicKey, tmpl Template) (Public, error) {
+	area, err := tmpl.importedArea(public)
+	if err != nil {
+		return Public{}, err
+	}
+	return newPublic(area)
+}
+
+// importedArea is the public area of an existing key.
+func (tmpl Template) importedArea(public crypto.PublicKey) (tpm2.TPMTPublic, error) {
 	none := tpm2.TPMTPublic{}
-	switch k := key.(type) {
-	case *rsa.PrivateKey:
-		if len(k.Primes) != 2 || k.E != 65537 {
-			return none, nil, fmt.Errorf("%w: an RSA key with %d primes and exponent %d: TPMs have two primes and 65537", ErrUnsupported, len(k.Primes), k.E)
-		}
-		if err := k.Validate(); err != nil {
-			return none, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
-		}
+	switch k := public.(type) {
+	case *rsa.PublicKey:
 		bits := k.N.BitLen()
-		if bits%1024 != 0 || bits < 2048 || bits > 4096 || k.Primes[0].BitLen() != bits/2 || k.Primes[1].BitLen() != bits/2 {
-			return none, nil, fmt.Errorf("%w: an RSA key of %d bits: there are 2048, 3072 and 4096, with primes of half that size", ErrUnsupported, bits)
+		if k.E != 65537 {
+			return none, fmt.Errorf("%w: an RSA key with the exponent %d: TPMs have 65537", ErrUnsupported, k.E)
+		}
+		if bits%1024 != 0 || bits < 2048 || bits > 4096 {
+			return none, fmt.Errorf("%w: an RSA key of %d bits: there are 2048, 3072 and 4096", ErrUnsupported, bits)
 		}
 		area, err := tmpl.keyArea(tpm2.TPMAlgRSA, rsaParameters(tpm2.TPMKeyBits(bits)))
 		if err != nil {
-			return none, nil, err
+			return none, err
 		}
 		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.FillBytes(make([]byte, bits/8))})
-		return area, k.Primes[0].FillBytes(make([]byte, bits/16)), nil
-	case *ecdsa.PrivateKey:
+		return area, nil
+	case *ecdsa.PublicKey:
 		curve := tpm2.TPMECCNistP256
 		switch k.Curve {
 		case elliptic.P256():
 		case elliptic.P384():
 			curve = tpm2.TPMECCNistP384
 		default:
-			return none, nil, fmt.Errorf("%w: an EC key that is not on P-256 or P-384", ErrUnsupported)
+			return none, fmt.Errorf("%w: an EC key that is not on P-256 or P-384", ErrUnsupported)
 		}
-		scalar, err := k.Bytes()
+		point, err := k.Bytes()
 		if err != nil {
-			return none, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
-		}
-		point, err := k.PublicKey.Bytes()
-		if err != nil {
-			return none, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+			return none, fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
 		area, err := tmpl.keyArea(tpm2.TPMAlgECC, eccParameters(curve))
 		if err != nil {
-			return none, nil, err
+			return none, err
 		}
-		size := len(scalar)
+		size := (len(point) - 1) / 2
 		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: point[1 : 1+size]},
 			Y: tpm2.TPM2BECCParameter{Buffer: point[1+size:]},
 		})
+		return area, nil
+	}
+	return none, fmt.Errorf("%w: a key of type %T: RSA and ECDSA keys can be imported", ErrUnsupported, public)
+}
+
+// imported gives the public area of an existing key and its sensitive part: a prime or the scalar.
+func (tmpl Template) imported(key crypto.PrivateKey) (area tpm2.TPMTPublic, sensitive []byte, err error) {
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		if area, err = tmpl.importedArea(&k.PublicKey); err != nil {
+			return area, nil, err
+		}
+		if err := k.Validate(); err != nil {
+			return area, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		half := k.N.BitLen() / 2
+		if len(k.Primes) != 2 || k.Primes[0].BitLen() != half || k.Primes[1].BitLen() != half {
+			return area, nil, fmt.Errorf("%w: an RSA key with %d primes: TPMs have two of half its size", ErrUnsupported, len(k.Primes))
+		}
+		return area, k.Primes[0].FillBytes(make([]byte, half/8)), nil
+	case *ecdsa.PrivateKey:
+		if area, err = tmpl.importedArea(&k.PublicKey); err != nil {
+			return area, nil, err
+		}
+		scalar, err := k.Bytes()
+		if err != nil {
+			return area, nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
 		return area, scalar, nil
 	}
-	return none, nil, fmt.Errorf("%w: a key of type %T: RSA and ECDSA keys can be imported", ErrUnsupported, key)
+	return area, nil, fmt.Errorf("%w: a key of type %T: RSA and ECDSA keys can be imported", ErrUnsupported, key)
 }
 
 // marshalSensitive gives a TPM2B_SENSITIVE (TPM 2.0 Part 2, section 12.3.3) without seed, which asymmetric keys that are no parents need none of.
