@@ -290,12 +290,3 @@ CK_RV C_Finalize(CK_VOID_PTR pReserved)
 	pthread_mutex_unlock(&changing);
 	return rv;
 }
-
-CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR ppFunctionList)
-{
-	if (ppFunctionList == NULL)
-		return CKR_ARGUMENTS_BAD;
-	/* The standard's pointer is not const; its reader may not write through it. */
-	*ppFunctionList = (CK_FUNCTION_LIST_PTR)&function_list;
-	return CKR_OK;
-}

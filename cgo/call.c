@@ -197,6 +197,13 @@ void put_mechanism(struct call *c, const CK_MECHANISM *mechanism)
 	memcpy(c->request + length_at, &length, sizeof length);
 }
 
+void put_optional_mechanism(struct call *c, const CK_MECHANISM *mechanism)
+{
+	static const CK_MECHANISM none = {CK_UNAVAILABLE_INFORMATION, NULL, 0};
+
+	put_mechanism(c, mechanism != NULL ? mechanism : &none);
+}
+
 /* Attributes whose value is an array of attributes, with pointers in it. Vendors' attributes may have the bit by chance, and go as they are. */
 static bool nested(CK_ATTRIBUTE_TYPE type)
 {
@@ -242,6 +249,16 @@ void put_buffer(struct call *c, const void *buffer, const CK_ULONG *length)
 	put_ulong(c, c->room);
 }
 
+void put_last_buffer(struct call *c, const void *buffer, const CK_ULONG *length)
+{
+	static const CK_ULONG nothing = 0;
+
+	put_bool(c, length != NULL);
+	if (length == NULL && buffer != NULL)
+		call_refuse(c, CKR_ARGUMENTS_BAD);
+	put_buffer(c, buffer, length != NULL ? length : &nothing);
+}
+
 void put_found(struct call *c, const CK_OBJECT_HANDLE *objects, CK_ULONG max, const CK_ULONG *count)
 {
 	need(c, count);
@@ -258,6 +275,12 @@ void need(struct call *c, const void *place)
 void need_for(struct call *c, const void *place, CK_ULONG length)
 {
 	if ((place == NULL && length != 0) || length > PTRDIFF_MAX)
+		call_refuse(c, CKR_ARGUMENTS_BAD);
+}
+
+void forbid(struct call *c, const void *place)
+{
+	if (place != NULL)
 		call_refuse(c, CKR_ARGUMENTS_BAD);
 }
 
@@ -343,6 +366,12 @@ void get_buffer(struct call *c, void *buffer, CK_ULONG *length)
 	}
 	if (c->rv == CKR_OK || c->rv == CKR_BUFFER_TOO_SMALL)
 		*length = needed;
+}
+
+void get_last_buffer(struct call *c, void *buffer, CK_ULONG *length)
+{
+	if (length != NULL)
+		get_buffer(c, buffer, length);
 }
 
 void get_exact(struct call *c, void *buffer, CK_ULONG length)

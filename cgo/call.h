@@ -33,20 +33,26 @@ void put_bool(struct call *c, CK_BBOOL value);
 void put_label(struct call *c, const CK_UTF8CHAR *label);
 void put_bytes(struct call *c, const void *bytes, CK_ULONG length, CK_RV too_long);
 void put_mechanism(struct call *c, const CK_MECHANISM *mechanism);
+void put_optional_mechanism(struct call *c, const CK_MECHANISM *mechanism);
 void put_template(struct call *c, const CK_ATTRIBUTE *attributes, CK_ULONG count);
 void put_query(struct call *c, const CK_ATTRIBUTE *attributes, CK_ULONG count);
 void put_buffer(struct call *c, const void *buffer, const CK_ULONG *length);
+void put_last_buffer(struct call *c, const void *buffer, const CK_ULONG *length);
 void put_found(struct call *c, const CK_OBJECT_HANDLE *objects, CK_ULONG max, const CK_ULONG *count);
 
 /* Demands a place for an output. */
 void need(struct call *c, const void *place);
 void need_for(struct call *c, const void *place, CK_ULONG length);
 
+/* Refuses what is reserved. */
+void forbid(struct call *c, const void *place);
+
 /* Outputs. */
 void get_ulong(struct call *c, CK_ULONG *value);
 void get_text(struct call *c, void *text, size_t size);
 void get_version(struct call *c, CK_VERSION *version);
 void get_buffer(struct call *c, void *buffer, CK_ULONG *length);
+void get_last_buffer(struct call *c, void *buffer, CK_ULONG *length);
 void get_exact(struct call *c, void *buffer, CK_ULONG length);
 void get_list(struct call *c, CK_ULONG *list, CK_ULONG *count);
 void get_found(struct call *c, CK_OBJECT_HANDLE *objects, CK_ULONG max, CK_ULONG *count);

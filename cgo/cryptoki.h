@@ -1,4 +1,4 @@
-/* Cryptoki's types and the constants the boundary uses (PKCS #11 v2.40 and later, section 3 and annexes), for Linux: structures
+/* Cryptoki's types and the constants the boundary uses (PKCS #11 v3.2 and earlier, section 3 and annexes), for Linux: structures
    are not packed, CK_ULONG is unsigned long. */
 #ifndef CRYPTOKI_H
 #define CRYPTOKI_H
@@ -12,11 +12,13 @@
 typedef unsigned char CK_BYTE, CK_CHAR, CK_UTF8CHAR, CK_BBOOL;
 typedef unsigned long CK_ULONG;
 typedef CK_ULONG CK_FLAGS, CK_RV, CK_NOTIFICATION, CK_SLOT_ID, CK_SESSION_HANDLE, CK_OBJECT_HANDLE, CK_USER_TYPE, CK_STATE,
-	CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_SOURCE_TYPE;
+	CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_SOURCE_TYPE,
+	CK_SESSION_VALIDATION_FLAGS_TYPE;
 
 typedef CK_BYTE *CK_BYTE_PTR;
 typedef CK_UTF8CHAR *CK_UTF8CHAR_PTR;
 typedef CK_ULONG *CK_ULONG_PTR;
+typedef CK_FLAGS *CK_FLAGS_PTR;
 typedef void *CK_VOID_PTR;
 typedef CK_VOID_PTR *CK_VOID_PTR_PTR;
 typedef CK_SLOT_ID *CK_SLOT_ID_PTR;
@@ -26,7 +28,13 @@ typedef CK_MECHANISM_TYPE *CK_MECHANISM_TYPE_PTR;
 
 typedef struct CK_VERSION {
 	CK_BYTE major, minor;
-} CK_VERSION;
+} CK_VERSION, *CK_VERSION_PTR;
+
+typedef struct CK_INTERFACE {
+	CK_UTF8CHAR_PTR pInterfaceName;
+	CK_VOID_PTR pFunctionList;
+	CK_FLAGS flags;
+} CK_INTERFACE, *CK_INTERFACE_PTR, **CK_INTERFACE_PTR_PTR;
 
 typedef struct CK_INFO {
 	CK_VERSION cryptokiVersion;
@@ -103,6 +111,14 @@ typedef struct CK_RSA_PKCS_OAEP_PARAMS {
 	CK_VOID_PTR pSourceData;
 	CK_ULONG ulSourceDataLen;
 } CK_RSA_PKCS_OAEP_PARAMS;
+
+typedef struct CK_ASYNC_DATA {
+	CK_ULONG ulVersion;
+	CK_BYTE_PTR pValue;
+	CK_ULONG ulValue;
+	CK_OBJECT_HANDLE hObject;
+	CK_OBJECT_HANDLE hAdditionalObject;
+} CK_ASYNC_DATA, *CK_ASYNC_DATA_PTR;
 
 typedef CK_RV (*CK_NOTIFY)(CK_SESSION_HANDLE hSession, CK_NOTIFICATION event, CK_VOID_PTR pApplication);
 typedef CK_RV (*CK_CREATEMUTEX)(CK_VOID_PTR_PTR ppMutex);

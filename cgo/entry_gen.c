@@ -366,7 +366,7 @@ CK_RV C_EncryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_
 
 	call_begin(&call, CALL_C_EncryptInit);
 	put_ulong(&call, hSession);
-	put_mechanism(&call, pMechanism);
+	put_optional_mechanism(&call, pMechanism);
 	put_ulong(&call, hKey);
 	call_send(&call);
 	return call_end(&call);
@@ -405,7 +405,7 @@ CK_RV C_DecryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_
 
 	call_begin(&call, CALL_C_DecryptInit);
 	put_ulong(&call, hSession);
-	put_mechanism(&call, pMechanism);
+	put_optional_mechanism(&call, pMechanism);
 	put_ulong(&call, hKey);
 	call_send(&call);
 	return call_end(&call);
@@ -444,7 +444,7 @@ CK_RV C_DigestInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism)
 
 	call_begin(&call, CALL_C_DigestInit);
 	put_ulong(&call, hSession);
-	put_mechanism(&call, pMechanism);
+	put_optional_mechanism(&call, pMechanism);
 	call_send(&call);
 	return call_end(&call);
 }
@@ -507,7 +507,7 @@ CK_RV C_SignInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJ
 
 	call_begin(&call, CALL_C_SignInit);
 	put_ulong(&call, hSession);
-	put_mechanism(&call, pMechanism);
+	put_optional_mechanism(&call, pMechanism);
 	put_ulong(&call, hKey);
 	call_send(&call);
 	return call_end(&call);
@@ -578,7 +578,7 @@ CK_RV C_VerifyInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_O
 
 	call_begin(&call, CALL_C_VerifyInit);
 	put_ulong(&call, hSession);
-	put_mechanism(&call, pMechanism);
+	put_optional_mechanism(&call, pMechanism);
 	put_ulong(&call, hKey);
 	call_send(&call);
 	return call_end(&call);
@@ -770,6 +770,342 @@ CK_RV C_CancelFunction(CK_SESSION_HANDLE hSession)
 }
 
 CK_RV C_WaitForSlotEvent(CK_FLAGS flags, CK_SLOT_ID_PTR pSlot, CK_VOID_PTR pReserved)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_WaitForSlotEvent);
+	put_ulong(&call, flags);
+	need(&call, pSlot);
+	forbid(&call, pReserved);
+	call_send(&call);
+	get_ulong(&call, pSlot);
+	return call_end(&call);
+}
+
+CK_RV C_LoginUser(CK_SESSION_HANDLE hSession, CK_USER_TYPE userType, CK_UTF8CHAR_PTR pPin, CK_ULONG ulPinLen, CK_BYTE_PTR pUsername, CK_ULONG ulUsernameLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_LoginUser);
+	put_ulong(&call, hSession);
+	put_ulong(&call, userType);
+	put_bytes(&call, pPin, ulPinLen, CKR_PIN_LEN_RANGE);
+	put_bytes(&call, pUsername, ulUsernameLen, CKR_ARGUMENTS_BAD);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_SessionCancel(CK_SESSION_HANDLE hSession, CK_FLAGS flags)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_SessionCancel);
+	put_ulong(&call, hSession);
+	put_ulong(&call, flags);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_MessageEncryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_EncryptMessage(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen, CK_BYTE_PTR pPlaintext, CK_ULONG ulPlaintextLen, CK_BYTE_PTR pCiphertext, CK_ULONG_PTR pulCiphertextLen)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_EncryptMessageBegin(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_EncryptMessageNext(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pPlaintextPart, CK_ULONG ulPlaintextPartLen, CK_BYTE_PTR pCiphertextPart, CK_ULONG_PTR pulCiphertextPartLen, CK_FLAGS flags)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_MessageEncryptFinal(CK_SESSION_HANDLE hSession)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_MessageDecryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_DecryptMessage(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen, CK_BYTE_PTR pCiphertext, CK_ULONG ulCiphertextLen, CK_BYTE_PTR pPlaintext, CK_ULONG_PTR pulPlaintextLen)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_DecryptMessageBegin(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_DecryptMessageNext(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pCiphertextPart, CK_ULONG ulCiphertextPartLen, CK_BYTE_PTR pPlaintextPart, CK_ULONG_PTR pulPlaintextPartLen, CK_FLAGS flags)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_MessageDecryptFinal(CK_SESSION_HANDLE hSession)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_MessageSignInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_MessageSignInit);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_ulong(&call, hKey);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_SignMessage(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pData, CK_ULONG ulDataLen, CK_BYTE_PTR pSignature, CK_ULONG_PTR pulSignatureLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_SignMessage);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	put_buffer(&call, pSignature, pulSignatureLen);
+	call_send(&call);
+	get_buffer(&call, pSignature, pulSignatureLen);
+	return call_end(&call);
+}
+
+CK_RV C_SignMessageBegin(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_SignMessageBegin);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_SignMessageNext(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pData, CK_ULONG ulDataLen, CK_BYTE_PTR pSignature, CK_ULONG_PTR pulSignatureLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_SignMessageNext);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	put_last_buffer(&call, pSignature, pulSignatureLen);
+	call_send(&call);
+	get_last_buffer(&call, pSignature, pulSignatureLen);
+	return call_end(&call);
+}
+
+CK_RV C_MessageSignFinal(CK_SESSION_HANDLE hSession)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_MessageSignFinal);
+	put_ulong(&call, hSession);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_MessageVerifyInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_MessageVerifyInit);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_ulong(&call, hKey);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_VerifyMessage(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pData, CK_ULONG ulDataLen, CK_BYTE_PTR pSignature, CK_ULONG ulSignatureLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifyMessage);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	put_bytes(&call, pSignature, ulSignatureLen, CKR_SIGNATURE_LEN_RANGE);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_VerifyMessageBegin(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifyMessageBegin);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_VerifyMessageNext(CK_SESSION_HANDLE hSession, CK_VOID_PTR pParameter, CK_ULONG ulParameterLen, CK_BYTE_PTR pData, CK_ULONG ulDataLen, CK_BYTE_PTR pSignature, CK_ULONG ulSignatureLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifyMessageNext);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pParameter, ulParameterLen, CKR_MECHANISM_PARAM_INVALID);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	put_bytes(&call, pSignature, ulSignatureLen, CKR_SIGNATURE_LEN_RANGE);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_MessageVerifyFinal(CK_SESSION_HANDLE hSession)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_MessageVerifyFinal);
+	put_ulong(&call, hSession);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_EncapsulateKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hPublicKey, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_BYTE_PTR pCiphertext, CK_ULONG_PTR pulCiphertextLen, CK_OBJECT_HANDLE_PTR phKey)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_DecapsulateKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hPrivateKey, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_BYTE_PTR pCiphertext, CK_ULONG ulCiphertextLen, CK_OBJECT_HANDLE_PTR phKey)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_VerifySignatureInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey, CK_BYTE_PTR pSignature, CK_ULONG ulSignatureLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifySignatureInit);
+	put_ulong(&call, hSession);
+	put_optional_mechanism(&call, pMechanism);
+	put_ulong(&call, hKey);
+	put_bytes(&call, pSignature, ulSignatureLen, CKR_SIGNATURE_LEN_RANGE);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_VerifySignature(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pData, CK_ULONG ulDataLen)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifySignature);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_VerifySignatureUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPartLen)
+{
+	CK_ULONG done = 0, part;
+	CK_RV rv;
+
+	do {
+		struct call call;
+
+		part = part_length(ulPartLen - done);
+		call_begin(&call, CALL_C_VerifySignatureUpdate);
+		put_ulong(&call, hSession);
+		need_for(&call, pPart, ulPartLen);
+		put_bytes(&call, part_at(pPart, done), part, CKR_DATA_LEN_RANGE);
+		call_send(&call);
+		rv = call_end(&call);
+		done += part;
+	} while (rv == CKR_OK && done < ulPartLen);
+	return rv;
+}
+
+CK_RV C_VerifySignatureFinal(CK_SESSION_HANDLE hSession)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_VerifySignatureFinal);
+	put_ulong(&call, hSession);
+	call_send(&call);
+	return call_end(&call);
+}
+
+CK_RV C_GetSessionValidationFlags(CK_SESSION_HANDLE hSession, CK_SESSION_VALIDATION_FLAGS_TYPE type, CK_FLAGS_PTR pFlags)
+{
+	struct call call;
+
+	call_begin(&call, CALL_C_GetSessionValidationFlags);
+	put_ulong(&call, hSession);
+	put_ulong(&call, type);
+	need(&call, pFlags);
+	call_send(&call);
+	get_ulong(&call, pFlags);
+	return call_end(&call);
+}
+
+CK_RV C_AsyncComplete(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pFunctionName, CK_ASYNC_DATA_PTR pResult)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_AsyncGetID(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pFunctionName, CK_ULONG_PTR pulID)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_AsyncJoin(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pFunctionName, CK_ULONG ulID, CK_BYTE_PTR pData, CK_ULONG ulData)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_WrapKeyAuthenticated(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hWrappingKey, CK_OBJECT_HANDLE hKey, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen, CK_BYTE_PTR pWrappedKey, CK_ULONG_PTR pulWrappedKeyLen)
+{
+	CK_RV rv = boundary_ready();
+
+	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+CK_RV C_UnwrapKeyAuthenticated(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hUnwrappingKey, CK_BYTE_PTR pWrappedKey, CK_ULONG ulWrappedKeyLen, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_BYTE_PTR pAssociatedData, CK_ULONG ulAssociatedDataLen, CK_OBJECT_HANDLE_PTR phKey)
 {
 	CK_RV rv = boundary_ready();
 

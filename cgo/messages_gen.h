@@ -51,9 +51,29 @@ enum function_number {
 	CALL_C_GenerateKeyPair = 60,
 	CALL_C_SeedRandom = 64,
 	CALL_C_GenerateRandom = 65,
+	CALL_C_WaitForSlotEvent = 68,
+	CALL_C_LoginUser = 71,
+	CALL_C_SessionCancel = 72,
+	CALL_C_MessageSignInit = 83,
+	CALL_C_SignMessage = 84,
+	CALL_C_SignMessageBegin = 85,
+	CALL_C_SignMessageNext = 86,
+	CALL_C_MessageSignFinal = 87,
+	CALL_C_MessageVerifyInit = 88,
+	CALL_C_VerifyMessage = 89,
+	CALL_C_VerifyMessageBegin = 90,
+	CALL_C_VerifyMessageNext = 91,
+	CALL_C_MessageVerifyFinal = 92,
+	CALL_C_VerifySignatureInit = 95,
+	CALL_C_VerifySignature = 96,
+	CALL_C_VerifySignatureUpdate = 97,
+	CALL_C_VerifySignatureFinal = 98,
+	CALL_C_GetSessionValidationFlags = 99,
 };
 
 #define CALL_RESUME 2147483648U
 #define CALL_REFUSED 2147483649U
+
+#define OPERATIONS 8 /* kinds of them */
 
 #endif

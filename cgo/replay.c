@@ -4,7 +4,6 @@
 #include <string.h>
 
 #define BUCKETS 256
-#define OPERATIONS 6
 #define MAX_LOG (64UL << 10) /* bytes of an operation's requests that are remembered */
 
 /* Where a request has its first argument, and a response its first output. */
@@ -129,6 +128,12 @@ static bool goes_on(const struct replay_rule *rule, const unsigned char *request
 	return rv == CKR_OK && rule->ends_in_buffer && length >= BUFFER_SIZE && request[length - BUFFER_SIZE] != 0;
 }
 
+/* Whether a call that begins an operation ended one instead: its mechanism, the second argument, was NULL. */
+static bool cancels(const unsigned char *request, size_t length)
+{
+	return u64_at(request, length, ARGUMENTS + sizeof(uint64_t)) == CK_UNAVAILABLE_INFORMATION;
+}
+
 static void note_step(const struct replay_rule *rule, const unsigned char *request, size_t length, CK_RV rv, uint64_t connection)
 {
 	struct session *s = *place_of(u64_at(request, length, ARGUMENTS));
@@ -142,19 +147,22 @@ static void note_step(const struct replay_rule *rule, const unsigned char *reque
 		if (rv != CKR_OK)
 			return;
 		replay_drop(log);
+		if (cancels(request, length))
+			return;
 		append(log, request, length);
 		log->connection = connection;
 		return;
 	case STEP_CONTINUES:
 		if (rv == CKR_OK)
 			append(log, request, length);
-		else
+		else if (rv != CKR_BUFFER_TOO_SMALL)
 			replay_drop(log);
 		return;
 	case STEP_ENDS:
 		if (!goes_on(rule, request, length, rv))
 			replay_drop(log);
 		return;
+	case STEP_USES:
 	case STEP_NONE:
 		return;
 	}
@@ -176,6 +184,13 @@ static void drop_refused(const unsigned char *call, size_t length)
 
 	if (s != NULL)
 		replay_drop(&s->operations[replay_rule_of(call, length)->operation]);
+}
+
+static void note_cancel(struct session *s, CK_FLAGS flags)
+{
+	for (int i = 0; s != NULL && i < OPERATIONS; i++)
+		if (replay_operation_flags[i] & flags)
+			replay_drop(&s->operations[i]);
 }
 
 void replay_note(const unsigned char *request, size_t request_length, const unsigned char *response, size_t response_length, uint64_t connection)
@@ -206,6 +221,9 @@ void replay_note(const unsigned char *request, size_t request_length, const unsi
 	case SESSION_CLOSES_ALL:
 		close_sessions(&first);
 		return;
+	case SESSION_CANCELS:
+		note_cancel(*place_of(first), u64_at(request, request_length, ARGUMENTS + sizeof(uint64_t)));
+		return;
 	case SESSION_NONE:
 		return;
 	}
@@ -217,7 +235,7 @@ struct replay_log *replay_missed(const unsigned char *request, size_t request_le
 	struct session *s;
 	struct replay_log *log;
 
-	if (rule->step != STEP_CONTINUES && rule->step != STEP_ENDS)
+	if (rule->step != STEP_CONTINUES && rule->step != STEP_USES && rule->step != STEP_ENDS)
 		return NULL;
 	s = *place_of(u64_at(request, request_length, ARGUMENTS));
 	if (s == NULL)

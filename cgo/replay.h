@@ -9,8 +9,8 @@
 #include "cryptoki.h"
 #include "messages_gen.h"
 
-enum session_effect { SESSION_NONE, SESSION_OPENS, SESSION_CLOSES, SESSION_CLOSES_ALL };
-enum step { STEP_NONE, STEP_BEGINS, STEP_CONTINUES, STEP_ENDS };
+enum session_effect { SESSION_NONE, SESSION_OPENS, SESSION_CLOSES, SESSION_CLOSES_ALL, SESSION_CANCELS };
+enum step { STEP_NONE, STEP_BEGINS, STEP_CONTINUES, STEP_USES, STEP_ENDS };
 
 /* How a call bears on a new connection (from the table in internal/boundary). */
 struct replay_rule {
@@ -23,6 +23,9 @@ struct replay_rule {
 };
 
 const struct replay_rule *replay_rule(uint32_t number);
+
+/* What C_SessionCancel calls the operations. */
+extern const CK_FLAGS replay_operation_flags[OPERATIONS];
 
 /* The rule of a request. */
 const struct replay_rule *replay_rule_of(const unsigned char *request, size_t length);

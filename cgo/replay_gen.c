@@ -32,11 +32,38 @@ static const struct replay_rule rules[] = {
 	[CALL_C_VerifyUpdate] = {.step = STEP_CONTINUES, .operation = 5, .ends_when_refused = true},
 	[CALL_C_VerifyFinal] = {.step = STEP_ENDS, .operation = 5, .ends_when_refused = true},
 	[CALL_C_GenerateKeyPair] = {.once = true},
+	[CALL_C_LoginUser] = {.once = true},
+	[CALL_C_SessionCancel] = {.effect = SESSION_CANCELS},
+	[CALL_C_MessageSignInit] = {.step = STEP_BEGINS, .operation = 6},
+	[CALL_C_SignMessage] = {.step = STEP_USES, .operation = 6, .ends_in_buffer = true},
+	[CALL_C_SignMessageBegin] = {.step = STEP_CONTINUES, .operation = 6, .ends_when_refused = true},
+	[CALL_C_SignMessageNext] = {.step = STEP_CONTINUES, .operation = 6, .ends_when_refused = true},
+	[CALL_C_MessageSignFinal] = {.step = STEP_ENDS, .operation = 6, .ends_when_refused = true},
+	[CALL_C_MessageVerifyInit] = {.step = STEP_BEGINS, .operation = 7},
+	[CALL_C_VerifyMessage] = {.step = STEP_USES, .operation = 7},
+	[CALL_C_VerifyMessageBegin] = {.step = STEP_CONTINUES, .operation = 7, .ends_when_refused = true},
+	[CALL_C_VerifyMessageNext] = {.step = STEP_CONTINUES, .operation = 7, .ends_when_refused = true},
+	[CALL_C_MessageVerifyFinal] = {.step = STEP_ENDS, .operation = 7, .ends_when_refused = true},
+	[CALL_C_VerifySignatureInit] = {.step = STEP_BEGINS, .operation = 5},
+	[CALL_C_VerifySignature] = {.step = STEP_ENDS, .operation = 5, .ends_when_refused = true},
+	[CALL_C_VerifySignatureUpdate] = {.step = STEP_CONTINUES, .operation = 5, .ends_when_refused = true},
+	[CALL_C_VerifySignatureFinal] = {.step = STEP_ENDS, .operation = 5, .ends_when_refused = true},
 };
 
 const struct replay_rule *replay_rule(uint32_t number)
 {
 	static const struct replay_rule plain;
 
-	return number <= 60 ? &rules[number] : &plain;
+	return number <= 98 ? &rules[number] : &plain;
 }
+
+const CK_FLAGS replay_operation_flags[OPERATIONS] = {
+	0x40,
+	0x100,
+	0x200,
+	0x400,
+	0x800,
+	0x2000,
+	0x8,
+	0x10,
+};

@@ -134,6 +134,8 @@ const (
 	CKF_TOKEN_PRESENT Flags = 0x1
 	CKF_HW_SLOT       Flags = 0x4
 
+	CKF_DONT_BLOCK Flags = 0x1
+
 	CKF_RW_SESSION     Flags = 0x2
 	CKF_SERIAL_SESSION Flags = 0x4
 
@@ -150,6 +152,10 @@ const (
 	CKF_SO_PIN_LOCKED        Flags = 0x400000
 
 	CKF_HW                Flags = 0x1
+	CKF_MESSAGE_SIGN      Flags = 0x8
+	CKF_MESSAGE_VERIFY    Flags = 0x10
+	CKF_MULTI_MESSAGE     Flags = 0x20
+	CKF_FIND_OBJECTS      Flags = 0x40
 	CKF_ENCRYPT           Flags = 0x100
 	CKF_DECRYPT           Flags = 0x200
 	CKF_DIGEST            Flags = 0x400
@@ -161,6 +167,9 @@ const (
 	CKF_EC_NAMEDCURVE     Flags = 0x800000
 	CKF_EC_UNCOMPRESS     Flags = 0x1000000
 )
+
+// CKS_LAST_VALIDATION_OK is the one kind of validation flags.
+const CKS_LAST_VALIDATION_OK ValidationFlagsType = 1
 
 // Users.
 const (

@@ -19,6 +19,9 @@ func (m *Module) EncryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 		return err
 	}
 	defer s.lib.report("C_EncryptInit", &err)
+	if mechanism.cancelling() {
+		return s.cancel(CKF_ENCRYPT)
+	}
 	o, row, err := s.key(key, mechanism, CKF_ENCRYPT, CKA_ENCRYPT)
 	if err != nil {
 		return err
@@ -64,6 +67,9 @@ func (m *Module) DecryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 		return err
 	}
 	defer s.lib.report("C_DecryptInit", &err)
+	if mechanism.cancelling() {
+		return s.cancel(CKF_DECRYPT)
+	}
 	o, row, err := s.key(key, mechanism, CKF_DECRYPT, CKA_DECRYPT)
 	if err != nil {
 		return err

@@ -6,6 +6,9 @@ func (m *Module) DigestInit(h SessionHandle, mechanism Mechanism) error {
 	if err != nil {
 		return err
 	}
+	if mechanism.cancelling() {
+		return s.cancel(CKF_DIGEST)
+	}
 	row, err := findMechanism(mechanism.Type, CKF_DIGEST)
 	if err != nil {
 		return err

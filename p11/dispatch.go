@@ -162,6 +162,14 @@ func (c *call) queries() []AttributeQuery {
 
 func (c *call) output() *Output { return &Output{Query: c.in.Bool(), Capacity: c.in.Uint64()} }
 
+// lastOutput is nil when the caller says that more is to follow.
+func (c *call) lastOutput() *Output {
+	if wanted, out := c.in.Bool(), c.output(); wanted {
+		return out
+	}
+	return nil
+}
+
 // kept is a copy that outlives the request; nil stays nil, and empty stays empty.
 func kept(b []byte) []byte {
 	if b == nil {
@@ -180,6 +188,12 @@ func (c *call) putOutput(o *Output) {
 	}
 	c.out.Uint64(length)
 	c.out.Bytes(data)
+}
+
+func (c *call) putLastOutput(o *Output) {
+	if o != nil {
+		c.putOutput(o)
+	}
 }
 
 func (c *call) putExact(b []byte, n uint64) {

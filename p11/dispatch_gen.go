@@ -55,6 +55,24 @@ var handlers = map[uint32]handler{
 	60: {"C_GenerateKeyPair", callGenerateKeyPair, true, nil},
 	64: {"C_SeedRandom", callSeedRandom, false, nil},
 	65: {"C_GenerateRandom", callGenerateRandom, false, nil},
+	68: {"C_WaitForSlotEvent", callWaitForSlotEvent, false, nil},
+	71: {"C_LoginUser", callLoginUser, false, nil},
+	72: {"C_SessionCancel", callSessionCancel, false, nil},
+	83: {"C_MessageSignInit", callMessageSignInit, false, nil},
+	84: {"C_SignMessage", callSignMessage, false, nil},
+	85: {"C_SignMessageBegin", callSignMessageBegin, false, (*session).dropMessageSigning},
+	86: {"C_SignMessageNext", callSignMessageNext, false, (*session).dropMessageSigning},
+	87: {"C_MessageSignFinal", callMessageSignFinal, false, (*session).dropMessageSigning},
+	88: {"C_MessageVerifyInit", callMessageVerifyInit, false, nil},
+	89: {"C_VerifyMessage", callVerifyMessage, false, nil},
+	90: {"C_VerifyMessageBegin", callVerifyMessageBegin, false, (*session).dropMessageVerifying},
+	91: {"C_VerifyMessageNext", callVerifyMessageNext, false, (*session).dropMessageVerifying},
+	92: {"C_MessageVerifyFinal", callMessageVerifyFinal, false, (*session).dropMessageVerifying},
+	95: {"C_VerifySignatureInit", callVerifySignatureInit, false, nil},
+	96: {"C_VerifySignature", callVerifySignature, false, (*session).dropVerifying},
+	97: {"C_VerifySignatureUpdate", callVerifySignatureUpdate, false, (*session).dropVerifying},
+	98: {"C_VerifySignatureFinal", callVerifySignatureFinal, false, (*session).dropVerifying},
+	99: {"C_GetSessionValidationFlags", callGetSessionValidationFlags, false, nil},
 }
 
 func callInitialize(f functions, c *call) {
@@ -514,6 +532,190 @@ func callGenerateRandom(f functions, c *call) {
 	random, err := f.GenerateRandom(session, n)
 	if c.answer(err) {
 		c.putExact(random, n)
+	}
+}
+
+func callWaitForSlotEvent(f functions, c *call) {
+	flags := Flags(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	slot, err := f.WaitForSlotEvent(flags)
+	if c.answer(err) {
+		c.out.Uint64(uint64(slot))
+	}
+}
+
+func callLoginUser(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	userType := UserType(c.in.Uint64())
+	pin := c.in.Bytes()
+	username := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.LoginUser(session, userType, pin, username))
+}
+
+func callSessionCancel(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	flags := Flags(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.SessionCancel(session, flags))
+}
+
+func callMessageSignInit(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	key := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.MessageSignInit(session, mechanism, key))
+}
+
+func callSignMessage(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	data := c.in.Bytes()
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.SignMessage(session, parameter, data, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callSignMessageBegin(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.SignMessageBegin(session, parameter))
+}
+
+func callSignMessageNext(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	part := c.in.Bytes()
+	out := c.lastOutput()
+	if !c.decoded() {
+		return
+	}
+	err := f.SignMessageNext(session, parameter, part, out)
+	if c.answerPartly(err) {
+		c.putLastOutput(out)
+	}
+}
+
+func callMessageSignFinal(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.MessageSignFinal(session))
+}
+
+func callMessageVerifyInit(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	key := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.MessageVerifyInit(session, mechanism, key))
+}
+
+func callVerifyMessage(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	data := c.in.Bytes()
+	signature := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifyMessage(session, parameter, data, signature))
+}
+
+func callVerifyMessageBegin(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifyMessageBegin(session, parameter))
+}
+
+func callVerifyMessageNext(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	parameter := c.in.Bytes()
+	part := c.in.Bytes()
+	signature := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifyMessageNext(session, parameter, part, signature))
+}
+
+func callMessageVerifyFinal(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.MessageVerifyFinal(session))
+}
+
+func callVerifySignatureInit(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	key := ObjectHandle(c.in.Uint64())
+	signature := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifySignatureInit(session, mechanism, key, signature))
+}
+
+func callVerifySignature(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	data := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifySignature(session, data))
+}
+
+func callVerifySignatureUpdate(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	part := c.in.Bytes()
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifySignatureUpdate(session, part))
+}
+
+func callVerifySignatureFinal(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifySignatureFinal(session))
+}
+
+func callGetSessionValidationFlags(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	validationFlagsType := ValidationFlagsType(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	flags, err := f.GetSessionValidationFlags(session, validationFlagsType)
+	if c.answer(err) {
+		c.out.Uint64(uint64(flags))
 	}
 }
 

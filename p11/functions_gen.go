@@ -52,6 +52,24 @@ type functions interface {
 	GenerateKeyPair(session SessionHandle, mechanism Mechanism, public []Attribute, private []Attribute) (ObjectHandle, ObjectHandle, error)
 	SeedRandom(session SessionHandle, seed []byte) error
 	GenerateRandom(session SessionHandle, n uint64) ([]byte, error)
+	WaitForSlotEvent(flags Flags) (SlotID, error)
+	LoginUser(session SessionHandle, userType UserType, pin []byte, username []byte) error
+	SessionCancel(session SessionHandle, flags Flags) error
+	MessageSignInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
+	SignMessage(session SessionHandle, parameter []byte, data []byte, out *Output) error
+	SignMessageBegin(session SessionHandle, parameter []byte) error
+	SignMessageNext(session SessionHandle, parameter []byte, part []byte, out *Output) error
+	MessageSignFinal(session SessionHandle) error
+	MessageVerifyInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
+	VerifyMessage(session SessionHandle, parameter []byte, data []byte, signature []byte) error
+	VerifyMessageBegin(session SessionHandle, parameter []byte) error
+	VerifyMessageNext(session SessionHandle, parameter []byte, part []byte, signature []byte) error
+	MessageVerifyFinal(session SessionHandle) error
+	VerifySignatureInit(session SessionHandle, mechanism Mechanism, key ObjectHandle, signature []byte) error
+	VerifySignature(session SessionHandle, data []byte) error
+	VerifySignatureUpdate(session SessionHandle, part []byte) error
+	VerifySignatureFinal(session SessionHandle) error
+	GetSessionValidationFlags(session SessionHandle, validationFlagsType ValidationFlagsType) (Flags, error)
 }
 
 var _ functions = (*Module)(nil)

@@ -7,12 +7,24 @@ import (
 
 // Login is C_Login (PKCS #11 v3.1, section 5.6). A token without a PIN takes the empty PIN of the user and nothing else. The PIN of
 // CKU_CONTEXT_SPECIFIC is a key's own; the TPM checks it when the key is used.
-func (m *Module) Login(h SessionHandle, user UserType, pin []byte) (err error) {
+func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
+	return m.login("C_Login", h, user, pin, nil)
+}
+
+// LoginUser is C_LoginUser (PKCS #11 v3.2, section 5.6): users have no names here, and an empty one is none.
+func (m *Module) LoginUser(h SessionHandle, user UserType, pin, username []byte) error {
+	return m.login("C_LoginUser", h, user, pin, username)
+}
+
+func (m *Module) login(function string, h SessionHandle, user UserType, pin, username []byte) (err error) {
 	s, err := m.session(h)
 	if err != nil {
 		return err
 	}
-	defer s.lib.report("C_Login", &err)
+	defer s.lib.report(function, &err)
+	if len(username) != 0 {
+		return refuse(CKR_ARGUMENTS_BAD, "a token's users have no names: log in without one")
+	}
 	given := secret.From(pin)
 	switch user {
 	case CKU_CONTEXT_SPECIFIC:
@@ -118,6 +130,9 @@ func (s *session) waiting() (auths []*ownAuth) {
 	}
 	if s.opening != nil {
 		auths = append(auths, &s.opening.auth)
+	}
+	if s.messageSigning != nil {
+		auths = append(auths, &s.messageSigning.auth)
 	}
 	return auths
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/internal/version"
@@ -41,6 +42,8 @@ type library struct {
 	sessions    map[SessionHandle]*session
 	lastSession SessionHandle
 	lastObject  ObjectHandle
+
+	waiting atomic.Int64 // calls of C_WaitForSlotEvent
 }
 
 // Initialize is C_Initialize (PKCS #11 v3.1, section 5.4). It reads the configuration and no more. A configuration that is not there
@@ -106,7 +109,7 @@ func (m *Module) GetInfo() (Info, error) {
 	}
 	major, minor := version.MajorMinor()
 	return Info{
-		CryptokiVersion:    Version{2, 40},
+		CryptokiVersion:    Version{3, 2},
 		ManufacturerID:     "tpm2-p11",
 		LibraryDescription: "Keys in a TPM 2.0",
 		LibraryVersion:     Version{major, minor},

@@ -21,6 +21,9 @@ type session struct {
 	sealing *encryption
 	opening *decryption
 	hashing *input
+
+	messageSigning *messageSigning
+	messageProving *messageProving
 }
 
 func (s *session) readWrite() bool { return s.flags&CKF_RW_SESSION != 0 }
@@ -90,6 +93,17 @@ func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
 		return SessionInfo{}, err
 	}
 	return SessionInfo{SlotID: s.slot.id, State: s.state(), Flags: s.flags}, nil
+}
+
+// GetSessionValidationFlags is C_GetSessionValidationFlags (PKCS #11 v3.2, section 5.6). Nothing here was validated by anybody: no flag is set.
+func (m *Module) GetSessionValidationFlags(h SessionHandle, kind ValidationFlagsType) (Flags, error) {
+	if _, err := m.session(h); err != nil {
+		return 0, err
+	}
+	if kind != CKS_LAST_VALIDATION_OK {
+		return 0, CKR_ARGUMENTS_BAD
+	}
+	return 0, nil
 }
 
 // session looks an open session up.
@@ -192,12 +206,7 @@ func (s *session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	s.search = nil
-	s.dropSigning()
-	s.dropVerifying()
-	s.dropEncryption()
-	s.dropDecryption()
-	s.dropDigesting()
+	s.drop(^Flags(0))
 }
 
 // What drops one operation is called with session.mu held.
@@ -219,3 +228,17 @@ func (s *session) dropDecryption() {
 func (s *session) dropVerifying()  { s.proving = nil }
 func (s *session) dropEncryption() { s.sealing = nil }
 func (s *session) dropDigesting()  { s.hashing = nil }
+
+// A failed call ends a message, not the process that it belongs to.
+
+func (s *session) dropMessageSigning() {
+	if s.messageSigning != nil {
+		s.messageSigning.message = nil
+	}
+}
+
+func (s *session) dropMessageVerifying() {
+	if s.messageProving != nil {
+		s.messageProving.message = nil
+	}
+}

@@ -17,6 +17,9 @@ func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle
 		return err
 	}
 	defer s.lib.report("C_SignInit", &err)
+	if mechanism.cancelling() {
+		return s.cancel(CKF_SIGN)
+	}
 	o, row, err := s.key(key, mechanism, CKF_SIGN, CKA_SIGN)
 	if err != nil {
 		return err

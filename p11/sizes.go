@@ -84,6 +84,17 @@ func (m *Module) GetMechanismList(id SlotID) ([]MechanismType, error) {
 	return ids, nil
 }
 
+// messageFlags tell that what signs and verifies does it for many messages, too.
+func (m *mechanism) messageFlags() (flags Flags) {
+	if m.flags&CKF_SIGN != 0 {
+		flags |= CKF_MESSAGE_SIGN | CKF_MULTI_MESSAGE
+	}
+	if m.flags&CKF_VERIFY != 0 {
+		flags |= CKF_MESSAGE_VERIFY | CKF_MULTI_MESSAGE
+	}
+	return flags
+}
+
 // GetMechanismInfo is C_GetMechanismInfo. Key sizes are bits; the largest is what the slot's TPM says.
 func (m *Module) GetMechanismInfo(id SlotID, mechanismType MechanismType) (MechanismInfo, error) {
 	l, err := m.library()
@@ -98,7 +109,7 @@ func (m *Module) GetMechanismInfo(id SlotID, mechanismType MechanismType) (Mecha
 	if err != nil {
 		return MechanismInfo{}, err
 	}
-	info := MechanismInfo{Flags: row.flags}
+	info := MechanismInfo{Flags: row.flags | row.messageFlags()}
 	if row.sizes != nil {
 		info.MinKeySize, info.MaxKeySize = row.sizes(l.keySizes(s))
 	}

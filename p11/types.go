@@ -5,7 +5,7 @@
 // TPM can keep.
 package p11
 
-// The Cryptoki types (PKCS #11 v3.1, section 3), all CK_ULONG on the C side.
+// The Cryptoki types (PKCS #11 v3.1, section 3; v3.2 for what came later), all CK_ULONG on the C side.
 type (
 	SlotID        uint64
 	SessionHandle uint64
@@ -16,6 +16,8 @@ type (
 	State         uint64
 	Flags         uint64
 	ObjectClass   uint64
+	// ValidationFlagsType is CK_SESSION_VALIDATION_FLAGS_TYPE.
+	ValidationFlagsType uint64
 	// RV is a CKR_ value and an error; rv.go makes one of every other error.
 	RV uint64
 )

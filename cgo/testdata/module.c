@@ -69,7 +69,7 @@ static void module_works(void)
 
 	memset(&info, 0, sizeof info);
 	CHECK_RV(p11->C_GetInfo(&info), CKR_OK);
-	CHECK(info.cryptokiVersion.major == 2 && info.cryptokiVersion.minor == 40);
+	CHECK(info.cryptokiVersion.major == 3 && info.cryptokiVersion.minor == 2);
 	CHECK(memchr(info.manufacturerID, 0, sizeof info.manufacturerID) == NULL);
 	CHECK(info.libraryDescription[sizeof info.libraryDescription - 1] == ' ');
 	CHECK_RV(p11->C_GetInfo(NULL), CKR_ARGUMENTS_BAD);

@@ -5,9 +5,18 @@ var (
 	session   = Arg{Kind: Ulong, C: "CK_SESSION_HANDLE", Params: []string{"hSession"}, Name: "session", Go: "SessionHandle"}
 	slot      = Arg{Kind: Ulong, C: "CK_SLOT_ID", Params: []string{"slotID"}, Name: "slot", Go: "SlotID"}
 	mechanism = Arg{Kind: Mechanism, C: "CK_MECHANISM_PTR", Params: []string{"pMechanism"}, Name: "mechanism", Go: "Mechanism"}
+	// cancelling is a mechanism of a function that ends an operation when it is NULL.
+	cancelling = Arg{Kind: OptionalMechanism, C: "CK_MECHANISM_PTR", Params: []string{"pMechanism"}, Name: "mechanism", Go: "Mechanism"}
+	// perMessage is what a mechanism wants to know of each message.
+	perMessage = Arg{Kind: Bytes, C: "CK_VOID_PTR", Params: []string{"pParameter", "ulParameterLen"}, Name: "parameter", Go: "[]byte", TooLong: "CKR_MECHANISM_PARAM_INVALID"}
+	associated = Arg{Kind: Bytes, C: "CK_BYTE_PTR", Params: []string{"pAssociatedData", "ulAssociatedDataLen"}, Name: "associated", Go: "[]byte", TooLong: "CKR_DATA_LEN_RANGE"}
 )
 
 func ignored(c, name string) Arg { return Arg{Kind: Ignored, C: c, Params: []string{name}} }
+
+func reserved(name string) Arg {
+	return Arg{Kind: Reserved, C: "CK_VOID_PTR", Params: []string{name}}
+}
 
 func initializeArgs(name string) Arg {
 	return Arg{Kind: InitializeArgs, C: "CK_VOID_PTR", Params: []string{name}}
@@ -55,6 +64,11 @@ func query(p, n string) Arg {
 
 func outBuffer(p, pn string) Arg {
 	return Arg{Kind: OutBuffer, C: "CK_BYTE_PTR", Params: []string{p, pn}, Name: "out", Go: "*Output"}
+}
+
+// outLast is a buffer of a function that gives nothing as long as the pointer to its length is NULL.
+func outLast(p, pn string) Arg {
+	return Arg{Kind: OutLast, C: "CK_BYTE_PTR", Params: []string{p, pn}, Name: "out", Go: "*Output"}
 }
 
 func outExact(p, n string) Arg {

@@ -37,6 +37,7 @@ const (
 	Opens                   // opens one: its slot and flags are the first arguments, its handle the only output
 	Closes                  // closes the one that is its first argument
 	ClosesAll               // closes all of the slot that is its first argument
+	Cancels                 // ends operations of the one that is its first argument: those whose flags are in its second
 )
 
 // Operation is something that a session does over several calls, at most one of each kind at a time.
@@ -50,10 +51,18 @@ const (
 	Digesting
 	Signing
 	Verifying
+	MessageSigning
+	MessageVerifying
 )
 
 func (o Operation) String() string {
-	return [...]string{"nothing", "Search", "Encryption", "Decryption", "Digesting", "Signing", "Verifying"}[o]
+	return [...]string{"nothing", "Search", "Encryption", "Decryption", "Digesting", "Signing", "Verifying", "MessageSigning", "MessageVerifying"}[o]
+}
+
+// Operations are what C_SessionCancel calls the operations (CKF_ flags of PKCS #11 v3.2, section 3.5), in their order.
+var Operations = []uint64{
+	Search: 0x40, Encryption: 0x100, Decryption: 0x200, Digesting: 0x400, Signing: 0x800, Verifying: 0x2000,
+	MessageSigning: 0x08, MessageVerifying: 0x10,
 }
 
 // Step is where in an operation a call stands.
@@ -61,8 +70,9 @@ type Step int
 
 const (
 	NoStep    Step = iota
-	Begins         // makes it active
+	Begins         // makes it active; a NULL mechanism ends it
 	Continues      // changes it: it cannot be begun anew without being done again
+	Uses           // needs it, and leaves it as it was
 	Ends           // ends it, unless only a length was asked for or a buffer was too small
 )
 
@@ -87,7 +97,8 @@ const (
 	NotParallel               // answered with CKR_FUNCTION_NOT_PARALLEL, as the legacy functions are
 )
 
-// EndsWhenRefused tells whether a failed call ends the operation that it is a step of. A search goes on until C_FindObjectsFinal.
+// EndsWhenRefused tells whether a failed call ends the operation that it is a step of. A search goes on until
+// C_FindObjectsFinal, and of a message-based process only the message ends.
 func (f Function) EndsWhenRefused() bool {
 	return (f.Step == Continues || f.Step == Ends) && f.Operation != Search
 }
@@ -102,17 +113,20 @@ func (f Function) Method() string { return f.Name[len("C_"):] }
 type Kind int
 
 const (
-	Ignored        Kind = iota // not sent: callbacks and reserved pointers
-	InitializeArgs             // CK_C_INITIALIZE_ARGS: u8 whether there is one, u64 flags
-	Ulong                      // CK_ULONG by value: u64
-	Bool                       // CK_BBOOL by value: u8 0 or 1
-	Label                      // 32 characters without a length: 32 bytes
-	Bytes                      // buffer and length: u64 length (all ones for NULL), bytes
-	Mechanism                  // CK_MECHANISM_PTR: u64 type, parameter as Bytes
-	Template                   // CK_ATTRIBUTE array and count: u64 count, each u64 type and value as Bytes
-	Query                      // the same for reading: u64 count, each u64 type, u8 pValue is NULL, u64 ulValueLen;
+	Ignored           Kind = iota // not sent: callbacks, and what C alone looks at
+	Reserved                      // not sent, and must be NULL
+	InitializeArgs                // CK_C_INITIALIZE_ARGS: u8 whether there is one, u64 flags
+	Ulong                         // CK_ULONG by value: u64
+	Bool                          // CK_BBOOL by value: u8 0 or 1
+	Label                         // 32 characters without a length: 32 bytes
+	Bytes                         // buffer and length: u64 length (all ones for NULL), bytes
+	Mechanism                     // CK_MECHANISM_PTR: u64 type, parameter as Bytes
+	OptionalMechanism             // the same, where NULL is sent as the type with all ones and a NULL parameter
+	Template                      // CK_ATTRIBUTE array and count: u64 count, each u64 type and value as Bytes
+	Query                         // the same for reading: u64 count, each u64 type, u8 pValue is NULL, u64 ulValueLen;
 	//                            back: u64 count, each u8 unavailable, u64 length, value as Bytes
 	OutBuffer // buffer and CK_ULONG_PTR: u8 buffer is NULL, u64 room; back: u64 length, Bytes
+	OutLast   // the same where both may be NULL: before it u8 the length's pointer is not NULL; back nothing if it was
 	OutExact  // buffer and length that are filled whole: u64 length; back: Bytes
 	OutUlong  // CK_ULONG_PTR: back: u64
 	OutList   // array and CK_ULONG_PTR: back: u64 count, u64 each

@@ -8,23 +8,50 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 )
 
-// cFunctionsHeader is cgo/functions_gen.h: prototypes and the function list.
+// cFunctionsHeader is cgo/functions_gen.h: prototypes and the function lists.
 func cFunctionsHeader() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "/* %s */\n#ifndef FUNCTIONS_GEN_H\n#define FUNCTIONS_GEN_H\n\n", notice)
-	b.WriteString("typedef struct CK_FUNCTION_LIST CK_FUNCTION_LIST, *CK_FUNCTION_LIST_PTR, **CK_FUNCTION_LIST_PTR_PTR;\n\n")
-	b.WriteString("#pragma GCC visibility push(default)\n")
+	for _, l := range functionLists {
+		fmt.Fprintf(&b, "typedef struct %s %[1]s, *%[1]s_PTR, **%[1]s_PTR_PTR;\n", l.name)
+	}
+	b.WriteString("\n#pragma GCC visibility push(default)\n")
 	for _, f := range boundary.Functions {
 		fmt.Fprintf(&b, "CK_RV %s(%s);\n", f.Name, cParams(f))
 	}
-	b.WriteString("#pragma GCC visibility pop\n\nstruct CK_FUNCTION_LIST {\n\tCK_VERSION version;\n")
-	for _, f := range boundary.Functions {
-		if f.Since == boundary.V2_40 {
+	b.WriteString("#pragma GCC visibility pop\n")
+	for _, l := range functionLists {
+		fmt.Fprintf(&b, "\nstruct %s {\n\tCK_VERSION version;\n", l.name)
+		for _, f := range l.functions() {
 			fmt.Fprintf(&b, "\tCK_RV (*%s)(%s);\n", f.Name, cParams(f))
 		}
+		b.WriteString("};\n")
 	}
-	b.WriteString("};\n\n#endif\n")
+	b.WriteString("\n#endif\n")
 	return b.String()
+}
+
+// functionList is one of the structures that hold the functions.
+type functionList struct {
+	name, variable string
+	version        boundary.Version
+	major, minor   int
+}
+
+var functionLists = []functionList{
+	{"CK_FUNCTION_LIST", "function_list", boundary.V2_40, 2, 40},
+	{"CK_FUNCTION_LIST_3_0", "function_list_3_0", boundary.V3_0, 3, 0},
+	{"CK_FUNCTION_LIST_3_2", "function_list_3_2", boundary.V3_2, 3, 2},
+}
+
+// functions are the members of a list, in their order.
+func (l functionList) functions() (list []boundary.Function) {
+	for _, f := range boundary.Functions {
+		if f.Since <= l.version {
+			list = append(list, f)
+		}
+	}
+	return list
 }
 
 // cMessagesHeader is cgo/messages_gen.h: the functions' numbers and the limits.
@@ -38,20 +65,22 @@ func cMessagesHeader() string {
 			fmt.Fprintf(&b, "\tCALL_%s = %d,\n", f.Name, f.Number)
 		}
 	}
-	fmt.Fprintf(&b, "};\n\n#define CALL_RESUME %dU\n#define CALL_REFUSED %dU\n\n#endif\n", boundary.Resume, boundary.Refused)
+	fmt.Fprintf(&b, "};\n\n#define CALL_RESUME %dU\n#define CALL_REFUSED %dU\n\n#define OPERATIONS %d /* kinds of them */\n\n#endif\n",
+		boundary.Resume, boundary.Refused, len(boundary.Operations)-1)
 	return b.String()
 }
 
 // cFunctionList is cgo/functionlist_gen.c.
 func cFunctionList() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "/* %s */\n#include \"boundary.h\"\n\nconst CK_FUNCTION_LIST function_list = {\n\t.version = {2, 40},\n", notice)
-	for _, f := range boundary.Functions {
-		if f.Since == boundary.V2_40 {
+	fmt.Fprintf(&b, "/* %s */\n#include \"boundary.h\"\n", notice)
+	for _, l := range functionLists {
+		fmt.Fprintf(&b, "\nconst %s %s = {\n\t.version = {%d, %d},\n", l.name, l.variable, l.major, l.minor)
+		for _, f := range l.functions() {
 			fmt.Fprintf(&b, "\t.%s = %[1]s,\n", f.Name)
 		}
+		b.WriteString("};\n")
 	}
-	b.WriteString("};\n")
 	return b.String()
 }
 
@@ -100,7 +129,7 @@ func cParams(f boundary.Function) string {
 		switch a.Kind {
 		case boundary.Bytes, boundary.Template, boundary.Query, boundary.OutExact:
 			params = append(params, "CK_ULONG "+a.Params[1])
-		case boundary.OutBuffer, boundary.OutList:
+		case boundary.OutBuffer, boundary.OutLast, boundary.OutList:
 			params = append(params, "CK_ULONG_PTR "+a.Params[1])
 		case boundary.OutFound:
 			params = append(params, "CK_ULONG "+a.Params[1], "CK_ULONG_PTR "+a.Params[2])

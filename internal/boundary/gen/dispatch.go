@@ -55,7 +55,7 @@ func goHandler(f boundary.Function) string {
 			take = "c.in.Fixed(32)"
 		case boundary.Bytes:
 			take = "c.in.Bytes()"
-		case boundary.Mechanism:
+		case boundary.Mechanism, boundary.OptionalMechanism:
 			take = "c.mechanism()"
 		case boundary.Template:
 			take = "c.template()"
@@ -65,6 +65,9 @@ func goHandler(f boundary.Function) string {
 		case boundary.OutBuffer:
 			take, partly = "c.output()", true
 			encode = append(encode, "c.putOutput(out)")
+		case boundary.OutLast:
+			take, partly = "c.lastOutput()", true
+			encode = append(encode, "c.putLastOutput(out)")
 		case boundary.OutExact:
 			take = "c.limited(maxPart)"
 			results, encode = append(results, "random"), append(encode, "c.putExact(random, n)")

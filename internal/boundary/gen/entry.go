@@ -82,14 +82,20 @@ func cPut(a boundary.Arg) string {
 		return fmt.Sprintf("put_bytes(&call, %s, %s, %s);", p[0], p[1], a.TooLong)
 	case boundary.Mechanism:
 		return fmt.Sprintf("put_mechanism(&call, %s);", p[0])
+	case boundary.OptionalMechanism:
+		return fmt.Sprintf("put_optional_mechanism(&call, %s);", p[0])
 	case boundary.Template:
 		return fmt.Sprintf("put_template(&call, %s, %s);", p[0], p[1])
 	case boundary.Query:
 		return fmt.Sprintf("put_query(&call, %s, %s);", p[0], p[1])
 	case boundary.OutBuffer:
 		return fmt.Sprintf("put_buffer(&call, %s, %s);", p[0], p[1])
+	case boundary.OutLast:
+		return fmt.Sprintf("put_last_buffer(&call, %s, %s);", p[0], p[1])
 	case boundary.OutExact:
 		return fmt.Sprintf("put_ulong(&call, %s);", p[1])
+	case boundary.Reserved:
+		return fmt.Sprintf("forbid(&call, %s);", p[0])
 	case boundary.OutFound:
 		return fmt.Sprintf("put_found(&call, %s, %s, %s);", p[0], p[1], p[2])
 	case boundary.OutList:
@@ -107,6 +113,8 @@ func cGet(a boundary.Arg) string {
 		return fmt.Sprintf("get_query(&call, %s, %s);", p[0], p[1])
 	case boundary.OutBuffer:
 		return fmt.Sprintf("get_buffer(&call, %s, %s);", p[0], p[1])
+	case boundary.OutLast:
+		return fmt.Sprintf("get_last_buffer(&call, %s, %s);", p[0], p[1])
 	case boundary.OutExact:
 		return fmt.Sprintf("get_exact(&call, %s, %s);", p[0], p[1])
 	case boundary.OutFound:

@@ -38,7 +38,8 @@ func goParams(f boundary.Function) string {
 			params = append(params, "flags Flags", "hasArgs bool")
 		case boundary.OutExact, boundary.OutFound:
 			params = append(params, a.Name+" uint64")
-		case boundary.Ulong, boundary.Bool, boundary.Label, boundary.Bytes, boundary.Mechanism, boundary.Template, boundary.Query, boundary.OutBuffer:
+		case boundary.Ulong, boundary.Bool, boundary.Label, boundary.Bytes, boundary.Mechanism, boundary.OptionalMechanism,
+			boundary.Template, boundary.Query, boundary.OutBuffer, boundary.OutLast:
 			params = append(params, a.Name+" "+a.Go)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 
 // cReplayRules is cgo/replay_gen.c: what a transport that loses its other side must know of each call.
 func cReplayRules() string {
-	sessions := map[boundary.SessionEffect]string{boundary.Opens: "SESSION_OPENS", boundary.Closes: "SESSION_CLOSES", boundary.ClosesAll: "SESSION_CLOSES_ALL"}
-	steps := map[boundary.Step]string{boundary.Begins: "STEP_BEGINS", boundary.Continues: "STEP_CONTINUES", boundary.Ends: "STEP_ENDS"}
+	sessions := map[boundary.SessionEffect]string{boundary.Opens: "SESSION_OPENS", boundary.Closes: "SESSION_CLOSES", boundary.ClosesAll: "SESSION_CLOSES_ALL", boundary.Cancels: "SESSION_CANCELS"}
+	steps := map[boundary.Step]string{boundary.Begins: "STEP_BEGINS", boundary.Continues: "STEP_CONTINUES", boundary.Uses: "STEP_USES", boundary.Ends: "STEP_ENDS"}
 	var b strings.Builder
 	fmt.Fprintf(&b, "/* %s */\n#include \"replay.h\"\n\nstatic const struct replay_rule rules[] = {\n", notice)
 	last := 0
@@ -37,5 +37,10 @@ func cReplayRules() string {
 		}
 	}
 	fmt.Fprintf(&b, "};\n\nconst struct replay_rule *replay_rule(uint32_t number)\n{\n\tstatic const struct replay_rule plain;\n\n\treturn number <= %d ? &rules[number] : &plain;\n}\n", last)
+	b.WriteString("\nconst CK_FLAGS replay_operation_flags[OPERATIONS] = {\n")
+	for _, flag := range boundary.Operations[1:] {
+		fmt.Fprintf(&b, "\t0x%x,\n", flag)
+	}
+	b.WriteString("};\n")
 	return b.String()
 }
