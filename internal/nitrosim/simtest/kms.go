@@ -8,12 +8,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/keyservice"
+	"github.com/tpm2-p11/tpm2-p11/kms"
 )
 
 // Region is where an emulated KMS is, unless its options or flags say otherwise.
@@ -125,6 +128,20 @@ func (k *KMS) Environ(p keyservice.Principal) []string {
 		e = append(e, "AWS_SESSION_TOKEN="+p.SessionToken)
 	}
 	return e
+}
+
+// Options have package kms ask this KMS as a principal, whatever the
+// environment says. Pauses between attempts are short.
+func (k *KMS) Options(p keyservice.Principal) kms.Options {
+	environment := map[string]string{}
+	for _, e := range k.Environ(p) {
+		name, value, _ := strings.Cut(e, "=")
+		environment[name] = value
+	}
+	return kms.Options{
+		Endpoint: k.URL, AllowPlainHTTP: true, MaxBackoff: time.Millisecond,
+		Getenv: func(name string) string { return environment[name] },
+	}
 }
 
 // Client is AWS's own client as a principal, with more options if given. It
