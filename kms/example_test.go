@@ -9,6 +9,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/attest"
 	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -56,6 +57,26 @@ func Example() {
 	}
 
 	_, _ = ciphertext, aead
+}
+
+// A machine that boots while KMS is out of reach.
+func ExampleOffline() {
+	var tpm *provider.TPM  // the instance's TPM
+	var client *kms.Client // as above
+	keyID := "alias/myapp"
+	pcrs, err := policy.ParsePCR("sha384:4,7")
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	var unwrapper *kms.Unwrapper
+	unwrapper, err = kms.NewUnwrapper(client, kms.UnwrapperOptions{KeyID: keyID, Offline: &kms.Offline{
+		Dir:  "/var/lib/tpm2-p11/offline",
+		TPM:  tpm,
+		PCRs: pcrs, // policy.ParsePCR("sha384:4,7")
+		For:  24 * time.Hour,
+	}})
+	_, _ = unwrapper, err
 }
 
 // A key policy for two images.

@@ -10,9 +10,10 @@ import (
 // Unwrapper wraps and unwraps data keys under one KMS key. It is safe for
 // concurrent use.
 type Unwrapper struct {
-	client *Client
-	keyID  string
-	cache  *cache // nil when it is off
+	client  *Client
+	keyID   string
+	cache   *cache   // nil when it is off
+	offline *offline // nil when it is off
 }
 
 // UnwrapperOptions are an Unwrapper's.
@@ -25,6 +26,8 @@ type UnwrapperOptions struct {
 	// encryption context; 0 for not at all. While it is kept, KMS is not asked:
 	// a change of the key policy comes into force that much later.
 	CacheFor time.Duration
+	// Offline keeps copies for when KMS is out of reach; nil for none.
+	Offline *Offline
 }
 
 // NewUnwrapper uses a client.
@@ -35,6 +38,12 @@ func NewUnwrapper(c *Client, o UnwrapperOptions) (*Unwrapper, error) {
 	u := &Unwrapper{client: c, keyID: o.KeyID}
 	if o.CacheFor > 0 {
 		u.cache = newCache(o.CacheFor)
+	}
+	if o.Offline != nil {
+		var err error
+		if u.offline, err = newOffline(*o.Offline, u.log()); err != nil {
+			return nil, err
+		}
 	}
 	if o.KeyID == "" {
 		u.log().Warn("no KMS key is named: a ciphertext of any key that these credentials may use is unwrapped")
@@ -47,7 +56,11 @@ func (u *Unwrapper) log() *slog.Logger { return u.client.service.log }
 // Unwrap decrypts a ciphertext with its encryption context. The caller wipes the Secret.
 func (u *Unwrapper) Unwrap(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) (*Secret, error) {
 	ask := func() (*Secret, error) {
-		return u.client.Decrypt(ctx, DecryptRequest{Ciphertext: ciphertext, Context: encryptionContext, KeyID: u.keyID})
+		s, err := u.client.Decrypt(ctx, DecryptRequest{Ciphertext: ciphertext, Context: encryptionContext, KeyID: u.keyID})
+		if u.offline == nil {
+			return s, err
+		}
+		return u.offline.settle(ctx, offlineName(u.keyID, ciphertext, encryptionContext), s, err)
 	}
 	if u.cache == nil {
 		return ask()
@@ -65,6 +78,9 @@ func (u *Unwrapper) DataKey(ctx context.Context, encryptionContext map[string]st
 	if len(k.Ciphertext) == 0 {
 		k.Plaintext.Wipe()
 		return nil, nil, fmt.Errorf("%w: a data key without its ciphertext", ErrAnswer)
+	}
+	if u.offline != nil {
+		u.offline.tryKeep(ctx, offlineName(u.keyID, k.Ciphertext, encryptionContext), k.Plaintext)
 	}
 	return k.Plaintext, k.Ciphertext, nil
 }

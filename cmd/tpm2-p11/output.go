@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 )
 
 // print writes a verb's answer: v as JSON with --json, else what text writes.
@@ -140,7 +140,7 @@ func (a *app) binaryFits(path string) error {
 }
 
 // writeFile replaces a file as a whole, with exactly this mode. A device or a pipe is written to.
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+func writeFile(path string, data []byte, mode os.FileMode) error {
 	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
@@ -149,23 +149,5 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 		_, err = f.Write(data)
 		return errors.Join(err, f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tpm2-p11-*")
-	var atTemp *fs.PathError
-	if errors.As(err, &atTemp) {
-		return &fs.PathError{Op: "create", Path: path, Err: atTemp.Err}
-	}
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return trusted.Replace(path, data, mode)
 }

@@ -1,4 +1,4 @@
-// Package trusted reads small files that a process goes by: its configuration, PINs, authorisations, certificates. A file
+// Package trusted reads, and replaces, small files that a process goes by: its configuration, PINs, authorisations, certificates. A file
 // that somebody else could have written, or read, is refused, and none makes its reader wait or fills its memory.
 package trusted
 

@@ -1,0 +1,201 @@
+package kms
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
+	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// Offline says how an Unwrapper keeps what KMS unwrapped, so that the machine
+// boots while KMS is out of reach.
+//
+// A copy is encrypted with a key that is sealed in the TPM: it opens on this
+// machine, while its PCRs are as they were when KMS answered last, and until a
+// time by the TPM's clock, which runs while the TPM has power. For that long the
+// machine does without KMS's consent; when KMS is there and refuses, the copy is
+// removed.
+type Offline struct {
+	Dir  string        // folder of the copies, made for its owner alone if it is not there
+	TPM  *provider.TPM // of this machine
+	PCRs policy.PCR    // which PCRs; their values are those of the time when a copy is made
+	For  time.Duration // of the TPM's running time, whole milliseconds
+}
+
+// offline is Offline at work.
+type offline struct {
+	Offline
+	log *slog.Logger
+}
+
+func newOffline(o Offline, log *slog.Logger) (*offline, error) {
+	switch {
+	case o.Dir == "" || o.TPM == nil || o.For <= 0:
+		return nil, fmt.Errorf("%w: an offline cache needs a folder, a TPM and a time", ErrInput)
+	case len(o.PCRs.Indices()) == 0:
+		return nil, fmt.Errorf("%w: an offline cache needs PCRs: without them every image opens it", ErrInput)
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("the offline cache: %w", err)
+	}
+	return &offline{o, log}, nil
+}
+
+// offlineName is a copy's name: of a ciphertext of a KMS key, with its encryption context.
+func offlineName(keyID string, ciphertext []byte, encryptionContext map[string]string) [sha256.Size]byte {
+	h := sha256.New()
+	writeField(h, []byte(keyID))
+	key := cacheKey(ciphertext, encryptionContext)
+	writeField(h, key[:])
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (o *offline) path(name [sha256.Size]byte) string {
+	return filepath.Join(o.Dir, hex.EncodeToString(name[:])+".pem")
+}
+
+// settle takes KMS's answer: it keeps a copy of a good one, uses the copy when
+// KMS was out of reach, and removes it when KMS said no.
+func (o *offline) settle(ctx context.Context, name [sha256.Size]byte, s *Secret, err error) (*Secret, error) {
+	switch {
+	case err == nil:
+		o.tryKeep(ctx, name, s)
+		return s, nil
+	case errors.Is(err, ErrUnreachable), errors.Is(err, ErrUnavailable):
+		kept, failed := o.open(ctx, name)
+		switch {
+		case failed == nil:
+			o.log.Warn("KMS is out of reach and a copy kept in this machine's TPM is used", "reason", err)
+			return kept, nil
+		case errors.Is(failed, fs.ErrNotExist):
+			return nil, fmt.Errorf("%w (and no copy of it is kept here)", err)
+		}
+		return nil, fmt.Errorf("%w; and the copy kept here does not open: %w", err, failed)
+	case errors.Is(err, ErrAccessDenied), errors.Is(err, ErrKeyState), errors.Is(err, ErrKeyNotFound):
+		if removed := os.Remove(o.path(name)); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
+			o.log.Warn("KMS refuses, and the copy kept here cannot be removed", "error", removed)
+		}
+	}
+	return nil, err
+}
+
+const (
+	copyBlock  = "TPM2-P11 ENCRYPTED SECRET" // AES-256-GCM: nonce, ciphertext, tag; the copy's name is authenticated
+	maxCopy    = 64 << 10
+	sealedSize = 32 // AES-256
+)
+
+// tryKeep keeps a copy where it can: the secret itself is there.
+func (o *offline) tryKeep(ctx context.Context, name [sha256.Size]byte, s *Secret) {
+	if err := o.keep(ctx, name, s); err != nil {
+		o.log.Warn("no copy is kept for when KMS is out of reach", "error", err)
+	}
+}
+
+// keep seals a fresh key under the PCRs and the term, and encrypts the secret with it.
+func (o *offline) keep(ctx context.Context, name [sha256.Size]byte, s *Secret) error {
+	o.sweep()
+	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(o.TPM.PolicyState(ctx), false)
+	if err != nil {
+		return err
+	}
+	digest, err := p.Digest(tpm2.TPMAlgSHA256)
+	if err != nil {
+		return err
+	}
+	key := secret.New(sealedSize)
+	defer key.Wipe()
+	rand.Read(key.Bytes())
+	object, err := o.TPM.Seal(ctx, key, provider.Template{AuthPolicy: digest}, nil)
+	if err != nil {
+		return err
+	}
+	text, err := tss2.Encode(tss2.Key{Object: object, Sealed: true, EmptyAuth: true, Policy: p})
+	if err != nil {
+		return err
+	}
+	aead, err := copyAEAD(key)
+	if err != nil {
+		return err
+	}
+	closed := aead.Seal(nil, nil, s.Bytes(), name[:])
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: copyBlock, Bytes: closed})...)
+	return trusted.Replace(o.path(name), text, 0o600)
+}
+
+// open is the way back.
+func (o *offline) open(ctx context.Context, name [sha256.Size]byte) (*Secret, error) {
+	text, err := trusted.Read(o.path(name), maxCopy, trusted.Rules{Closed: trusted.Private, Owned: true, NoFollow: true})
+	if err != nil {
+		return nil, err
+	}
+	sealed, rest := pem.Decode(text)
+	closed, rest := pem.Decode(rest)
+	if sealed == nil || closed == nil || closed.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%w: %s", errCopy, o.path(name))
+	}
+	k, err := tss2.Decode(pem.EncodeToMemory(sealed))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", errCopy, o.path(name), err)
+	}
+	key, err := o.TPM.Unseal(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"})
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	aead, err := copyAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := aead.Open(nil, nil, closed.Bytes, name[:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s was changed", errCopy, o.path(name))
+	}
+	return &Secret{secret.From(plaintext)}, nil
+}
+
+var errCopy = errors.New("not a copy that was kept for when KMS is out of reach")
+
+func copyAEAD(key *secret.Bytes) (cipher.AEAD, error) {
+	if key.Len() != sealedSize {
+		return nil, fmt.Errorf("%w: a key of %d bytes", errCopy, key.Len())
+	}
+	block, err := aes.NewCipher(key.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// sweep removes copies that are so old that they do not open any more.
+func (o *offline) sweep() {
+	entries, err := os.ReadDir(o.Dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && filepath.Ext(e.Name()) == ".pem" && time.Since(info.ModTime()) > 2*o.For {
+			_ = os.Remove(filepath.Join(o.Dir, e.Name()))
+		}
+	}
+}
