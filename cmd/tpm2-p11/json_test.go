@@ -14,6 +14,8 @@ func TestJSONNamesAreStable(t *testing.T) {
 	m.tpm.Extend(t, "sha256", 7, []byte("boot"))
 	m.configure("[[key]]\nlabel = \"declared\"\nhandle = 0x81000200\ntype = \"p256\"\n")
 	m.write("in", "what is signed")
+	m.releases()
+	m.bootLog()
 	const key = "certificate cka_id created file handle label name pin policy policy_enforced state type uri use"
 	for _, c := range []struct{ args, path, names string }{
 		{"init --no-pin", "token", "label pin serial store tpm"},
@@ -40,6 +42,12 @@ func TestJSONNamesAreStable(t *testing.T) {
 		{"seal -i @in -o @sealed", "", "file pem"},
 		{"unseal @sealed", "", "bytes data"},
 		{"unseal @sealed -o @opened", "", "bytes file"},
+		{"policy predict @november.efi", "", "images policy policy_digest policy_hash"},
+		{"policy predict @november.efi", "images", "events file name pcrs"},
+		{"policy predict @november.efi", "images.events", "digests pcr type what"},
+		{"policy events @boot.log", "", "bank pcrs"},
+		{"policy events @boot.log", "pcrs", "events pcr value"},
+		{"policy events @boot.log", "pcrs.events", "digest number type verified"},
 		{"doctor", "", "checks ok"},
 		{"doctor", "checks", "check detail status"},
 		{"version", "", "go platform version"},

@@ -98,18 +98,22 @@ The PCRs come from files, in AWS's form ({"Measurements": {"PCR4": "…"}}), and
 	return c
 }
 
+// namedFile reads [NAME=]FILE; without a name it is the letters and digits of the file's.
+func namedFile(arg string) (name, path string) {
+	if name, path, named := strings.Cut(arg, "="); named {
+		return name, path
+	}
+	return strings.Map(func(r rune) rune {
+		if r < 0x80 && (r >= '0' && r <= '9' || r|0x20 >= 'a' && r|0x20 <= 'z') {
+			return r
+		}
+		return -1
+	}, strings.TrimSuffix(filepath.Base(arg), filepath.Ext(arg))), arg
+}
+
 // readImage reads an image's PCRs in AWS's form, or as `pcr read --json` prints them.
 func (a *app) readImage(flag string) (image kms.Image, err error) {
-	name, path, named := strings.Cut(flag, "=")
-	if !named {
-		path = flag
-		name = strings.Map(func(r rune) rune {
-			if r < 0x80 && (r >= '0' && r <= '9' || r|0x20 >= 'a' && r|0x20 <= 'z') {
-				return r
-			}
-			return -1
-		}, strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)))
-	}
+	name, path := namedFile(flag)
 	text, err := a.read("--pcr-file", path, maxInput)
 	if err != nil {
 		return image, err

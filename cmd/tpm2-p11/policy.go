@@ -13,7 +13,8 @@ import (
 )
 
 func policyCommand(a *app) *cobra.Command {
-	return group("policy", "Write, sign and check policies", policyShowCommand(a), policyDigestCommand(a))
+	return group("policy", "Write, sign and check policies", policyShowCommand(a), policyDigestCommand(a),
+		policyPredictCommand(a), policyEventsCommand(a))
 }
 
 func policyShowCommand(a *app) *cobra.Command {
