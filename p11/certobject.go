@@ -1,9 +1,12 @@
 package p11
 
 import (
+	"bytes"
+	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/hex"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
@@ -74,21 +77,45 @@ func (l *library) storeCertificate(s *session, c *x509.Certificate, t template) 
 		if o.class != CKO_PRIVATE_KEY || !o.attributes.match([]Attribute{{CKA_PUBLIC_KEY_INFO, c.RawSubjectPublicKeyInfo}}) {
 			continue
 		}
-		if id := t[CKA_ID]; len(id) > 0 && string(id) != string(o.entry.CKAID) {
+		rename := nameFrom(t, o)
+		if id := t[CKA_ID]; len(id) > 0 && rename.CKAID == nil && string(id) != string(o.entry.CKAID) {
 			return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the certificate's CKA_ID would be %x, but its key %q has %x", id, o.entry.Label, o.entry.CKAID)
 		}
 		chain := []*x509.Certificate{c}
 		if before := o.entry.Certificates; len(before) > 1 && string(before[0].RawIssuer) == string(c.RawIssuer) {
 			chain = append(chain, before[1:]...)
 		}
-		if _, err := s.slot.token.SetCertificates(o.entry, chain); err != nil {
+		defer l.forget(s.slot)
+		entry, err := s.slot.token.SetCertificates(o.entry, chain)
+		if err != nil {
 			return 0, err
 		}
-		l.forget(s.slot)
+		if rename.Label != "" || rename.CKAID != nil {
+			if _, err := s.slot.token.SetMetadata(entry, rename); err != nil {
+				return 0, err
+			}
+		}
 		handle, _ := tokenHandle(s.slot.token.Serial(), CKO_CERTIFICATE, c.Raw)
 		return handle, nil
 	}
 	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "no key of the token belongs to the certificate of %q: only certificates of its keys are kept", c.Subject.String())
+}
+
+// nameFrom is what a key takes over from its certificate. Java and NSS give a label to the certificate and none to the key, and find
+// the key by it. NSS calls the certificate of an RSA key by the SHA-1 of its modulus, and finds the key by that: a CKA_ID that nobody
+// chose gives way.
+func nameFrom(certificate template, key *object) (m keystore.Metadata) {
+	e := key.entry
+	if label := string(certificate[CKA_LABEL]); keystore.CheckLabel(label) == nil && (e.Label == noLabel || e.Label == hex.EncodeToString(e.CKAID)) {
+		m.Label = label
+	}
+	if public, ok := key.public.(*rsa.PublicKey); ok {
+		byNSS, byUs := sha1.Sum(public.N.Bytes()), sha1.Sum(x509.MarshalPKCS1PublicKey(public))
+		if bytes.Equal(certificate[CKA_ID], byNSS[:]) && bytes.Equal(e.CKAID, byUs[:]) {
+			m.CKAID = byNSS[:]
+		}
+	}
+	return m
 }
 
 // removeCertificate takes a certificate out of every chain it is in. Without its leaf a chain goes as a whole.

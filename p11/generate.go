@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"encoding/hex"
+	"maps"
 	"math/big"
 	"unicode/utf8"
 
@@ -79,6 +80,9 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mechanism Mechanism, public, p
 	return publicHandle, privateHandle, nil
 }
 
+// noLabel is the label of a key that got none, nor a CKA_ID.
+const noLabel = "unnamed"
+
 // keySpec reads the templates of a key pair.
 func keySpec(row *mechanism, hasPIN bool, publicList, privateList []Attribute) (spec keystore.KeySpec, err error) {
 	public, err := parseTemplate(publicList)
@@ -123,7 +127,7 @@ func specWanted(row *mechanism, public, private template) (spec keystore.KeySpec
 	case len(id) > 0:
 		spec.Label = hex.EncodeToString(id)
 	default:
-		spec.Label = "unnamed"
+		spec.Label = noLabel
 	}
 	if err := keystore.CheckLabel(spec.Label); err != nil {
 		return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
@@ -176,7 +180,7 @@ func checkPair(row *mechanism, hasPIN bool, public, private template) error {
 
 // checkPrivate refuses what no private key in a TPM is.
 func checkPrivate(hasPIN bool, t template) error {
-	if err := t.mustBe(false, CKA_COPYABLE, CKA_EXTRACTABLE, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE); err != nil {
+	if err := t.mustBe(false, CKA_COPYABLE, CKA_EXTRACTABLE, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALWAYS_AUTHENTICATE); err != nil {
 		return err
 	}
 	if err := t.mustBe(true, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_SENSITIVE); err != nil {
@@ -196,9 +200,13 @@ func (t template) mayNotChoose() error {
 			return refuse(CKR_TEMPLATE_INCONSISTENT, "attribute 0x%x cannot be chosen", uint64(fixed))
 		}
 	}
-	// pkcs11-tool asks every EC key to derive. The key made does not, and says so.
-	_, err := t.bool(CKA_DERIVE, false)
-	return err
+	// pkcs11-tool asks every EC key to derive, NSS every key to sign with recovery. The key made does not, and says so.
+	for _, ignored := range []AttributeType{CKA_DERIVE, CKA_SIGN_RECOVER} {
+		if _, err := t.bool(ignored, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keyTypeWanted reads the size or the curve.
@@ -241,6 +249,15 @@ func useWanted(row *mechanism, public, private template) (provider.Use, error) {
 	sign, err := wanted(public, private, CKA_VERIFY, CKA_SIGN)
 	if err != nil {
 		return provider.Use{}, err
+	}
+	encrypts, err := public.bool(CKA_ENCRYPT, false)
+	if err != nil {
+		return provider.Use{}, err
+	}
+	if decrypts, err := private.bool(CKA_DECRYPT, true); err == nil && encrypts && !decrypts {
+		// NSS asks of both halves what CKM_RSA_PKCS does here: it encrypts, for the keys of others, and does not decrypt.
+		public = maps.Clone(public)
+		delete(public, CKA_ENCRYPT)
 	}
 	decrypt, err := wanted(public, private, CKA_ENCRYPT, CKA_DECRYPT)
 	if err != nil {

@@ -42,6 +42,27 @@ func TestGeneratedKeyIsTheTPMsOwn(t *testing.T) {
 	w.must(err)
 }
 
+// NSS asks for what it read in the list of mechanisms, and for signatures with recovery. The key says what it does of that.
+func TestKeyAsNSSAsksForIt(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	public, private, err := w.GenerateKeyPair(s, mechanismOf(CKM_RSA_PKCS_KEY_PAIR_GEN),
+		[]Attribute{{CKA_MODULUS_BITS, ulong(2048)}, onToken, noTo(CKA_WRAP), yesTo(CKA_VERIFY), noTo(CKA_VERIFY_RECOVER), yesTo(CKA_ENCRYPT)},
+		[]Attribute{onToken, yesTo(CKA_PRIVATE), yesTo(CKA_SENSITIVE), noTo(CKA_UNWRAP), yesTo(CKA_SIGN), yesTo(CKA_SIGN_RECOVER), noTo(CKA_DECRYPT)})
+	w.must(err)
+	for key, attributes := range map[ObjectHandle]map[AttributeType]byte{
+		public:  {CKA_VERIFY: 1, CKA_ENCRYPT: 0, CKA_VERIFY_RECOVER: 0},
+		private: {CKA_SIGN: 1, CKA_DECRYPT: 0, CKA_SIGN_RECOVER: 0},
+	} {
+		for a, want := range attributes {
+			if got := w.attribute(s, key, a)[0]; got != want {
+				t.Errorf("attribute 0x%x is %d, want %d", uint64(a), got, want)
+			}
+		}
+	}
+}
+
 func TestTemplatesOfKeysThatCannotBe(t *testing.T) {
 	t.Parallel()
 	w := open(t)
@@ -63,7 +84,8 @@ func TestTemplatesOfKeysThatCannotBe(t *testing.T) {
 		"unwrapping":             {rw, rsa, []Attribute{bits(2048)}, and(yesTo(CKA_UNWRAP)), CKR_TEMPLATE_INCONSISTENT},
 		"EC that decrypts":       {rw, ec, []Attribute{p256}, and(yesTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
 		"no use":                 {rw, ec, []Attribute{p256}, and(noTo(CKA_SIGN)), CKR_TEMPLATE_INCONSISTENT},
-		"contradictory uses":     {rw, rsa, []Attribute{bits(2048), yesTo(CKA_ENCRYPT)}, and(noTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
+		"contradictory uses":     {rw, rsa, []Attribute{bits(2048), noTo(CKA_ENCRYPT)}, and(yesTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
+		"verified, not signed":   {rw, rsa, []Attribute{bits(2048), yesTo(CKA_VERIFY)}, and(noTo(CKA_SIGN), yesTo(CKA_DECRYPT)), CKR_TEMPLATE_INCONSISTENT},
 		"contradictory labels":   {rw, ec, []Attribute{p256, label("a")}, and(label("b")), CKR_TEMPLATE_INCONSISTENT},
 		"a label that hides":     {rw, ec, []Attribute{p256, label("web\u202egpj")}, private, CKR_ATTRIBUTE_VALUE_INVALID},
 		"a label like a handle":  {rw, ec, []Attribute{p256, label("0x81000100")}, private, CKR_ATTRIBUTE_VALUE_INVALID},

@@ -205,6 +205,62 @@ func TestCertificateBesideItsKey(t *testing.T) {
 	w.refused(err, CKR_ATTRIBUTE_VALUE_INVALID)
 }
 
+// Java and NSS make a key without a label, and name its certificate.
+func TestCertificateNamesAKeyWithoutALabel(t *testing.T) {
+	t.Parallel()
+	for name, id := range map[string][]byte{"without a CKA_ID": nil, "with one": {0xa1, 7}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := open(t)
+			s := w.session(true)
+			_, private, err := w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p256}, []Attribute{onToken, {CKA_ID, id}})
+			w.must(err)
+			store := func(subject, label string) {
+				t.Helper()
+				entries, err := w.token.Keys()
+				w.must(err)
+				public, err := entries[0].Object.Public.Key()
+				w.must(err)
+				_, err = w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)},
+					{CKA_VALUE, issue(t, subject, public)}, onToken, {CKA_LABEL, []byte(label)}})
+				w.must(err)
+			}
+			for label, want := range map[string]string{"": string(w.attribute(s, private, CKA_LABEL)), "a\nb": string(w.attribute(s, private, CKA_LABEL))} {
+				store("nameless", label)
+				w.one(s, CKO_PRIVATE_KEY, Attribute{CKA_LABEL, []byte(want)})
+			}
+			store("named", "kt")
+			w.one(s, CKO_PRIVATE_KEY, label("kt"))
+			w.one(s, CKO_CERTIFICATE, label("kt"))
+			// The key has a name now, which another certificate does not take away.
+			store("renewed", "another")
+			w.one(s, CKO_PRIVATE_KEY, label("kt"))
+		})
+	}
+}
+
+// NSS writes a certificate under the SHA-1 of its RSA key's modulus, and looks for the key under that too.
+func TestCertificateFromNSSFindsItsKey(t *testing.T) {
+	t.Parallel()
+	w, s, private, public, key := rsaWorld(t, provider.Use{Sign: true})
+	id := sha1.Sum(key.N.Bytes())
+	store := func(subject string, id []byte) error {
+		_, err := w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, issue(t, subject, key)}, onToken, {CKA_ID, id}})
+		return err
+	}
+	w.must(store("from NSS", id[:]))
+	byNSS := Attribute{CKA_ID, id[:]}
+	if w.one(s, CKO_PRIVATE_KEY, byNSS) != private || w.one(s, CKO_PUBLIC_KEY, byNSS) != public {
+		t.Error("the key is another one")
+	}
+	w.one(s, CKO_CERTIFICATE, byNSS)
+
+	// A CKA_ID that somebody chose stays.
+	w.must(w.SetAttributeValue(s, private, []Attribute{{CKA_ID, []byte{1}}}))
+	w.refused(store("again", id[:]), CKR_TEMPLATE_INCONSISTENT)
+	w.one(s, CKO_PRIVATE_KEY, Attribute{CKA_ID, []byte{1}})
+}
+
 func strangersKey(t *testing.T) *rsa.PublicKey {
 	t.Helper()
 	n := bytes.Repeat([]byte{0xc5}, 128)
