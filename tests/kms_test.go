@@ -30,18 +30,26 @@ func newInstance(t *testing.T) *instance {
 	m.env = append(os.Environ(), "TPM2_P11_CONF="+m.path("tpm2-p11.conf"), "PKCS11_MODULE_PATH="+module,
 		"HOME="+m.dir, "LC_ALL=C", "NO_COLOR=1", "AWS_EC2_METADATA_DISABLED=true")
 	m.env = append(m.env, m.kms.Environ(simtest.MachineRole)...)
-	policy := m.tpm2p11("kms", "key-policy", "--machine", simtest.MachineRole.ARN, "--encrypter", simtest.ReleaseRole.ARN,
-		"--admin", simtest.KeysRole.ARN, "--current", "Now").stdout
-	m.key = m.kms.Key(t, policy)
+	m.key = m.kms.Key(t, m.policy())
 	m.configure(fmt.Sprintf("key_id = %q\n", m.key))
 	return m
 }
 
-// configure writes the configuration, with more in its [kms].
-func (m *instance) configure(more string) {
+// policy is a key policy for what the machine runs now.
+func (m *instance) policy() string {
 	m.t.Helper()
-	m.write("tpm2-p11.conf", fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\nlog_level = \"debug\"\n\n[kms]\nendpoint = %q\nplain_http = true\n%s",
-		m.sim.Address(), m.path("store"), m.path("debug.log"), m.kms.URL, more))
+	return m.tpm2p11("kms", "key-policy", "--machine", simtest.MachineRole.ARN, "--encrypter", simtest.ReleaseRole.ARN,
+		"--admin", simtest.KeysRole.ARN, "--current", "Now").stdout
+}
+
+// configure writes the configuration, with more in its [kms].
+func (m *instance) configure(more string) { m.t.Helper(); m.configureTop("", more) }
+
+// configureTop is configure with more at the top, too.
+func (m *instance) configureTop(top, more string) {
+	m.t.Helper()
+	m.write("tpm2-p11.conf", fmt.Sprintf("%stpm = %q\nstore = %q\nlog = \"file:%s\"\nlog_level = \"debug\"\n\n[kms]\nendpoint = %q\nplain_http = true\n%s",
+		top, m.sim.Address(), m.path("store"), m.path("debug.log"), m.kms.URL, more))
 }
 
 // as is the same machine's folder with another principal's credentials.

@@ -60,6 +60,7 @@ var nextStep = []struct {
 	{keystore.ErrPINLength, pinRule},
 	{keystore.ErrKeyPINNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
 	{keystore.ErrConflict, "change the declaration, or delete the key by `tpm2-p11 key delete`"},
+	{keystore.ErrOtherKey, "certificate or public key and private key must be a pair: nothing was imported"},
 	{keystore.ErrNewer, "update tpm2-p11"},
 	{keystore.ErrCorrupt, "`tpm2-p11 doctor` lists the store's problems"},
 	{keystore.ErrUnfinished, "run `tpm2-p11 doctor`"},

@@ -145,15 +145,10 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 	if err != nil {
 		return err
 	}
-	if s.pin.file != "" && !t.HasPIN() {
-		return withHint(usagef("%s is for a token with a PIN, and token %q has none", s.pin.flag, t.Label()), "--own-pin-file FILE is for a PIN of the key's own")
+	if err := a.readGuards(t, s, &spec); err != nil {
+		return err
 	}
-	if s.ownPINFile != "" {
-		if spec.OwnPIN, err = a.readPIN("--own-pin-file", s.ownPINFile); err != nil {
-			return err
-		}
-		defer spec.OwnPIN.Wipe()
-	}
+	defer spec.OwnPIN.Wipe()
 	_, err = t.Find(keystore.Query{Label: spec.Label})
 	taken := !errors.Is(err, keystore.ErrNotFound)
 	var e keystore.Entry
@@ -174,6 +169,17 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 	return a.printKey(t, e)
 }
 
+// readGuards reads the key's own PIN, which the caller wipes.
+func (a *app) readGuards(t *keystore.Token, s *specFlags, spec *keystore.KeySpec) (err error) {
+	if s.pin.file != "" && !t.HasPIN() {
+		return withHint(usagef("%s is for a token with a PIN, and token %q has none", s.pin.flag, t.Label()), "--own-pin-file FILE is for a PIN of the key's own")
+	}
+	if s.ownPINFile != "" {
+		spec.OwnPIN, err = a.readPIN("--own-pin-file", s.ownPINFile)
+	}
+	return err
+}
+
 func joined(types []provider.KeyType) string {
 	names := make([]string, len(types))
 	for i, t := range types {
@@ -188,11 +194,7 @@ func (a *app) printKey(t *keystore.Token, e keystore.Entry) error {
 	return a.print(struct {
 		Key keyJSON `json:"key"`
 	}{k}, func(w io.Writer) {
-		where := "wrapped in the store"
-		if k.Handle != "" {
-			where = "at " + k.Handle
-		}
-		fmt.Fprintf(w, "key %q: %s for %s, %s\n", k.Label, k.Type, strings.Join(k.Use, " and "), where)
+		fmt.Fprintf(w, "key %q: %s for %s, %s\n", k.Label, k.Type, strings.Join(k.Use, " and "), k.place())
 	})
 }
 

@@ -131,3 +131,11 @@ func selection(p policy.PCR) string {
 	}
 	return policy.BankName(p.Bank) + ":" + strings.Join(indices, ",")
 }
+
+// place is where a key is, in words.
+func (k keyJSON) place() string {
+	if k.Handle == "" {
+		return "wrapped in the store"
+	}
+	return "at " + k.Handle
+}

@@ -22,7 +22,7 @@ import (
 
 func kmsCommand(a *app) *cobra.Command {
 	c := group("kms", "Secrets from AWS KMS, only for this measured machine",
-		kmsEncryptCommand(a), kmsDecryptCommand(a), kmsOpenCMSCommand(a), kmsDataKeyCommand(a), kmsKeyPolicyCommand(a),
+		kmsEncryptCommand(a), kmsDecryptCommand(a), kmsOpenCMSCommand(a), kmsDataKeyCommand(a), kmsImportKeyCommand(a), kmsKeyPolicyCommand(a),
 	)
 	c.Long = `kms asks AWS KMS for secrets with an attestation document of this machine's NitroTPM: KMS compares its PCRs with
 the key policy, and closes its answer for an RSA key that never leaves the TPM.
@@ -94,7 +94,7 @@ func (a *app) kmsService(ctx context.Context, c config.Config) (*kms.Service, er
 	return attested.Service(ctx, c.KMS, tokens.NewLogger(c))
 }
 
-// recipientFlags say which key KMS closes its answer for.
+// recipientFlags say which key KMS closes its answer for. The flag for its PIN is registered apart.
 type recipientFlags struct {
 	name string
 	pin  pinSource
@@ -102,7 +102,6 @@ type recipientFlags struct {
 
 func (r *recipientFlags) register(c *cobra.Command, a *app, usage string) {
 	c.Flags().StringVar(&r.name, "recipient", "", usage)
-	pinFlag(c, &r.pin)
 	cobra.CheckErr(c.RegisterFlagCompletionFunc("recipient", a.completeKeys))
 }
 

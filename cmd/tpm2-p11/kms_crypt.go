@@ -125,6 +125,7 @@ A file with the secret is written readable by its owner alone.`,
 		}),
 	}
 	f.request.register(c)
+	pinFlag(c, &f.recipient.pin)
 	f.recipient.register(c, a, recipientUsage)
 	flags := c.Flags()
 	flags.StringVarP(&f.in, "in", "i", "", "input `FILE` with the ciphertext, binary or in base64 (default: standard input)")
@@ -248,6 +249,7 @@ Nothing in such an answer is signed: that it is KMS's is known to whoever kept i
 			})
 		}),
 	}
+	pinFlag(c, &r.pin)
 	r.register(c, a, "RSA `KEY` that the answer is for (default: that of the configuration's [kms])")
 	c.Flags().StringVarP(&in, "in", "i", "", "input `FILE` with the closed answer, binary or in base64 (default: standard input)")
 	c.Flags().StringVarP(&out, "out", "o", "", "output `FILE` for the secret (default: standard output)")

@@ -64,6 +64,7 @@ same encryption context.`,
 		}),
 	}
 	r.register(c)
+	pinFlag(c, &recipient.pin)
 	recipient.register(c, a, recipientUsage)
 	f := c.Flags()
 	f.IntVar(&size, "bytes", 32, "the key's length in bytes, 1 to 1024")
