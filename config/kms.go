@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
 // KMS is the [kms] table: how secrets are asked of AWS KMS. All of it may be empty.
@@ -21,15 +23,27 @@ type KMS struct {
 	Timeout     time.Duration     // of a request with all its attempts, 0 for package kms's own
 	Attempts    int               // 0 for package kms's own
 	CacheFor    time.Duration     // how long a plaintext is kept, 0 for not at all
+	Offline     KMSOffline        // copies of plaintexts for when KMS is out of reach; zero for none
 	Extractable bool              // unwrapped secrets may leave the module where their template says so too
 	Line        int               // where it is declared, 0 without [kms]
 }
+
+// KMSOffline is the table [kms.offline]. All of it is needed.
+type KMSOffline struct {
+	Dir  string        // absolute path of the folder of the copies
+	PCRs policy.PCR    // whose values of when a copy is made it opens with
+	For  time.Duration // of the TPM's running time
+}
+
+// IsZero tells that no copies are kept.
+func (o KMSOffline) IsZero() bool { return o.Dir == "" }
 
 // Bounds of KMS's members.
 const (
 	MaxKMSTimeout  = 10 * time.Minute
 	MaxKMSAttempts = 10
 	MaxKMSCache    = 24 * time.Hour
+	MaxKMSOffline  = 366 * 24 * time.Hour
 	// MaxKMSContext bounds the names and values of an encryption context together, in bytes: KMS's own limit.
 	MaxKMSContext = 8192
 )
@@ -50,6 +64,7 @@ func readKMS(v value, to *KMS) error {
 		"timeout":     func(v value) error { return v.duration(&k.Timeout, MaxKMSTimeout) },
 		"attempts":    func(v value) error { return v.number(&k.Attempts, 1, MaxKMSAttempts) },
 		"cache_for":   func(v value) error { return v.duration(&k.CacheFor, MaxKMSCache) },
+		"offline":     func(v value) error { return readKMSOffline(v, &k.Offline) },
 		"extractable": func(v value) error { return v.boolean(&k.Extractable) },
 	})
 	if err != nil {
@@ -62,6 +77,43 @@ func readKMS(v value, to *KMS) error {
 		}
 	}
 	*to = k
+	return nil
+}
+
+func readKMSOffline(v value, to *KMSOffline) error {
+	t, err := v.table("kms.offline")
+	if err != nil {
+		return err
+	}
+	var o KMSOffline
+	err = t.read(fields{
+		"dir":  func(v value) error { return v.path(&o.Dir) },
+		"pcrs": func(v value) error { return v.pcrs(&o.PCRs) },
+		"for":  func(v value) error { return v.duration(&o.For, MaxKMSOffline) },
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"dir", "pcrs", "for"} {
+		if _, given := t.member(name); !given {
+			return t.errorf("[kms.offline] needs %s", name)
+		}
+	}
+	*to = o
+	return nil
+}
+
+// pcrs reads a selection such as "sha384:4,7".
+func (v value) pcrs(to *policy.PCR) error {
+	var text string
+	if err := v.text(&text); err != nil {
+		return err
+	}
+	pcrs, err := policy.ParsePCR(text)
+	if err != nil {
+		return v.errorf("%s: %w", v.name, err)
+	}
+	*to = pcrs
 	return nil
 }
 

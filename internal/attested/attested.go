@@ -51,12 +51,16 @@ func Client(s *kms.Service, r Recipient) (*kms.Client, error) {
 	return kms.NewClient(s, r.document, r.Key)
 }
 
-// Unwrapper wraps and unwraps under the KMS key of [kms], for a recipient and with the cache that [kms] asks for. Whoever may
+// Unwrapper wraps and unwraps under the KMS key of [kms], for a recipient and with the caches that [kms] asks for. Whoever may
 // use what is cached may use the recipient's key: the caller keeps one a key and closes it when the key is closed.
 func Unwrapper(s *kms.Service, c config.KMS, r Recipient) (*kms.Unwrapper, error) {
 	client, err := Client(s, r)
 	if err != nil {
 		return nil, err
 	}
-	return kms.NewUnwrapper(client, kms.UnwrapperOptions{KeyID: c.KeyID, CacheFor: c.CacheFor})
+	options := kms.UnwrapperOptions{KeyID: c.KeyID, CacheFor: c.CacheFor}
+	if o := c.Offline; !o.IsZero() {
+		options.Offline = &kms.Offline{Dir: o.Dir, TPM: r.TPM, PCRs: o.PCRs, For: o.For}
+	}
+	return kms.NewUnwrapper(client, options)
 }
