@@ -36,6 +36,9 @@ func (d *digest) extend(cc tpm2.TPMCC, arguments ...[]byte) {
 	d.value = h.Sum(nil)
 }
 
+// extendRef is the second half of PolicyUpdate: policyDigest := H(policyDigest || policyRef), an empty one included.
+func (d *digest) extendRef(ref []byte) { d.value = d.hashOf(d.value, ref) }
+
 // hashOf is a hash over a command's arguments, which some commands extend in their place.
 func (d *digest) hashOf(parts ...[]byte) []byte {
 	h := d.hash.New()

@@ -23,12 +23,18 @@ type PCR struct {
 	// Digest stands for the values where only it is known (a PEM holds no values): the hash, by
 	// the policy session's algorithm, over the selected values. The keys of Values are the selection then.
 	Digest []byte
+	// Policy stands for the values where only the digest of the policy that this node is alone is known, as in systemd's
+	// files of signatures. The keys of Values are the selection then.
+	Policy []byte
 }
 
 // Indices is the selection, ascending.
 func (p PCR) Indices() []uint { return slices.Sorted(maps.Keys(p.Values)) }
 
 func (p PCR) walk(w *planner) error {
+	if p.Policy != nil {
+		return p.walkPolicy(w)
+	}
 	step, err := p.step(w.hash())
 	if err != nil {
 		return err
@@ -58,6 +64,19 @@ func (p PCR) step(h crypto.Hash) (PCRStep, error) {
 	return step, nil
 }
 
+// walkPolicy has the TPM take the values that there are, and come to another digest with wrong ones.
+func (p PCR) walkPolicy(w *planner) error {
+	switch err := p.validate(); {
+	case err != nil:
+		return err
+	case w.begun() || len(p.Policy) != w.hash().Size():
+		return fmt.Errorf("%w: the policy digest of %s is of another policy", ErrInvalid, p.selected())
+	}
+	w.steps = append(w.steps, PCRStep{Selection: selection(p.Bank, p.Indices())})
+	w.digest.value = p.Policy
+	return nil
+}
+
 // pcrDigest is the hash over PCR values in ascending order.
 func pcrDigest(h crypto.Hash, ascending []uint, values map[uint][]byte) []byte {
 	sum := h.New()
@@ -72,7 +91,7 @@ func (p PCR) resolve(now State, force bool) (Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Digest != nil {
+	if p.Digest != nil || p.Policy != nil {
 		return p, nil
 	}
 	resolved := PCR{Bank: p.Bank, Values: make(map[uint][]byte, len(p.Values))}
@@ -103,7 +122,7 @@ func unmeasured(value []byte) bool {
 }
 
 func (p PCR) check(now State) error {
-	if p.Digest != nil {
+	if p.Digest != nil || p.Policy != nil {
 		return p.checkDigest(now)
 	}
 	current, err := p.read(now)
@@ -126,13 +145,22 @@ func (p PCR) checkDigest(now State) error {
 	if err != nil {
 		return err
 	}
-	h := crypto.SHA256
-	if len(p.Digest) == crypto.SHA384.Size() {
-		h = crypto.SHA384
+	indices, want := p.Indices(), p.Digest
+	if want == nil {
+		want = p.Policy
 	}
-	indices := p.Indices()
-	if have := pcrDigest(h, indices, current); !bytes.Equal(have, p.Digest) {
-		return &UnsatisfiedError{Node: p, Bank: p.Bank, PCR: indices[0], PCRs: indices, Want: p.Digest, Have: have}
+	d := &digest{hash: crypto.SHA256}
+	if len(want) == crypto.SHA384.Size() {
+		d.hash = crypto.SHA384
+	}
+	have := pcrDigest(d.hash, indices, current)
+	if p.Policy != nil {
+		d.reset()
+		PCRStep{Selection: selection(p.Bank, indices), Digest: have}.extend(d)
+		have = d.value
+	}
+	if !bytes.Equal(have, want) {
+		return &UnsatisfiedError{Node: p, Bank: p.Bank, PCR: indices[0], PCRs: indices, Want: want, Have: have}
 	}
 	return nil
 }
@@ -168,15 +196,20 @@ func (p PCR) validate() error {
 	if len(p.Values) == 0 {
 		return fmt.Errorf("%w: no PCR is named", ErrInvalid)
 	}
-	if p.Digest != nil && len(p.Digest) != crypto.SHA256.Size() && len(p.Digest) != crypto.SHA384.Size() {
-		return fmt.Errorf("%w: a digest over PCRs has 32 or 48 bytes, not %d", ErrInvalid, len(p.Digest))
+	if p.Digest != nil && p.Policy != nil {
+		return fmt.Errorf("%w: a digest over PCRs and one of a policy exclude each other", ErrInvalid)
+	}
+	for _, d := range [][]byte{p.Digest, p.Policy} {
+		if d != nil && len(d) != crypto.SHA256.Size() && len(d) != crypto.SHA384.Size() {
+			return fmt.Errorf("%w: a digest over PCRs has 32 or 48 bytes, not %d", ErrInvalid, len(d))
+		}
 	}
 	for _, i := range p.Indices() {
 		if err := validIndex(i); err != nil {
 			return err
 		}
 		value := p.Values[i]
-		if value != nil && p.Digest != nil {
+		if value != nil && (p.Digest != nil || p.Policy != nil) {
 			return fmt.Errorf("%w: PCR %d has a value beside a digest over all of them", ErrInvalid, i)
 		}
 		if value != nil && len(value) != size {
@@ -191,6 +224,10 @@ func (p PCR) children() []Node { return nil }
 func (p PCR) explain(w *explainer) {
 	if p.Digest != nil {
 		w.line("%s PCRs %s have the values whose digest is %x", BankName(p.Bank), joinIndices(p.Indices()), p.Digest)
+		return
+	}
+	if p.Policy != nil {
+		w.line("%s PCRs %s have the values whose policy digest is %x", BankName(p.Bank), joinIndices(p.Indices()), p.Policy)
 		return
 	}
 	for _, i := range p.Indices() {
@@ -218,6 +255,9 @@ func joinIndices(indices []uint) string {
 func (p PCR) text() string {
 	if p.Digest != nil {
 		return p.selected() + " digest " + hex.EncodeToString(p.Digest)
+	}
+	if p.Policy != nil {
+		return p.selected() + " policy " + hex.EncodeToString(p.Policy)
 	}
 	var texts []string
 	for _, i := range p.Indices() {

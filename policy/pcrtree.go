@@ -8,7 +8,7 @@ import (
 )
 
 // A pcr node in a tree: {bank="sha256", "7"="00…"} with values, {bank="sha256", indices=[0,7]} for current ones (both may be
-// mixed), {bank="sha256", indices=[0,7], digest="00…"} with a digest over the values.
+// mixed), {bank="sha256", indices=[0,7], digest="00…"} with a digest over the values, policy="00…" with that of their policy.
 
 func (p PCR) appendJSON(b []byte) []byte {
 	b = append(b, `{"pcr":{"bank":"`...)
@@ -27,6 +27,9 @@ func (p PCR) appendJSON(b []byte) []byte {
 	}
 	if p.Digest != nil {
 		b = appendHexMember(b, "digest", p.Digest)
+	}
+	if p.Policy != nil {
+		b = appendHexMember(b, "policy", p.Policy)
 	}
 	for _, i := range p.Indices() {
 		if value := p.Values[i]; value != nil {
@@ -78,6 +81,9 @@ func (p *PCR) setMember(key string, value any, at path) (err error) {
 	case "digest":
 		p.Digest, err = hexFromTree(value, at)
 		return err
+	case "policy":
+		p.Policy, err = hexFromTree(value, at)
+		return err
 	case "indices":
 		list, ok := asList(value)
 		if !ok {
@@ -98,7 +104,7 @@ func (p *PCR) setMember(key string, value any, at path) (err error) {
 	default:
 		i, err := parseIndex(key)
 		if err != nil {
-			return at.errorf("is neither bank, indices, digest nor a PCR index from 0 to %d", MaxPCR)
+			return at.errorf("is neither bank, indices, digest, policy nor a PCR index from 0 to %d", MaxPCR)
 		}
 		v, err := hexFromTree(value, at)
 		if err != nil {

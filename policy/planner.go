@@ -1,13 +1,26 @@
 package policy
 
-import "crypto"
+import (
+	"bytes"
+	"crypto"
+)
 
 // planner follows a session through a policy's commands.
 type planner struct {
 	digest *digest
 	steps  []Step
-	// choose says which branch is taken; nil takes the first where only the digest is wanted, which all of them make.
-	choose func(Any) (int, error)
+	// guide makes the choices; nil where only the digest is wanted, which every choice makes.
+	guide guide
+}
+
+// guide says how a policy is satisfied where there is a choice.
+type guide interface {
+	// choose is the branch that is taken.
+	choose(Any) (int, error)
+	// approve is the approved policy that is taken in place of a node that stands for all of them.
+	approve(n approver, hash crypto.Hash) (Approved, error)
+	// allow refuses what cannot be used for the command that is to be authorised.
+	allow(Command) error
 }
 
 // hash is the session's.
@@ -19,6 +32,9 @@ func (p *planner) add(s Step) {
 	p.steps = append(p.steps, s)
 }
 
+// begun tells whether commands ran before in the session.
+func (p *planner) begun() bool { return bytes.Count(p.digest.value, []byte{0}) != len(p.digest.value) }
+
 // maxOr is the most branches of one TPM2_PolicyOR: TPML_DIGEST holds eight.
 const maxOr = 8
 
@@ -29,9 +45,9 @@ func (a Any) walk(p *planner) error {
 		return err
 	}
 	chosen := 0
-	if p.choose != nil {
+	if p.guide != nil {
 		var err error
-		if chosen, err = p.choose(a); err != nil {
+		if chosen, err = p.guide.choose(a); err != nil {
 			return err
 		}
 	}
@@ -39,7 +55,7 @@ func (a Any) walk(p *planner) error {
 	for i, n := range a {
 		branch := planner{digest: p.digest.clone()}
 		if i == chosen {
-			branch.choose = p.choose
+			branch.guide = p.guide
 		}
 		if err := n.walk(&branch); err != nil {
 			return err

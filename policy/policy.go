@@ -24,6 +24,8 @@ var (
 	ErrChoice = errors.New("the policy has branches, and the TPM's state decides between them")
 	// ErrUnknown says that a State does not tell what a policy compares.
 	ErrUnknown = errors.New("there is no TPM to ask")
+	// ErrNoIndex says that the TPM has no NV index of a number, or one that was not written yet.
+	ErrNoIndex = errors.New("there is no such NV index, or it was not written yet")
 	// ErrBankInactive says that the TPM has no values for PCRs of a bank.
 	ErrBankInactive = errors.New("the PCR bank is not active in this TPM")
 	// ErrUnmeasured says that PCRs 0 to 7 bear no trace of a measured boot.
@@ -32,8 +34,8 @@ var (
 	ErrResettable = errors.New("any program can reset it")
 )
 
-// Node is one requirement: All, PCR, PIN or Clock. Nodes are not changed once
-// they are part of a Policy.
+// Node is one requirement: All, Any, PCR, PIN, Clock, Command, NV, Secret,
+// Authorize or AuthorizeNV. Nodes are not changed once they are part of a Policy.
 type Node interface {
 	// walk brings a policy digest as far as the node's commands bring a session, and notes the commands.
 	walk(p *planner) error
@@ -107,7 +109,7 @@ func (p Policy) Digest(nameAlg tpm2.TPMIAlgHash) ([]byte, error) {
 // Steps are the commands that bring a policy session (of hash sessionAlg, SHA-256 or SHA-384) to the digest of a policy that
 // leaves no choice (else ErrChoice, see Plan), in their order. The policy must be resolved, else the error is ErrUnresolved.
 func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
-	w, err := p.walk(sessionAlg, func(Any) (int, error) { return 0, ErrChoice })
+	w, err := p.walk(sessionAlg, undecided{})
 	if err != nil {
 		return nil, err
 	}
@@ -118,19 +120,19 @@ func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
 // meets, the first of those that fit. It compares what decides between branches, and not the rest, since the TPM will; an
 // *UnsatisfiedError says why no branch fits.
 func (p Policy) Plan(sessionAlg tpm2.TPMIAlgHash, now State) ([]Step, error) {
-	w, err := p.walk(sessionAlg, now.choose)
+	w, err := p.walk(sessionAlg, now)
 	if err != nil {
 		return nil, err
 	}
 	return w.steps, nil
 }
 
-func (p Policy) walk(alg tpm2.TPMIAlgHash, choose func(Any) (int, error)) (*planner, error) {
+func (p Policy) walk(alg tpm2.TPMIAlgHash, g guide) (*planner, error) {
 	d, err := newDigest(alg)
 	if err != nil {
 		return nil, err
 	}
-	w := &planner{digest: d, choose: choose}
+	w := &planner{digest: d, guide: g}
 	if !p.IsZero() {
 		err = p.Root.walk(w)
 	}
@@ -141,6 +143,16 @@ func (p Policy) walk(alg tpm2.TPMIAlgHash, choose func(Any) (int, error)) (*plan
 func (p Policy) NeedsPIN() bool {
 	for n := range p.nodes() {
 		if _, ok := n.(PIN); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// NeedsApproval tells whether approved policies take part, in one of the branches at least.
+func (p Policy) NeedsApproval() bool {
+	for n := range p.nodes() {
+		if _, ok := n.(approver); ok {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"crypto"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -10,12 +11,28 @@ import (
 type Reader func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error)
 
 // State is what a TPM says now, as far as it is asked. What a nil function would tell is not known: ErrUnknown.
-// An error of a function ends what asked for it, but for ErrBankInactive, which means that the requirement is not met.
+// An error of a function ends what asked for it, but for ErrBankInactive (PCRs) and ErrNoIndex (NV), which mean that the
+// requirement is not met.
 type State struct {
 	PCRs  Reader
 	Clock func() (ClockInfo, error)
+	NV    func(index tpm2.TPMHandle) (NVIndex, error)
+	// File reads a file that a policy names.
+	File func(path string) ([]byte, error)
+	// Approved are the policies that somebody approved, those that are to be tried first in front.
+	Approved func() ([]Approved, error)
+	// Hash is the policy session's, SHA-256 if it is 0.
+	Hash tpm2.TPMIAlgHash
+	// Command is what is to be authorised, 0 if that is not known.
+	Command tpm2.TPMCC
 	// NoPIN: the object's authValue is not at hand. Branches without it come before those that ask for it.
 	NoPIN bool
+}
+
+// NVIndex is what is known of an NV index.
+type NVIndex struct {
+	Name []byte // as it is now: the first write and a new making change it
+	Data []byte
 }
 
 // ClockInfo is what TPM2_ReadClock says (TPM 2.0 Part 2, TPMS_CLOCK_INFO).
@@ -24,6 +41,13 @@ type ClockInfo struct {
 	Clock uint64
 	// Resets counts TPM Resets (boots) and Restarts what happened since: TPM Restarts and Resumes (from sleep).
 	Resets, Restarts uint32
+}
+
+func (s State) hash() crypto.Hash {
+	if s.Hash == tpm2.TPMAlgSHA384 {
+		return crypto.SHA384
+	}
+	return crypto.SHA256
 }
 
 func (s State) pcrs(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
@@ -44,6 +68,24 @@ func (s State) clock() (ClockInfo, error) {
 	return now, err
 }
 
+func (s State) nv(index tpm2.TPMHandle) (NVIndex, error) {
+	if s.NV == nil {
+		return NVIndex{}, fmt.Errorf("reading NV index 0x%08x: %w", uint32(index), ErrUnknown)
+	}
+	x, err := s.NV(index)
+	if err != nil {
+		err = fmt.Errorf("reading NV index 0x%08x: %w", uint32(index), err)
+	}
+	return x, err
+}
+
+// undecided is the guide of policies that leave no choice.
+type undecided struct{}
+
+func (undecided) choose(Any) (int, error)                         { return 0, ErrChoice }
+func (undecided) approve(approver, crypto.Hash) (Approved, error) { return Approved{}, ErrChoice }
+func (undecided) allow(Command) error                             { return nil }
+
 // choose is the first branch that the state meets. If all that is missing is the PIN, it is a branch that asks for
 // one, so that the TPM's answer is about the PIN.
 func (s State) choose(a Any) (int, error) {
@@ -57,3 +99,5 @@ func (s State) choose(a Any) (int, error) {
 	}
 	return 0, err
 }
+
+func (s State) allow(c Command) error { return c.check(s) }

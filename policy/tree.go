@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/place"
 )
@@ -13,10 +15,11 @@ import (
 const maxDepth = 16
 
 // FromTree reads a policy from what a TOML or JSON decoder made of one:
-// {pcr={bank="sha256", indices=[0,7]}}, {pcr={bank="sha256", "7"="00…"}}, {pin=true}, {clock={within="30d"}}, {all=[…]},
-// {any=[…]}. Errors are *PlaceError.
+// {pcr={bank="sha256", indices=[0,7]}}, {pcr={bank="sha256", "7"="00…"}}, {pin=true}, {clock={within="30d"}},
+// {command="sign"}, {nv={index="0x01800010", op="le", value=5}}, {secret="owner"}, {authorize={signer="file:…", ref="…"}},
+// {authorize_nv={index="0x01800001"}}, {all=[…]}, {any=[…]}. Errors are *PlaceError.
 func FromTree(tree any) (Policy, error) {
-	root, err := nodeFromTree(tree, path{})
+	root, err := nodeFromTree(tree, path{root: true})
 	if err != nil {
 		return Policy{}, err
 	}
@@ -36,6 +39,7 @@ func nodeFromTree(tree any, at path) (Node, error) {
 	}
 	for kind, content := range table {
 		at := at.member(kind)
+		at.root = at.root && kind != "any"
 		if read, known := readers()[kind]; known {
 			return read(content, at)
 		}
@@ -48,6 +52,8 @@ func nodeFromTree(tree any, at path) (Node, error) {
 func readers() map[string]func(tree any, at path) (Node, error) {
 	return map[string]func(tree any, at path) (Node, error){
 		"all": allFromTree, "any": anyFromTree, "pcr": pcrFromTree, "pin": pinFromTree, "clock": clockFromTree,
+		"command": commandFromTree, "nv": nvFromTree, "secret": secretFromTree,
+		"authorize": authorizeFromTree, "authorize_nv": authorizeNVFromTree,
 	}
 }
 
@@ -73,11 +79,14 @@ func (e *PlaceError) Unwrap() error { return e.Err }
 type path struct {
 	text  string
 	depth int
+	root  bool // of the policy, or the first node of an all there
 }
 
-func (p path) member(name string) path { return path{place.Join(p.text, name), p.depth} }
+func (p path) member(name string) path { return path{place.Join(p.text, name), p.depth, p.root} }
 
-func (p path) element(i int) path { return path{place.Element(p.text, i), p.depth + 1} }
+func (p path) element(i int) path {
+	return path{place.Element(p.text, i), p.depth + 1, p.root && p.depth == 0 && i == 0}
+}
 
 func (p path) errorf(format string, arguments ...any) error {
 	where := p.text
@@ -88,6 +97,20 @@ func (p path) errorf(format string, arguments ...any) error {
 }
 
 func (p path) wrap(err error) error { return &PlaceError{p.text, fmt.Errorf("%s: %w", p.text, err)} }
+
+// quoteJSON is text as JSON has it, "" for what is no text.
+func quoteJSON(s string) string {
+	if !utf8.ValidString(s) {
+		return ""
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil {
+		return ""
+	}
+	return strings.TrimSpace(b.String())
+}
 
 // asList reads a list as decoders give it; TOML's arrays of tables have a type of their own.
 func asList(v any) ([]any, bool) {

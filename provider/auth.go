@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
@@ -17,6 +18,9 @@ type Auth struct {
 	Value *secret.Bytes
 	// Policy is the policy the object was made with; zero when userWithAuth alone decides.
 	Policy policy.Policy
+	// Approved gives the policies that somebody approved, for a policy that asks for one; nil when there are none. It is
+	// called for each use, and must be safe for concurrent use.
+	Approved func() ([]policy.Approved, error)
 	// Label names the object in errors.
 	Label string
 }
@@ -39,17 +43,17 @@ func (a Auth) wrap(what string, err error) error {
 // crypt says which first parameter of a command is encrypted.
 type crypt struct{ decrypt, encrypt bool }
 
-// authorise calls use with the authorizations for one use of an object:
+// authorise calls use with the authorizations for one use of an object by a command:
 //   - with a policy, a policy session in which the policy was executed;
 //   - with an authValue, or where something secret travels, the salted HMAC session;
 //   - otherwise the empty password, which costs nothing.
 //
 // use runs again with a new policy session when PCRs changed meanwhile.
-func (c *connection) authorise(ctx context.Context, p Public, a Auth, hide crypt, use func([]authorization) error) error {
+func (c *connection) authorise(ctx context.Context, p Public, a Auth, code tpm2.TPMCC, hide crypt, use func([]authorization) error) error {
 	value := authValue(a.Value)
 	switch {
 	case !a.Policy.IsZero():
-		return c.withPolicy(ctx, p.area.NameAlg, a, hide, use)
+		return c.withPolicy(ctx, policyUse{nameAlg: p.area.NameAlg, auth: a, code: code, hide: hide}, use)
 	case len(value) == 0 && hide == crypt{}:
 		return use([]authorization{{}})
 	}
@@ -62,10 +66,10 @@ func (c *connection) authorise(ctx context.Context, p Public, a Auth, hide crypt
 
 // use readies an object and the authorizations for it, and calls f with them. A guess at an authValue that the TPM counts is
 // not made again when the connection was lost in that very command, since the TPM may have counted it.
-func (c *connection) use(ctx context.Context, o Object, a Auth, hide crypt, f func(entity, []authorization) error) error {
+func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC, hide crypt, f func(entity, []authorization) error) error {
 	counted := !o.Public.Attributes().NoDA && len(authValue(a.Value)) > 0
 	return c.withObject(ctx, o, func(object entity) error {
-		return c.authorise(ctx, o.Public, a, hide, func(auths []authorization) error {
+		return c.authorise(ctx, o.Public, a, code, hide, func(auths []authorization) error {
 			err := f(object, auths)
 			if counted && errors.Is(err, errLost) && !errors.Is(err, transport.ErrBroken) {
 				return fmt.Errorf("%w: %w", errGuessed, err)

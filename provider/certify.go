@@ -84,7 +84,7 @@ func (c *connection) stateKey(ctx context.Context, ak *loadedKey, o Object, a Au
 	}
 	a.Policy.Root = nil // userWithAuth: the authValue decides
 	return c.withObject(ctx, o, func(object entity) error {
-		return c.authorise(ctx, o.Public, a, crypt{}, func(auths []authorization) (err error) {
+		return c.authorise(ctx, o.Public, a, tpm2.TPMCCCertify, crypt{}, func(auths []authorization) (err error) {
 			e.Certify, err = c.certify(ctx, ak, object, auths, nonce)
 			return err
 		})

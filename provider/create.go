@@ -98,7 +98,7 @@ func (t *TPM) ChangeAuth(ctx context.Context, o Object, a Auth, newValue *secret
 	}
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.withParent(ctx, o.Parent, func(parent entity) error {
-			return c.use(ctx, o, a, crypt{decrypt: true}, func(object entity, auths []authorization) error {
+			return c.use(ctx, o, a, tpm2.TPMCCObjectChangeAuth, crypt{decrypt: true}, func(object entity, auths []authorization) error {
 				r, err := c.run(ctx, command{
 					code:   tpm2.TPMCCObjectChangeAuth,
 					in:     []entity{object, parent},

@@ -108,7 +108,7 @@ func tpmLabel(label []byte) bool {
 func (t *TPM) rsaDecrypt(ctx context.Context, o Object, a Auth, what string, scheme, label, ciphertext []byte) (*secret.Bytes, error) {
 	var plain *secret.Bytes
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.use(ctx, o, a, crypt{encrypt: true}, func(object entity, auths []authorization) error {
+		return c.use(ctx, o, a, tpm2.TPMCCRSADecrypt, crypt{encrypt: true}, func(object entity, auths []authorization) error {
 			p := put2B(nil, ciphertext)
 			p = append(p, scheme...)
 			p = put2B(p, label)

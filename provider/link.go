@@ -37,10 +37,11 @@ type link struct {
 
 	// What follows belongs to whoever has the queue's turn.
 	conn    *connection
-	since   time.Time       // when conn was opened
-	idle    *time.Timer     // lets go of the connection
-	orphans []orphan        // left loaded when a connection broke
-	pid     int             // of the process that made conn and orphans
+	since   time.Time   // when conn was opened
+	idle    *time.Timer // lets go of the connection
+	orphans []orphan    // left loaded when a connection broke
+	pid     int         // of the process that made conn and orphans
+	tickets tickets
 	evicted map[Handle]bool // at which nothing was found where an object should be, and the log says so
 }
 

@@ -200,7 +200,7 @@ func (m *nsmMailbox) define(ctx context.Context, taken []Handle) error {
 func (m *nsmMailbox) write(ctx context.Context, request []byte) error {
 	for offset := 0; offset < len(request); {
 		part := request[offset:min(offset+m.chunk, len(request))]
-		if err := m.nvWrite(ctx, m.own(), m.index, offset, part); err != nil {
+		if err := m.nvWrite(ctx, m.index.entity(), m.own(), m.index, offset, part); err != nil {
 			return err
 		}
 		if offset == 0 {

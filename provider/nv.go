@@ -42,9 +42,10 @@ func (x nvIndex) entity() entity { return entity{x.area.NVIndex, x.name} }
 
 func (x nvIndex) String() string { return fmt.Sprintf("NV index 0x%08X", uint32(x.area.NVIndex)) }
 
-// nvDefine is TPM2_NV_DefineSpace (Part 3, section 31.3) by the owner. The session encrypts the index's authValue.
+// nvDefine is TPM2_NV_DefineSpace (Part 3, section 31.3) by the owner. The session encrypts the index's authValue,
+// if it has one.
 func (c *connection) nvDefine(ctx context.Context, owner authorization, value []byte, x nvIndex) error {
-	owner.decrypt = true
+	owner.decrypt = len(value) > 0
 	_, err := c.run(ctx, command{
 		code:   tpm2.TPMCCNVDefineSpace,
 		in:     []entity{permanent(tpm2.TPMRHOwner)},
@@ -69,11 +70,11 @@ func (c *connection) nvUndefine(ctx context.Context, owner authorization, x nvIn
 	return err
 }
 
-// nvWrite is TPM2_NV_Write (Part 3, section 31.7) with the index's own authorization.
-func (c *connection) nvWrite(ctx context.Context, auth authorization, x nvIndex, offset int, data []byte) error {
+// nvWrite is TPM2_NV_Write (Part 3, section 31.7), authorised by the index itself or the owner.
+func (c *connection) nvWrite(ctx context.Context, by entity, auth authorization, x nvIndex, offset int, data []byte) error {
 	_, err := c.run(ctx, command{
 		code:   tpm2.TPMCCNVWrite,
-		in:     []entity{x.entity(), x.entity()},
+		in:     []entity{by, x.entity()},
 		auths:  []authorization{auth},
 		params: put16(put2B(nil, data), uint16(offset)),
 		whole:  true,

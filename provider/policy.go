@@ -14,15 +14,29 @@ import (
 // maxPolicyRuns is how often a policy is executed when PCRs change under it. Any extended PCR counts, the policy's or not.
 const maxPolicyRuns = 16
 
-// withPolicy executes the policy in a session of its own and calls use, over again as long as PCRs change. The session's hash is
-// the object's nameAlg: a TPM compares policy digests of one hash only (Part 1, section 19.7).
-func (c *connection) withPolicy(ctx context.Context, nameAlg tpm2.TPMIAlgHash, a Auth, hide crypt, use func([]authorization) error) error {
-	hash, err := nameAlg.Hash()
-	if err != nil {
+// policyUse is one use of an object with a policy.
+type policyUse struct {
+	nameAlg tpm2.TPMIAlgHash
+	hash    crypto.Hash // of nameAlg
+	auth    Auth
+	code    tpm2.TPMCC // the command that is to be authorised
+	hide    crypt
+	broken  map[string]error // signatures of approved policies that the TPM did not take, and why
+}
+
+// withPolicy executes the policy in a session of its own and calls use, over again as long as PCRs change, and with the next
+// approved policy where the TPM does not take the approval of one. The session's hash is the object's nameAlg: a TPM
+// compares policy digests of one hash only (Part 1, section 19.7).
+func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]authorization) error) (err error) {
+	if u.hash, err = u.nameAlg.Hash(); err != nil {
 		return fmt.Errorf("%w: %w: name algorithm: %w", ErrPolicy, ErrUnsupported, err)
 	}
+	u.broken = make(map[string]error)
 	for range maxPolicyRuns {
-		err = c.policyOnce(ctx, nameAlg, hash, a, hide, use)
+		err = c.policyOnce(ctx, &u, use)
+		for errors.As(err, new(brokenApproval)) {
+			err = c.policyOnce(ctx, &u, use)
+		}
 		if !errors.Is(err, errPCRMoved) && !isCode(err, tpm2.TPMRCPCRChanged) {
 			return err
 		}
@@ -33,14 +47,14 @@ func (c *connection) withPolicy(ctx context.Context, nameAlg tpm2.TPMIAlgHash, a
 // policyOnce executes the policy and uses it. With a PIN in the policy the session is salted, as its HMAC is made with
 // the authValue, and encrypts itself. Otherwise it needs no key, and the HMAC session encrypts: whoever meets the policy
 // need not know the authValue, which would be part of the policy session's encryption key.
-func (c *connection) policyOnce(ctx context.Context, nameAlg tpm2.TPMIAlgHash, hash crypto.Hash, a Auth, hide crypt, use func([]authorization) error) error {
-	steps, err := a.Policy.Plan(nameAlg, c.policyState(ctx, a))
+func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) error {
+	steps, err := u.auth.Policy.Plan(u.nameAlg, c.policyState(ctx, u))
 	if err != nil {
-		return a.refused(err)
+		return u.refused(err)
 	}
 	var auths []authorization
 	start := func(salt *loadedKey) (err error) {
-		s, err := c.startSession(ctx, tpm2.TPMSEPolicy, hash, salt)
+		s, err := c.startSession(ctx, tpm2.TPMSEPolicy, u.hash, salt)
 		auths = []authorization{{session: s}}
 		return err
 	}
@@ -48,10 +62,10 @@ func (c *connection) policyOnce(ctx context.Context, nameAlg tpm2.TPMIAlgHash, h
 		if err := c.withSRK(ctx, start); err != nil {
 			return err
 		}
-		auths[0].value = authValue(a.Value)
-		auths[0].decrypt, auths[0].encrypt = hide.decrypt, hide.encrypt
+		auths[0].value = authValue(u.auth.Value)
+		auths[0].decrypt, auths[0].encrypt = u.hide.decrypt, u.hide.encrypt
 	} else {
-		if hide != (crypt{}) {
+		if u.hide != (crypt{}) {
 			if _, err := c.hmacSession(ctx); err != nil {
 				return err
 			}
@@ -59,15 +73,15 @@ func (c *connection) policyOnce(ctx context.Context, nameAlg tpm2.TPMIAlgHash, h
 		if err := start(nil); err != nil {
 			return err
 		}
-		if hide != (crypt{}) {
-			auths = append(auths, authorization{session: c.session, decrypt: hide.decrypt, encrypt: hide.encrypt})
+		if u.hide != (crypt{}) {
+			auths = append(auths, authorization{session: c.session, decrypt: u.hide.decrypt, encrypt: u.hide.encrypt})
 		}
 	}
 	s := auths[0].session
 	defer c.end(ctx, s)
 	for _, step := range steps {
-		if err := c.policyStep(ctx, a, s, step); err != nil {
-			return err
+		if err := c.policyStep(ctx, s, step); err != nil {
+			return c.explainRefusal(ctx, u, step, err)
 		}
 	}
 	return use(auths)
@@ -79,13 +93,20 @@ type refusal struct{ cause *policy.UnsatisfiedError }
 func (r refusal) Error() string   { return r.cause.Error() }
 func (r refusal) Unwrap() []error { return []error{ErrPolicy, r.cause} }
 
-// refused makes an ErrPolicy of what package policy says, naming the object.
-func (a Auth) refused(err error) error {
+// refused makes an ErrPolicy of what package policy says, naming the object. What came from the TPM itself stays what it is.
+func (u *policyUse) refused(err error) error {
 	var unsatisfied *policy.UnsatisfiedError
-	if errors.As(err, &unsatisfied) {
+	switch {
+	case errors.As(err, &unsatisfied):
 		named := *unsatisfied
-		named.Label = a.Label
-		return refusal{&named}
+		named.Label = u.auth.Label
+		var cause error = refusal{&named}
+		for _, broken := range u.broken {
+			cause = fmt.Errorf("%w; besides, the TPM did not take an approval: %w", cause, broken)
+		}
+		return cause
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrBusy), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
 	}
 	return fmt.Errorf("%w: %w", ErrPolicy, err)
 }
@@ -94,7 +115,7 @@ func (a Auth) refused(err error) error {
 var errPCRMoved = errors.New("the PCRs changed")
 
 // policyStep sends one policy command.
-func (c *connection) policyStep(ctx context.Context, a Auth, s *session, step policy.Step) error {
+func (c *connection) policyStep(ctx context.Context, s *session, step policy.Step) error {
 	cmd := command{in: []entity{permanent(s.handle)}}
 	switch step := step.(type) {
 	case policy.PCRStep:
@@ -106,82 +127,56 @@ func (c *connection) policyStep(ctx context.Context, a Auth, s *session, step po
 	case policy.ClockStep:
 		cmd.code = tpm2.TPMCCPolicyCounterTimer
 		cmd.params = put16(put16(put2B(nil, step.Operand), step.Offset), uint16(step.Operation))
+	case policy.CommandStep:
+		cmd.code = tpm2.TPMCCPolicyCommandCode
+		cmd.params = put32(nil, uint32(step.Code))
 	case policy.OrStep:
 		cmd.code = tpm2.TPMCCPolicyOR
 		cmd.params = put32(nil, uint32(len(step.Digests)))
 		for _, d := range step.Digests {
 			cmd.params = put2B(cmd.params, d)
 		}
+	case policy.NVStep:
+		return c.policyNV(ctx, s, step)
+	case policy.AuthorizeNVStep:
+		return c.policyAuthorizeNV(ctx, s, step)
+	case policy.SecretStep:
+		return c.policySecret(ctx, s, step)
+	case policy.AuthorizeStep:
+		return c.policyAuthorize(ctx, s, step)
 	default:
 		return fmt.Errorf("%w: %w: policy step %T", ErrPolicy, ErrUnsupported, step)
 	}
 	_, err := c.run(ctx, cmd)
-	if isCode(err, tpm2.TPMRCValue) || isCode(err, tpm2.TPMRCPolicyFail) || isCode(err, tpm2.TPMRCPolicy) {
-		return c.explainRefusal(ctx, a, step, err)
-	}
 	return err
 }
 
-// explainRefusal says which node keeps a policy from being met. If none does, a PCR moved since the TPM refused.
-func (c *connection) explainRefusal(ctx context.Context, a Auth, step policy.Step, said error) error {
-	if err := a.Policy.Check(c.policyState(ctx, a)); err != nil {
-		return a.refused(err)
+// explainRefusal says which node keeps a policy from being met, where the TPM refused a command for that. If none does, a PCR
+// moved since, or the TPM does not take an approval.
+func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step policy.Step, said error) error {
+	authorize, approval := step.(policy.AuthorizeStep)
+	refused := isCode(said, tpm2.TPMRCValue) || isCode(said, tpm2.TPMRCPolicyFail) || isCode(said, tpm2.TPMRCPolicy) ||
+		errors.Is(said, errOtherIndex) || approval && codeOf(said) != 0
+	if !refused || isStale(said) || errors.Is(said, ErrNoMemory) {
+		return said
+	}
+	if err := u.auth.Policy.Check(c.policyState(ctx, u)); err != nil {
+		return u.refused(err)
 	}
 	if pcr, ok := step.(policy.PCRStep); ok {
 		return fmt.Errorf("%w: %s are not as approved", errPCRMoved, selectionText(pcr.Selection))
 	}
+	switch {
+	case approval && isParameter(codeOf(said), tpm2.TPMRCValue, 1): // the session came to another digest than the approved one
+		return fmt.Errorf("%w: the PCRs are not as approved", errPCRMoved)
+	case approval:
+		u.broken[string(authorize.Signature)] = said
+		return brokenApproval{said}
+	}
 	return fmt.Errorf("%w: %w", ErrPolicy, said)
 }
 
-// PolicyState is what the TPM says now, for package policy. Each function of it waits for its turn.
-func (t *TPM) PolicyState(ctx context.Context) policy.State {
-	return policy.State{
-		PCRs: func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
-			return t.ReadPCRs(ctx, bank, indices)
-		},
-		Clock: func() (info policy.ClockInfo, err error) {
-			err = t.do(ctx, func(ctx context.Context, c *connection) (err error) {
-				info, err = c.readClock(ctx)
-				return err
-			})
-			return info, err
-		},
-	}
-}
+// brokenApproval: the TPM did not take an approved policy.
+type brokenApproval struct{ error }
 
-// policyState is PolicyState within an operation. Each bank's PCRs are read once, all that the policy names.
-func (c *connection) policyState(ctx context.Context, a Auth) policy.State {
-	banks := make(map[tpm2.TPMIAlgHash]map[uint][]byte)
-	return policy.State{
-		PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) {
-			values, known := banks[bank]
-			if known {
-				return values, nil
-			}
-			var indices []uint
-			for _, pcr := range a.Policy.PCRs() {
-				if pcr.Bank == bank {
-					indices = append(indices, pcr.Indices()...)
-				}
-			}
-			slices.Sort(indices)
-			values, err := c.readPCRs(ctx, bank, slices.Compact(indices))
-			banks[bank] = values
-			return values, err
-		},
-		Clock: func() (policy.ClockInfo, error) { return c.readClock(ctx) },
-		NoPIN: len(authValue(a.Value)) == 0,
-	}
-}
-
-// readClock is TPM2_ReadClock (Part 3, section 29.1).
-func (c *connection) readClock(ctx context.Context) (policy.ClockInfo, error) {
-	r, err := c.run(ctx, command{code: tpm2.TPMCCReadClock})
-	if err != nil {
-		return policy.ClockInfo{}, err
-	}
-	r.u64() // time since the TPM was started
-	info := policy.ClockInfo{Clock: r.u64(), Resets: r.u32(), Restarts: r.u32()}
-	r.u8() // safe
-	return info, r.end()
-}
+func (e brokenApproval) Unwrap() []error { return []error{ErrPolicy, e.error} }

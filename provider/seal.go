@@ -50,7 +50,7 @@ func (t *TPM) Unseal(ctx context.Context, o Object, a Auth) (*secret.Bytes, erro
 	}
 	var data *secret.Bytes
 	err := t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.use(ctx, o, a, crypt{encrypt: true}, func(object entity, auths []authorization) error {
+		return c.use(ctx, o, a, tpm2.TPMCCUnseal, crypt{encrypt: true}, func(object entity, auths []authorization) error {
 			r, err := c.run(ctx, command{code: tpm2.TPMCCUnseal, in: []entity{object}, auths: auths})
 			if err != nil {
 				return err

@@ -53,7 +53,7 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	}
 	var signature []byte
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
-		return c.use(ctx, o, a, crypt{}, func(object entity, auths []authorization) (err error) {
+		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
 			signature, err = c.sign(ctx, object, auths, key, s, h, digest)
 			if err != nil {
 				return err

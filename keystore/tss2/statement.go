@@ -114,6 +114,9 @@ func statementsOf(p policy.Policy, public provider.Public) ([]statement, error) 
 	for _, step := range steps {
 		switch step := step.(type) {
 		case policy.PCRStep:
+			if step.Digest == nil {
+				return nil, fmt.Errorf("%w: PCRs of which only the policy digest is known have no form in a TSS2 key", ErrUnsupported)
+			}
 			body := append(tpm2.Marshal(step.Selection), step.Digest...)
 			list = append(list, statement{command: uint32(tpm2.TPMCCPolicyPCR), body: body})
 		case policy.AuthValueStep:

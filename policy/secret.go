@@ -1,0 +1,48 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Secret requires the authorisation of a hierarchy (TPM2_PolicySecret): of whoever owns the machine. One that is empty
+// requires nothing.
+type Secret struct{ Hierarchy tpm2.TPMHandle }
+
+var hierarchies = map[string]tpm2.TPMHandle{"owner": tpm2.TPMRHOwner, "endorsement": tpm2.TPMRHEndorsement}
+
+func (s Secret) walk(p *planner) error {
+	p.add(SecretStep(s))
+	return nil
+}
+
+func (s Secret) resolve(State, bool) (Node, error) { return s, nil }
+func (s Secret) check(State) error                 { return nil }
+func (s Secret) children() []Node                  { return nil }
+func (s Secret) text() string                      { return s.name() + " authorisation" }
+
+func (s Secret) explain(w *explainer) {
+	w.line("the %s hierarchy's authorisation is given (one that is empty requires nothing)", s.name())
+}
+
+func (s Secret) name() string {
+	for name, h := range hierarchies {
+		if h == s.Hierarchy {
+			return name
+		}
+	}
+	return fmt.Sprintf("0x%08x", uint32(s.Hierarchy))
+}
+
+func (s Secret) appendJSON(b []byte) []byte { return fmt.Appendf(b, `{"secret":%q}`, s.name()) }
+
+func secretFromTree(tree any, at path) (Node, error) {
+	name, ok := tree.(string)
+	h, known := hierarchies[name]
+	if !ok || !known {
+		return nil, at.errorf("is one of %s, not %v", strings.Join(sorted(hierarchies), " and "), tree)
+	}
+	return Secret{h}, nil
+}

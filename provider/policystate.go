@@ -1,0 +1,155 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+// PolicyState is what the TPM says now, for package policy. Each function of it waits for its turn. It knows
+// neither files nor approved policies.
+func (t *TPM) PolicyState(ctx context.Context) policy.State {
+	return policy.State{
+		PCRs: func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
+			return t.ReadPCRs(ctx, bank, indices)
+		},
+		Clock: func() (info policy.ClockInfo, err error) {
+			err = t.do(ctx, func(ctx context.Context, c *connection) (err error) {
+				info, err = c.readClock(ctx)
+				return err
+			})
+			return info, err
+		},
+		NV: func(index Handle) (x policy.NVIndex, err error) {
+			err = t.do(ctx, func(ctx context.Context, c *connection) (err error) {
+				x, err = c.policyIndex(ctx, index)
+				return err
+			})
+			return x, err
+		},
+	}
+}
+
+// policyState is PolicyState within a use of an object. What is asked twice is read once, and of PCRs all in a bank that the
+// policy and the approved ones name.
+func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State {
+	banks := make(map[tpm2.TPMIAlgHash]map[uint][]byte)
+	indices := make(map[Handle]policy.NVIndex)
+	approved := u.approved()
+	return policy.State{
+		Hash:     u.nameAlg,
+		Command:  u.code,
+		NoPIN:    len(authValue(u.auth.Value)) == 0,
+		Approved: approved,
+		Clock:    func() (policy.ClockInfo, error) { return c.readClock(ctx) },
+		PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) {
+			if values, known := banks[bank]; known {
+				return values, nil
+			}
+			values, err := c.readPCRs(ctx, bank, u.selected(bank, approved))
+			if err == nil || errors.Is(err, policy.ErrBankInactive) {
+				banks[bank] = values
+			}
+			return values, err
+		},
+		NV: func(index Handle) (policy.NVIndex, error) {
+			if x, known := indices[index]; known {
+				return x, nil
+			}
+			x, err := c.policyIndex(ctx, index)
+			if err == nil {
+				indices[index] = x
+			}
+			return x, err
+		},
+	}
+}
+
+// approved gives the approved policies that the TPM may take; they are read once.
+func (u *policyUse) approved() func() ([]policy.Approved, error) {
+	var all []policy.Approved
+	read := false
+	return func() (_ []policy.Approved, err error) {
+		if read || u.auth.Approved == nil {
+			return all, nil
+		}
+		if all, err = u.auth.Approved(); err != nil {
+			return nil, err
+		}
+		all = slices.DeleteFunc(slices.Clone(all), func(a policy.Approved) bool { return u.broken[string(a.Signature)] != nil })
+		read = true
+		return all, nil
+	}
+}
+
+// selected are the PCRs of a bank that the policy or an approved one names.
+func (u *policyUse) selected(bank tpm2.TPMIAlgHash, approved func() ([]policy.Approved, error)) []uint {
+	pcrs := u.auth.Policy.PCRs()
+	if all, err := approved(); err == nil && u.auth.Policy.NeedsApproval() {
+		for _, a := range all {
+			pcrs = append(pcrs, a.Policy.PCRs()...)
+		}
+	}
+	var indices []uint
+	for _, pcr := range pcrs {
+		if pcr.Bank == bank {
+			indices = append(indices, pcr.Indices()...)
+		}
+	}
+	slices.Sort(indices)
+	return slices.Compact(indices)
+}
+
+// readClock is TPM2_ReadClock (Part 3, section 29.1).
+func (c *connection) readClock(ctx context.Context) (policy.ClockInfo, error) {
+	r, err := c.run(ctx, command{code: tpm2.TPMCCReadClock})
+	if err != nil {
+		return policy.ClockInfo{}, err
+	}
+	r.u64() // time since the TPM was started
+	info := policy.ClockInfo{Clock: r.u64(), Resets: r.u32(), Restarts: r.u32()}
+	r.u8() // safe
+	return info, r.end()
+}
+
+// policyIndex reads an NV index and its Name. One that is not there, or was not written, is a policy.ErrNoIndex.
+func (c *connection) policyIndex(ctx context.Context, index Handle) (policy.NVIndex, error) {
+	x, err := c.nvReadPublic(ctx, index)
+	if errors.Is(err, ErrNoObject) {
+		return policy.NVIndex{}, policy.ErrNoIndex
+	}
+	if err != nil {
+		return policy.NVIndex{}, err
+	}
+	var data []byte
+	err = c.asReader(ctx, x, func(by entity, auth authorization) error {
+		b, err := c.nvRead(ctx, by, auth, x, 0, min(int(x.area.DataSize), maxPolicyIndex))
+		data = bytes.Clone(b)
+		return err
+	})
+	if isCode(err, tpm2.TPMRCNVUninitialized) {
+		err = policy.ErrNoIndex
+	}
+	return policy.NVIndex{Name: x.name, Data: data}, err
+}
+
+// maxPolicyIndex is as much of an index as policies look at: every TPM reads that much in one command.
+const maxPolicyIndex = 64
+
+// asReader calls use with who may read an index: anybody, by its empty authValue, or else the owner.
+func (c *connection) asReader(ctx context.Context, x nvIndex, use func(by entity, auth authorization) error) error {
+	switch attrs := x.area.Attributes; {
+	case attrs.AuthRead:
+		return use(x.entity(), authorization{})
+	case attrs.OwnerRead:
+		return c.asHierarchy(ctx, tpm2.TPMRHOwner, c.tpm.ownerAuth, func(auth authorization) error {
+			return use(permanent(tpm2.TPMRHOwner), auth)
+		})
+	}
+	return fmt.Errorf("%w: %v can be read by neither its own authorisation nor the owner's", ErrWrongUse, x)
+}

@@ -1,0 +1,172 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+// policyNV is TPM2_PolicyNV (Part 3, section 23.9).
+func (c *connection) policyNV(ctx context.Context, s *session, step policy.NVStep) error {
+	return c.withPolicyIndex(ctx, step.Index, step.Name, func(x nvIndex, by entity, auth authorization) error {
+		_, err := c.run(ctx, command{
+			code:   tpm2.TPMCCPolicyNV,
+			in:     []entity{by, x.entity(), permanent(s.handle)},
+			auths:  []authorization{auth},
+			params: put16(put16(put2B(nil, step.Value), step.Offset), uint16(step.Op)),
+		})
+		return err
+	})
+}
+
+// policyAuthorizeNV is TPM2_PolicyAuthorizeNV (Part 3, section 23.22).
+func (c *connection) policyAuthorizeNV(ctx context.Context, s *session, step policy.AuthorizeNVStep) error {
+	return c.withPolicyIndex(ctx, step.Index, step.Name, func(x nvIndex, by entity, auth authorization) error {
+		_, err := c.run(ctx, command{
+			code:  tpm2.TPMCCPolicyAuthorizeNV,
+			in:    []entity{by, x.entity(), permanent(s.handle)},
+			auths: []authorization{auth},
+		})
+		return err
+	})
+}
+
+// errOtherIndex: an NV index is not the one that the policy means.
+var errOtherIndex = fmt.Errorf("%w", ErrPolicy)
+
+// withPolicyIndex calls use with the index that a policy means, and who may read it.
+func (c *connection) withPolicyIndex(ctx context.Context, h Handle, name []byte, use func(x nvIndex, by entity, auth authorization) error) error {
+	x, err := c.nvReadPublic(ctx, h)
+	switch {
+	case errors.Is(err, ErrNoObject):
+		return fmt.Errorf("%w: NV index 0x%08X is gone", errOtherIndex, uint32(h))
+	case err != nil:
+		return err
+	case !bytes.Equal(x.name, name):
+		return fmt.Errorf("%w: %v was made anew: its Name is %v, the policy's %x", errOtherIndex, x, x.name, name)
+	}
+	return c.asReader(ctx, x, func(by entity, auth authorization) error { return use(x, by, auth) })
+}
+
+// policySecret is TPM2_PolicySecret (Part 3, section 23.4) without nonce, expiration or policyRef.
+func (c *connection) policySecret(ctx context.Context, s *session, step policy.SecretStep) error {
+	auth := c.tpm.ownerAuth
+	if step.Hierarchy != tpm2.TPMRHOwner {
+		auth = nil
+	}
+	return c.asHierarchy(ctx, step.Hierarchy, auth, func(auth authorization) error {
+		p := put2B(nil, nil) // nonceTPM
+		p = put2B(p, nil)    // cpHashA
+		p = put2B(p, nil)    // policyRef
+		p = put32(p, 0)      // expiration
+		_, err := c.run(ctx, command{
+			code:   tpm2.TPMCCPolicySecret,
+			in:     []entity{permanent(step.Hierarchy), permanent(s.handle)},
+			auths:  []authorization{auth},
+			params: p,
+		})
+		return err
+	})
+}
+
+// tickets are the TPM's words that it verified a signature, by what was signed. They survive its resets, but not TPM2_Clear.
+type tickets map[[sha256.Size]byte][]byte
+
+// maxTickets bounds what is kept; with more everything is forgotten.
+const maxTickets = 64
+
+// policyAuthorize is TPM2_PolicyAuthorize (Part 3, section 23.16). The signature was verified in software before.
+func (c *connection) policyAuthorize(ctx context.Context, s *session, step policy.AuthorizeStep) error {
+	name := step.Signer.Name()
+	digest := policy.ApprovalDigest(step.Approved, step.Ref)
+	what := sha256.Sum256(append(append(bytes.Clone(name), digest...), step.Signature...))
+	for {
+		ticket, kept := c.tpm.tickets[what]
+		if !kept {
+			var err error
+			if ticket, err = c.verifyApproval(ctx, step.Signer, digest, step.Signature); err != nil {
+				return err
+			}
+			if len(c.tpm.tickets) >= maxTickets || c.tpm.tickets == nil {
+				c.tpm.tickets = make(tickets)
+			}
+			c.tpm.tickets[what] = ticket
+		}
+		p := put2B(nil, step.Approved)
+		p = put2B(p, step.Ref)
+		p = put2B(p, name)
+		p = append(p, ticket...)
+		_, err := c.run(ctx, command{code: tpm2.TPMCCPolicyAuthorize, in: []entity{permanent(s.handle)}, params: p})
+		if !kept || !isParameter(codeOf(err), tpm2.TPMRCValue, 4) {
+			return err
+		}
+		delete(c.tpm.tickets, what) // of before a TPM2_Clear
+	}
+}
+
+// verifyApproval has the TPM verify a signature (TPM2_VerifySignature, Part 3, section 20.1), and gives its ticket. The key
+// is loaded in the owner hierarchy, since in the null hierarchy the ticket would be empty.
+func (c *connection) verifyApproval(ctx context.Context, signer policy.Signer, digest, signature []byte) ([]byte, error) {
+	tpmSignature, err := approvalSignature(signer, signature)
+	if err != nil {
+		return nil, err
+	}
+	p := put2B(nil, nil) // no private area
+	p = put2B(p, signer.Area())
+	p = put32(p, uint32(tpm2.TPMRHOwner))
+	r, err := c.run(ctx, command{code: tpm2.TPMCCLoadExternal, params: p, loads: true})
+	if err != nil {
+		return nil, fmt.Errorf("load the signer's public key: %w", err)
+	}
+	defer c.flush(ctx, r.handle)
+	name := r.sized()
+	if err := r.end(); err != nil || !bytes.Equal(name, signer.Name()) {
+		return nil, fmt.Errorf("%w: TPM2_LoadExternal: Name %x", ErrIntegrity, name)
+	}
+	r, err = c.run(ctx, command{
+		code:   tpm2.TPMCCVerifySignature,
+		in:     []entity{{r.handle, name}},
+		params: append(put2B(nil, digest), tpmSignature...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	ticket := bytes.Clone(r.b)
+	r.u16()
+	r.u32()
+	r.sized()
+	return ticket, r.end()
+}
+
+// approvalSignature is a signature as TPMT_SIGNATURE.
+func approvalSignature(signer policy.Signer, signature []byte) ([]byte, error) {
+	key, err := signer.Key()
+	if err != nil {
+		return nil, err
+	}
+	hash := uint16(hashAlgs[crypto.SHA256])
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		return put2B(put16(put16(nil, uint16(tpm2.TPMAlgRSASSA)), hash), signature), nil
+	case *ecdsa.PublicKey:
+		var rs struct{ R, S *big.Int }
+		if _, err := asn1.Unmarshal(signature, &rs); err != nil {
+			return nil, fmt.Errorf("%w: the approval's signature: %w", ErrPolicy, err)
+		}
+		size := (key.Params().BitSize + 7) / 8
+		b := put16(put16(nil, uint16(tpm2.TPMAlgECDSA)), hash)
+		b = put2B(b, rs.R.FillBytes(make([]byte, size)))
+		return put2B(b, rs.S.FillBytes(make([]byte, size))), nil
+	}
+	return nil, fmt.Errorf("%w: a signer's key of type %T", ErrUnsupported, key)
+}
