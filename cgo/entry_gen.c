@@ -273,9 +273,16 @@ CK_RV C_CreateObject(CK_SESSION_HANDLE hSession, CK_ATTRIBUTE_PTR pTemplate, CK_
 
 CK_RV C_CopyObject(CK_SESSION_HANDLE hSession, CK_OBJECT_HANDLE hObject, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulCount, CK_OBJECT_HANDLE_PTR phNewObject)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_CopyObject);
+	put_ulong(&call, hSession);
+	put_ulong(&call, hObject);
+	put_template(&call, pTemplate, ulCount);
+	need(&call, phNewObject);
+	call_send(&call);
+	get_ulong(&call, phNewObject);
+	return call_end(&call);
 }
 
 CK_RV C_DestroyObject(CK_SESSION_HANDLE hSession, CK_OBJECT_HANDLE hObject)
@@ -387,16 +394,27 @@ CK_RV C_Encrypt(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pData, CK_ULONG ulDataLe
 
 CK_RV C_EncryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPartLen, CK_BYTE_PTR pEncryptedPart, CK_ULONG_PTR pulEncryptedPartLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_EncryptUpdate);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pPart, ulPartLen, CKR_DATA_LEN_RANGE);
+	put_buffer(&call, pEncryptedPart, pulEncryptedPartLen);
+	call_send(&call);
+	get_buffer(&call, pEncryptedPart, pulEncryptedPartLen);
+	return call_end(&call);
 }
 
 CK_RV C_EncryptFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pLastEncryptedPart, CK_ULONG_PTR pulLastEncryptedPartLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_EncryptFinal);
+	put_ulong(&call, hSession);
+	put_buffer(&call, pLastEncryptedPart, pulLastEncryptedPartLen);
+	call_send(&call);
+	get_buffer(&call, pLastEncryptedPart, pulLastEncryptedPartLen);
+	return call_end(&call);
 }
 
 CK_RV C_DecryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
@@ -426,16 +444,27 @@ CK_RV C_Decrypt(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedData, CK_ULONG
 
 CK_RV C_DecryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPart, CK_ULONG ulEncryptedPartLen, CK_BYTE_PTR pPart, CK_ULONG_PTR pulPartLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_DecryptUpdate);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pEncryptedPart, ulEncryptedPartLen, CKR_ENCRYPTED_DATA_LEN_RANGE);
+	put_buffer(&call, pPart, pulPartLen);
+	call_send(&call);
+	get_buffer(&call, pPart, pulPartLen);
+	return call_end(&call);
 }
 
 CK_RV C_DecryptFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pLastPart, CK_ULONG_PTR pulLastPartLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_DecryptFinal);
+	put_ulong(&call, hSession);
+	put_buffer(&call, pLastPart, pulLastPartLen);
+	call_send(&call);
+	get_buffer(&call, pLastPart, pulLastPartLen);
+	return call_end(&call);
 }
 
 CK_RV C_DigestInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism)
@@ -484,9 +513,13 @@ CK_RV C_DigestUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulP
 
 CK_RV C_DigestKey(CK_SESSION_HANDLE hSession, CK_OBJECT_HANDLE hKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_DigestKey);
+	put_ulong(&call, hSession);
+	put_ulong(&call, hKey);
+	call_send(&call);
+	return call_end(&call);
 }
 
 CK_RV C_DigestFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pDigest, CK_ULONG_PTR pulDigestLen)
@@ -671,9 +704,16 @@ CK_RV C_DecryptVerifyUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPa
 
 CK_RV C_GenerateKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulCount, CK_OBJECT_HANDLE_PTR phKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_GenerateKey);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_template(&call, pTemplate, ulCount);
+	need(&call, phKey);
+	call_send(&call);
+	get_ulong(&call, phKey);
+	return call_end(&call);
 }
 
 CK_RV C_GenerateKeyPair(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_ATTRIBUTE_PTR pPublicKeyTemplate, CK_ULONG ulPublicKeyAttributeCount, CK_ATTRIBUTE_PTR pPrivateKeyTemplate, CK_ULONG ulPrivateKeyAttributeCount, CK_OBJECT_HANDLE_PTR phPublicKey, CK_OBJECT_HANDLE_PTR phPrivateKey)
@@ -695,16 +735,33 @@ CK_RV C_GenerateKeyPair(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism,
 
 CK_RV C_WrapKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hWrappingKey, CK_OBJECT_HANDLE hKey, CK_BYTE_PTR pWrappedKey, CK_ULONG_PTR pulWrappedKeyLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_WrapKey);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_ulong(&call, hWrappingKey);
+	put_ulong(&call, hKey);
+	put_buffer(&call, pWrappedKey, pulWrappedKeyLen);
+	call_send(&call);
+	get_buffer(&call, pWrappedKey, pulWrappedKeyLen);
+	return call_end(&call);
 }
 
 CK_RV C_UnwrapKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hUnwrappingKey, CK_BYTE_PTR pWrappedKey, CK_ULONG ulWrappedKeyLen, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_OBJECT_HANDLE_PTR phKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_UnwrapKey);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_ulong(&call, hUnwrappingKey);
+	put_bytes(&call, pWrappedKey, ulWrappedKeyLen, CKR_WRAPPED_KEY_LEN_RANGE);
+	put_template(&call, pTemplate, ulAttributeCount);
+	need(&call, phKey);
+	call_send(&call);
+	get_ulong(&call, phKey);
+	return call_end(&call);
 }
 
 CK_RV C_DeriveKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hBaseKey, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_OBJECT_HANDLE_PTR phKey)

@@ -22,6 +22,17 @@ static const struct parameter_layout CK_RSA_PKCS_OAEP_PARAMS_layout = {
 	sizeof(CK_RSA_PKCS_OAEP_PARAMS), 4, CK_RSA_PKCS_OAEP_PARAMS_fields,
 };
 
+static const struct parameter_field CK_GCM_PARAMS_fields[] = {
+	{FIELD_BUFFER, offsetof(CK_GCM_PARAMS, pIv), offsetof(CK_GCM_PARAMS, ulIvLen)},
+	{FIELD_ULONG, offsetof(CK_GCM_PARAMS, ulIvBits), 0},
+	{FIELD_BUFFER, offsetof(CK_GCM_PARAMS, pAAD), offsetof(CK_GCM_PARAMS, ulAADLen)},
+	{FIELD_ULONG, offsetof(CK_GCM_PARAMS, ulTagBits), 0},
+};
+
+static const struct parameter_layout CK_GCM_PARAMS_layout = {
+	sizeof(CK_GCM_PARAMS), 4, CK_GCM_PARAMS_fields,
+};
+
 const struct parameter_layout *parameter_layout(CK_MECHANISM_TYPE mechanism)
 {
 	switch (mechanism) {
@@ -38,6 +49,8 @@ const struct parameter_layout *parameter_layout(CK_MECHANISM_TYPE mechanism)
 		return &CK_RSA_PKCS_PSS_PARAMS_layout;
 	case CKM_RSA_PKCS_OAEP:
 		return &CK_RSA_PKCS_OAEP_PARAMS_layout;
+	case CKM_AES_GCM:
+		return &CK_GCM_PARAMS_layout;
 	}
 	return NULL;
 }

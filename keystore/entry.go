@@ -15,7 +15,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// Entry is a key of the store as read from disk. Its Object is ready for package provider. Immutable by its users.
+// Entry is a key of the store as read from disk, or a secret. Its Object is ready for package provider. Immutable by its users.
 type Entry struct {
 	ID           string // file stem, 32 hex digits; for a PEM somebody dropped in, its stem
 	Label        string
@@ -28,12 +28,15 @@ type Entry struct {
 	State        State
 	Created      time.Time
 	Certificates []*x509.Certificate // leaf first; only a chain whose leaf has the key's public key
+	Secret       *SecretInfo         // of secrets and data (Token.Secrets); nil for keys
+
+	sealed, plain []byte // the value of a secret, as the store has it
 
 	seen sight
 }
 
 // Linked tells a key that is in the TPM alone: the store has no wrapped form of it.
-func (e Entry) Linked() bool { return len(e.Object.Private) == 0 }
+func (e Entry) Linked() bool { return len(e.Object.Private) == 0 && e.Secret == nil }
 
 // PolicyIgnored tells a key whose policy is decoration: it has one, and its authValue opens it all the same (userWithAuth
 // is set).

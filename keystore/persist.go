@@ -39,6 +39,8 @@ func (t *Token) persistEntry(ctx context.Context, e Entry, h provider.Handle) (E
 	}
 	have := provider.Handle(r.side.Handle)
 	switch {
+	case r.entry.Secret != nil:
+		return e, fmt.Errorf("%w: a secret has no persistent handle", ErrInvalid)
 	case have != 0 && (h == 0 || h == have):
 		return r.finish(t.HasPIN()), nil
 	case have != 0:

@@ -76,6 +76,8 @@ func readRecord(d *dir, id string) (record, files) {
 		err = r.fromPEM(pemText, time.Unix(0, f.pem.mtime))
 	case r.hasSide && r.side.Public != nil:
 		err = r.fromLink()
+	case r.hasSide && r.side.Secret != nil && r.side.Secret.Public:
+		r.list(provider.Object{}, policy.Policy{}, nil)
 	case r.hasSide && r.side.State == Ready:
 		r.problem(id+sidecarSuffix, fmt.Errorf("%w: its key, %s, is missing", ErrCorrupt, id+pemSuffix))
 	case r.sideErr == nil && !r.hasSide && certText != nil:
@@ -120,12 +122,17 @@ func (r *record) fromPEM(text []byte, modified time.Time) error {
 		r.problem(file, err)
 		return err
 	}
+	name := key.Object.Public.Name()
+	if key.Sealed && r.hasSide && r.side.Secret != nil && bytes.Equal(r.side.Name, name) {
+		r.list(key.Object, key.Policy, policyErr)
+		return nil
+	}
+	// Sealed data without its own sidecar is nothing, nor is a secret's sidecar with another PEM.
 	if err := checkUsable(key.Object.Public); err != nil {
 		r.problem(file, err)
 		return err
 	}
-	name := key.Object.Public.Name()
-	if r.hasSide && !bytes.Equal(r.side.Name, name) {
+	if r.hasSide && (!bytes.Equal(r.side.Name, name) || r.side.Secret != nil) {
 		r.problem(r.id+sidecarSuffix, fmt.Errorf("%w: it is another key's (name %x, the PEM's is %x) and is ignored",
 			ErrCorrupt, []byte(r.side.Name), []byte(name)))
 		r.hasSide = false
@@ -197,6 +204,10 @@ func (r *record) list(o provider.Object, fromPEM policy.Policy, policyErr *tss2.
 	r.entry = Entry{
 		ID: r.id, Label: s.Label, CKAID: s.CKAID, Object: o, OwnPIN: s.Auth == authOwn, EmptyAuth: s.Auth == authEmpty,
 		State: s.State, Created: s.Created,
+	}
+	if part := s.Secret; part != nil {
+		info := part.SecretInfo
+		r.entry.Secret, r.entry.sealed, r.entry.plain = &info, part.Sealed, part.Plain
 	}
 	r.entry.Policy, r.entry.PolicyErr = choosePolicy(o.Public, s.Policy, fromPEM, policyErr)
 }

@@ -172,6 +172,11 @@ func (t *Token) Keys() ([]Entry, error) { return t.findAll(Query{}) }
 
 // findAll gives the keys that answer to q, in the order of Keys.
 func (t *Token) findAll(q Query) ([]Entry, error) {
+	return t.list(func(e *Entry) bool { return e.Secret == nil && q.matches(e) })
+}
+
+// list gives the entries that are wanted, sorted by label then ID.
+func (t *Token) list(wanted func(*Entry) bool) ([]Entry, error) {
 	records, err := t.scanner.scan()
 	if err != nil {
 		return nil, err
@@ -179,7 +184,7 @@ func (t *Token) findAll(q Query) ([]Entry, error) {
 	hasPIN := t.HasPIN()
 	var entries []Entry
 	for i := range records {
-		if r := &records[i]; r.listed && q.matches(&r.entry) {
+		if r := &records[i]; r.listed && wanted(&r.entry) {
 			entries = append(entries, r.finish(hasPIN))
 		}
 	}

@@ -53,6 +53,7 @@ type sidecar struct {
 	Created time.Time     `json:"created"`
 	SRK     hexText       `json:"srk,omitempty"`    // Name of the SRK that the key was made under
 	Public  []byte        `json:"public,omitempty"` // TPMT_PUBLIC of a linked key, which has no PEM
+	Secret  *secretPart   `json:"secret,omitempty"` // of a secret; the PEM has the key that opens it
 }
 
 func parseSidecar(text []byte) (sidecar, error) {
@@ -67,14 +68,23 @@ func parseSidecar(text []byte) (sidecar, error) {
 }
 
 func (s sidecar) validate() error {
-	if len(s.Name) == 0 {
-		return fmt.Errorf("it has no name")
+	public := s.Secret != nil && s.Secret.Public
+	if len(s.Name) == 0 != public {
+		return fmt.Errorf("it has no name, or one of nothing")
 	}
 	if err := checkLabel(s.Label); err != nil {
 		return err
 	}
-	if err := checkCKAID(s.CKAID); err != nil {
+	if err := checkCKAID(s.CKAID); err != nil && (s.Secret == nil || len(s.CKAID) > 0) {
 		return err
+	}
+	if s.Secret != nil {
+		if s.Public != nil || s.Handle != 0 {
+			return fmt.Errorf("a secret is no linked key and has no handle")
+		}
+		if err := s.Secret.validate(); err != nil {
+			return err
+		}
 	}
 	switch s.Auth {
 	case authEmpty, authToken, authOwn:
@@ -93,11 +103,11 @@ func (s sidecar) validate() error {
 	if s.Public == nil {
 		return nil
 	}
-	public, err := provider.ParsePublic(s.Public)
+	area, err := provider.ParsePublic(s.Public)
 	if err != nil {
 		return fmt.Errorf("public: %w", err)
 	}
-	if !bytes.Equal(public.Name(), s.Name) {
+	if !bytes.Equal(area.Name(), s.Name) {
 		return fmt.Errorf("its name is not that of its public area")
 	}
 	if s.Handle == 0 {

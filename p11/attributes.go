@@ -45,6 +45,9 @@ var secrets = []AttributeType{
 
 // sensitive tells an attribute that exists in the TPM alone.
 func (o *object) sensitive(t AttributeType) bool {
+	if o.hides(t) {
+		return o.guarded()
+	}
 	if o.class != CKO_PRIVATE_KEY {
 		return false
 	}
@@ -66,7 +69,7 @@ func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries
 	}
 	results := make([]AttributeResult, len(queries))
 	for i, q := range queries {
-		result, failure := o.answer(q)
+		result, failure := s.answer(o, q)
 		results[i] = result
 		if failure != nil {
 			err = failure
@@ -75,11 +78,13 @@ func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries
 	return results, err
 }
 
-func (o *object) answer(q AttributeQuery) (AttributeResult, error) {
+func (s *session) answer(o *object, q AttributeQuery) (AttributeResult, error) {
 	value, ok := o.attributes[q.Type]
 	switch {
 	case o.sensitive(q.Type):
 		return AttributeResult{Unavailable: true}, CKR_ATTRIBUTE_SENSITIVE
+	case o.hides(q.Type):
+		return s.answerHidden(o, q)
 	case !ok:
 		return AttributeResult{Unavailable: true}, CKR_ATTRIBUTE_TYPE_INVALID
 	case q.Query:
@@ -88,6 +93,23 @@ func (o *object) answer(q AttributeQuery) (AttributeResult, error) {
 		return AttributeResult{Unavailable: true}, CKR_BUFFER_TOO_SMALL
 	}
 	return AttributeResult{Length: uint64(len(value)), Value: value}, nil
+}
+
+// answerHidden answers with what has to be opened for it. A size query, and a buffer that is too small, open nothing.
+func (s *session) answerHidden(o *object, q AttributeQuery) (AttributeResult, error) {
+	length := uint64(o.info.Length)
+	switch {
+	case q.Query:
+		return AttributeResult{Length: length}, nil
+	case q.Capacity < length:
+		return AttributeResult{Unavailable: true}, CKR_BUFFER_TOO_SMALL
+	}
+	value, err := s.reveal(o, CKF_DECRYPT)
+	if err != nil {
+		return AttributeResult{Unavailable: true}, err
+	}
+	defer value.Wipe()
+	return AttributeResult{Length: length, Value: append([]byte{}, value.Bytes()...), Secret: true}, nil
 }
 
 // GetObjectSize is C_GetObjectSize: the bytes of an object's attributes, which is all that is known of its size.
@@ -103,6 +125,9 @@ func (m *Module) GetObjectSize(h SessionHandle, object ObjectHandle) (uint64, er
 	var size uint64
 	for _, value := range o.attributes {
 		size += uint64(len(value))
+	}
+	if o.hides(CKA_VALUE) {
+		size += uint64(o.info.Length)
 	}
 	return size, nil
 }

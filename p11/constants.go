@@ -5,24 +5,35 @@ package p11
 // Vendor attributes.
 const (
 	// CKA_TPM2_POLICY is the key's policy as text, empty for none. In C_GenerateKeyPair's private
-	// template it takes a PCR selection, "sha256:0,1,2,7", and binds the key to the current values.
+	// template it takes a PCR selection, "sha256:0,1,2,7", and binds the key to the current values. In templates of secret keys and data it does the same.
 	CKA_TPM2_POLICY AttributeType = 0x80544B11
 	// CKA_TPM2_NAME is the TPM Name of the key: its name algorithm (2 bytes) and the digest of its public area.
 	CKA_TPM2_NAME AttributeType = 0x80544B12
+	// CKA_TPM2_KMS_CIPHERTEXT is a secret key as AWS KMS encrypted it, for keys that came from there.
+	CKA_TPM2_KMS_CIPHERTEXT AttributeType = 0x80544B13
 )
 
 // Object classes.
 const (
+	CKO_DATA        ObjectClass = 0
 	CKO_CERTIFICATE ObjectClass = 1
 	CKO_PUBLIC_KEY  ObjectClass = 2
 	CKO_PRIVATE_KEY ObjectClass = 3
+	CKO_SECRET_KEY  ObjectClass = 4
 )
 
 // Key types, and the one certificate type.
 const (
-	CKK_RSA   uint64 = 0
-	CKK_EC    uint64 = 3
-	CKC_X_509 uint64 = 0
+	CKK_RSA            uint64 = 0
+	CKK_EC             uint64 = 3
+	CKK_GENERIC_SECRET uint64 = 0x10
+	CKK_AES            uint64 = 0x1f
+	CKK_SHA_1_HMAC     uint64 = 0x28
+	CKK_SHA256_HMAC    uint64 = 0x2b
+	CKK_SHA384_HMAC    uint64 = 0x2c
+	CKK_SHA512_HMAC    uint64 = 0x2d
+	CKK_SHA224_HMAC    uint64 = 0x2e
+	CKC_X_509          uint64 = 0
 )
 
 // Certificate categories.
@@ -42,7 +53,9 @@ const (
 	CKA_PRIVATE                    AttributeType = 0x2
 	CKA_LABEL                      AttributeType = 0x3
 	CKA_UNIQUE_ID                  AttributeType = 0x4
+	CKA_APPLICATION                AttributeType = 0x10
 	CKA_VALUE                      AttributeType = 0x11
+	CKA_OBJECT_ID                  AttributeType = 0x12
 	CKA_CERTIFICATE_TYPE           AttributeType = 0x80
 	CKA_ISSUER                     AttributeType = 0x81
 	CKA_SERIAL_NUMBER              AttributeType = 0x82
@@ -79,6 +92,7 @@ const (
 	CKA_EXPONENT_2                 AttributeType = 0x127
 	CKA_COEFFICIENT                AttributeType = 0x128
 	CKA_PUBLIC_KEY_INFO            AttributeType = 0x129
+	CKA_VALUE_LEN                  AttributeType = 0x161
 	CKA_EXTRACTABLE                AttributeType = 0x162
 	CKA_LOCAL                      AttributeType = 0x163
 	CKA_NEVER_EXTRACTABLE          AttributeType = 0x164
@@ -96,26 +110,45 @@ const (
 
 // Mechanisms.
 const (
-	CKM_RSA_PKCS_KEY_PAIR_GEN MechanismType = 0x0
-	CKM_RSA_PKCS              MechanismType = 0x1
-	CKM_SHA1_RSA_PKCS         MechanismType = 0x6
-	CKM_RSA_PKCS_OAEP         MechanismType = 0x9
-	CKM_RSA_PKCS_PSS          MechanismType = 0xd
-	CKM_SHA256_RSA_PKCS       MechanismType = 0x40
-	CKM_SHA384_RSA_PKCS       MechanismType = 0x41
-	CKM_SHA512_RSA_PKCS       MechanismType = 0x42
-	CKM_SHA256_RSA_PKCS_PSS   MechanismType = 0x43
-	CKM_SHA384_RSA_PKCS_PSS   MechanismType = 0x44
-	CKM_SHA512_RSA_PKCS_PSS   MechanismType = 0x45
-	CKM_SHA_1                 MechanismType = 0x220
-	CKM_SHA256                MechanismType = 0x250
-	CKM_SHA384                MechanismType = 0x260
-	CKM_SHA512                MechanismType = 0x270
-	CKM_EC_KEY_PAIR_GEN       MechanismType = 0x1040
-	CKM_ECDSA                 MechanismType = 0x1041
-	CKM_ECDSA_SHA256          MechanismType = 0x1044
-	CKM_ECDSA_SHA384          MechanismType = 0x1045
-	CKM_ECDSA_SHA512          MechanismType = 0x1046
+	CKM_RSA_PKCS_KEY_PAIR_GEN  MechanismType = 0x0
+	CKM_RSA_PKCS               MechanismType = 0x1
+	CKM_SHA1_RSA_PKCS          MechanismType = 0x6
+	CKM_RSA_PKCS_OAEP          MechanismType = 0x9
+	CKM_RSA_PKCS_PSS           MechanismType = 0xd
+	CKM_SHA256_RSA_PKCS        MechanismType = 0x40
+	CKM_SHA384_RSA_PKCS        MechanismType = 0x41
+	CKM_SHA512_RSA_PKCS        MechanismType = 0x42
+	CKM_SHA256_RSA_PKCS_PSS    MechanismType = 0x43
+	CKM_SHA384_RSA_PKCS_PSS    MechanismType = 0x44
+	CKM_SHA512_RSA_PKCS_PSS    MechanismType = 0x45
+	CKM_SHA_1                  MechanismType = 0x220
+	CKM_SHA_1_HMAC             MechanismType = 0x221
+	CKM_SHA_1_HMAC_GENERAL     MechanismType = 0x222
+	CKM_SHA256                 MechanismType = 0x250
+	CKM_SHA256_HMAC            MechanismType = 0x251
+	CKM_SHA256_HMAC_GENERAL    MechanismType = 0x252
+	CKM_SHA224                 MechanismType = 0x255
+	CKM_SHA224_HMAC            MechanismType = 0x256
+	CKM_SHA224_HMAC_GENERAL    MechanismType = 0x257
+	CKM_SHA384                 MechanismType = 0x260
+	CKM_SHA384_HMAC            MechanismType = 0x261
+	CKM_SHA384_HMAC_GENERAL    MechanismType = 0x262
+	CKM_SHA512                 MechanismType = 0x270
+	CKM_SHA512_HMAC            MechanismType = 0x271
+	CKM_SHA512_HMAC_GENERAL    MechanismType = 0x272
+	CKM_GENERIC_SECRET_KEY_GEN MechanismType = 0x350
+	CKM_EC_KEY_PAIR_GEN        MechanismType = 0x1040
+	CKM_ECDSA                  MechanismType = 0x1041
+	CKM_ECDSA_SHA256           MechanismType = 0x1044
+	CKM_ECDSA_SHA384           MechanismType = 0x1045
+	CKM_ECDSA_SHA512           MechanismType = 0x1046
+	CKM_AES_KEY_GEN            MechanismType = 0x1080
+	CKM_AES_CBC                MechanismType = 0x1082
+	CKM_AES_CBC_PAD            MechanismType = 0x1085
+	CKM_AES_CTR                MechanismType = 0x1086
+	CKM_AES_GCM                MechanismType = 0x1087
+	CKM_AES_KEY_WRAP           MechanismType = 0x2109
+	CKM_AES_KEY_WRAP_KWP       MechanismType = 0x210b
 )
 
 // Mask generation functions and the OAEP source type.
@@ -160,9 +193,11 @@ const (
 	CKF_DECRYPT           Flags = 0x200
 	CKF_DIGEST            Flags = 0x400
 	CKF_SIGN              Flags = 0x800
-	CKF_UNWRAP            Flags = 0x00040000
 	CKF_VERIFY            Flags = 0x2000
+	CKF_GENERATE          Flags = 0x8000
 	CKF_GENERATE_KEY_PAIR Flags = 0x10000
+	CKF_WRAP              Flags = 0x20000
+	CKF_UNWRAP            Flags = 0x40000
 	CKF_EC_F_P            Flags = 0x100000
 	CKF_EC_NAMEDCURVE     Flags = 0x800000
 	CKF_EC_UNCOMPRESS     Flags = 0x1000000

@@ -26,8 +26,8 @@ var (
 	ecPublicTemplate  = []AttributeType{CKA_EC_PARAMS, CKA_EC_POINT, CKA_PUBLIC_KEY_INFO}
 )
 
-// CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects,
-// certificates as token objects when the token has their key, and private keys as token objects, which the TPM imports.
+// CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects, certificates
+// as token objects when the token has their key, private keys as token objects, which the TPM imports, and secret keys and data as either.
 func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created ObjectHandle, err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -49,8 +49,17 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	if err != nil {
 		return 0, err
 	}
-	if ObjectClass(class) == CKO_PRIVATE_KEY {
+	switch ObjectClass(class) {
+	case CKO_PRIVATE_KEY:
 		return s.createPrivateKey(t, token)
+	case CKO_SECRET_KEY:
+		value := t.secret(CKA_VALUE)
+		if value.Len() == 0 {
+			return 0, CKR_TEMPLATE_INCOMPLETE
+		}
+		return s.makeSecretKey(t, value, origin{})
+	case CKO_DATA:
+		return s.createData(t, t.secret(CKA_VALUE))
 	}
 	if err := t.mustBe(false, CKA_COPYABLE, CKA_PRIVATE); err != nil {
 		return 0, err

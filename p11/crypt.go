@@ -2,14 +2,18 @@ package p11
 
 import "github.com/tpm2-p11/tpm2-p11/signer"
 
-// encryption is an active encryption, which is done in software.
-type encryption struct{ scheme cipher }
+// encryption is an active encryption, which is done in software: with a public key in one part, or with a secret key.
+type encryption struct {
+	scheme cipher   // of a public key
+	secret *passage // of a secret key
+}
 
-// decryption is an active decryption.
+// decryption is an active decryption: in the TPM in one part, or with a secret key in software.
 type decryption struct {
 	scheme cipher
 	key    *object
 	auth   ownAuth
+	secret *passage
 }
 
 // EncryptInit is C_EncryptInit (PKCS #11 v3.1, section 5.8).
@@ -26,38 +30,80 @@ func (m *Module) EncryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	scheme, err := row.cipher(row, CKF_ENCRYPT, o, parameter{rest: mechanism.Parameter})
+	op := &encryption{}
+	if row.stream != nil {
+		op.secret, err = s.passage(row, CKF_ENCRYPT, o, mechanism)
+	} else {
+		op.scheme, err = row.cipher(row, CKF_ENCRYPT, o, parameter{rest: mechanism.Parameter})
+	}
 	if err != nil {
 		return err
 	}
-	return start(s, &s.sealing, &encryption{scheme})
+	return start(s, &s.sealing, op)
 }
 
 // Encrypt is C_Encrypt.
 func (m *Module) Encrypt(h SessionHandle, data []byte, out *Output) (err error) {
+	return m.encrypting("C_Encrypt", h, func(op *encryption) (over bool, err error) {
+		if op.secret != nil {
+			return op.secret.whole(data, out)
+		}
+		if done, err := out.Room(op.scheme.size()); done {
+			return false, err
+		}
+		if len(data) > op.scheme.limit() {
+			return true, CKR_DATA_LEN_RANGE
+		}
+		ciphertext, err := op.scheme.encrypt(data)
+		if err != nil {
+			return true, err
+		}
+		return true, out.Put(ciphertext)
+	})
+}
+
+// EncryptUpdate is C_EncryptUpdate, of secret keys alone: public keys encrypt in one part.
+func (m *Module) EncryptUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.encrypting("C_EncryptUpdate", h, func(op *encryption) (bool, error) {
+		if op.secret == nil {
+			return true, CKR_FUNCTION_NOT_SUPPORTED
+		}
+		return op.secret.part(part, out)
+	})
+}
+
+// EncryptFinal is C_EncryptFinal.
+func (m *Module) EncryptFinal(h SessionHandle, out *Output) error {
+	return m.encrypting("C_EncryptFinal", h, func(op *encryption) (bool, error) {
+		if op.secret == nil {
+			return true, CKR_FUNCTION_NOT_SUPPORTED
+		}
+		return op.secret.final(out)
+	})
+}
+
+// encrypting runs a step of the active encryption.
+func (m *Module) encrypting(function string, h SessionHandle, step func(*encryption) (over bool, err error)) (err error) {
 	s, err := m.session(h)
 	if err != nil {
 		return err
 	}
-	defer s.lib.report("C_Encrypt", &err)
+	defer s.lib.report(function, &err)
+	seesPrivate := s.userOrOpen()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	op := s.sealing
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	if done, err := out.Room(op.scheme.size()); done {
-		return err
+	over := true
+	if err = op.secret.mayRun(seesPrivate); err == nil {
+		over, err = step(op)
 	}
-	s.sealing = nil
-	if len(data) > op.scheme.limit() {
-		return CKR_DATA_LEN_RANGE
+	if over {
+		s.dropEncryption()
 	}
-	ciphertext, err := op.scheme.encrypt(data)
-	if err != nil {
-		return err
-	}
-	return out.Put(ciphertext)
+	return err
 }
 
 // DecryptInit is C_DecryptInit (PKCS #11 v3.1, section 5.10).
@@ -74,11 +120,16 @@ func (m *Module) DecryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	scheme, err := row.cipher(row, CKF_DECRYPT, o, parameter{rest: mechanism.Parameter})
+	op := &decryption{key: o, auth: ownAuth{needed: o.info == nil && o.entry.AsksOwnPIN()}}
+	if row.stream != nil {
+		op.secret, err = s.passage(row, CKF_DECRYPT, o, mechanism)
+	} else {
+		op.scheme, err = row.cipher(row, CKF_DECRYPT, o, parameter{rest: mechanism.Parameter})
+	}
 	if err != nil {
 		return err
 	}
-	return start(s, &s.opening, &decryption{scheme, o, ownAuth{needed: o.entry.AsksOwnPIN()}})
+	return start(s, &s.opening, op)
 }
 
 // Decrypt is C_Decrypt. How long a plaintext is comes out only when it is decrypted: a query is told the longest that there can be,
@@ -90,13 +141,17 @@ func (m *Module) Decrypt(h SessionHandle, data []byte, out *Output) (err error) 
 		return err
 	}
 	defer s.lib.report("C_Decrypt", &err)
+	seesPrivate := s.userOrOpen()
 	s.mu.Lock()
 	op := s.opening
-	if op == nil {
+	switch {
+	case op == nil:
 		s.mu.Unlock()
 		return CKR_OPERATION_NOT_INITIALIZED
-	}
-	if out.Query {
+	case op.secret != nil:
+		defer s.mu.Unlock()
+		return s.decryptStep(op, seesPrivate, func(p *passage) (bool, error) { return p.whole(data, out) })
+	case out.Query:
 		s.mu.Unlock()
 		_, err := out.Room(op.scheme.limit())
 		return err
@@ -134,4 +189,48 @@ func (s *session) resume(op *decryption) bool {
 	}
 	s.opening = op
 	return true
+}
+
+// DecryptUpdate is C_DecryptUpdate, of secret keys alone: the TPM decrypts in one part.
+func (m *Module) DecryptUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.decrypting("C_DecryptUpdate", h, func(p *passage) (bool, error) { return p.part(part, out) })
+}
+
+// DecryptFinal is C_DecryptFinal.
+func (m *Module) DecryptFinal(h SessionHandle, out *Output) error {
+	return m.decrypting("C_DecryptFinal", h, func(p *passage) (bool, error) { return p.final(out) })
+}
+
+// decrypting runs a step of an active decryption that goes in parts.
+func (m *Module) decrypting(function string, h SessionHandle, step func(*passage) (over bool, err error)) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report(function, &err)
+	seesPrivate := s.userOrOpen()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	op := s.opening
+	switch {
+	case op == nil:
+		return CKR_OPERATION_NOT_INITIALIZED
+	case op.secret == nil:
+		s.dropDecryption()
+		return CKR_FUNCTION_NOT_SUPPORTED
+	}
+	return s.decryptStep(op, seesPrivate, step)
+}
+
+// decryptStep runs a step of the active decryption; session.mu is held.
+func (s *session) decryptStep(op *decryption, seesPrivate bool, step func(*passage) (over bool, err error)) error {
+	over := true
+	err := op.secret.mayRun(seesPrivate)
+	if err == nil {
+		over, err = step(op.secret)
+	}
+	if over {
+		s.dropDecryption()
+	}
+	return err
 }

@@ -69,3 +69,42 @@ func (m *Module) digest(h SessionHandle, data []byte, final bool, out *Output) e
 	}
 	return out.Put(op.sum())
 }
+
+// DigestKey is C_DigestKey, of secret keys whose value may be read: a digest gives a short secret away to whoever tries them all.
+func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) (err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return err
+	}
+	defer s.lib.report("C_DigestKey", &err)
+	s.mu.Lock()
+	active := s.hashing != nil
+	s.mu.Unlock()
+	if !active {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	defer func() {
+		if err != nil {
+			s.mu.Lock()
+			s.dropDigesting()
+			s.mu.Unlock()
+		}
+	}()
+	o, err := s.object(key)
+	switch {
+	case RVOf(err) == CKR_OBJECT_HANDLE_INVALID:
+		return CKR_KEY_HANDLE_INVALID
+	case err != nil:
+		return err
+	case o.class == CKO_PRIVATE_KEY || o.class == CKO_SECRET_KEY && o.guarded():
+		return refuse(CKR_KEY_INDIGESTIBLE, "the value of key %q is not shown, nor its digest", o.attributes[CKA_LABEL])
+	case o.class != CKO_SECRET_KEY:
+		return CKR_KEY_HANDLE_INVALID
+	}
+	value, err := s.reveal(o, CKF_DECRYPT)
+	if err != nil {
+		return keyFault(err)
+	}
+	defer value.Wipe()
+	return m.DigestUpdate(h, value.Bytes())
+}

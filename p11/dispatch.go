@@ -18,17 +18,17 @@ func (m *Module) Dispatch(request []byte) (response []byte) {
 	return dispatch(m, m.Logger, request)
 }
 
-// restrained tells whether a function is not for this application.
+// restrained tells whether a function is not for this application, whatever its arguments.
 func (m *Module) restrained(h handler) bool {
-	if !h.changes || !m.forked && m.guard == nil {
+	if !h.changes {
 		return false
 	}
-	if m.guard != nil {
-		return true
-	}
 	l, err := m.library()
-	return err == nil && l.set.Config.Forked != "all"
+	return err == nil && l.restrained
 }
+
+// restraint is what the log says of it.
+const restraint = "keys may be used here, not changed (for forked children, forked = \"all\" in the configuration lifts that)"
 
 // Logger is the log of the configuration, the system's before C_Initialize.
 func (m *Module) Logger() *slog.Logger {
@@ -42,7 +42,7 @@ func (m *Module) Logger() *slog.Logger {
 type handler struct {
 	name    string
 	call    func(functions, *call)
-	changes bool           // what outlives a session
+	changes bool           // what outlives a session, always: functions that can do it look for themselves (session.mayChange)
 	drop    func(*session) // ends what a failed call ends; nil for nothing
 }
 
@@ -71,7 +71,7 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 	}
 	if m, ok := f.(*Module); ok && m.restrained(h) {
 		logger().Warn(h.name+" failed", "rv", CKR_TOKEN_WRITE_PROTECTED.Error(),
-			"reason", "keys may be used here, not changed (for forked children, forked = \"all\" in the configuration lifts that)")
+			"reason", restraint)
 		return c.refuse(CKR_TOKEN_WRITE_PROTECTED)
 	}
 	h.call(f, c)
@@ -209,6 +209,9 @@ func (c *call) putResults(queries []AttributeQuery, results []AttributeResult) {
 		c.out.Bool(r.Unavailable)
 		c.out.Uint64(r.Length)
 		c.out.Bytes(r.Value)
+		if r.Secret {
+			clear(r.Value)
+		}
 	}
 }
 

@@ -28,21 +28,27 @@ var handlers = map[uint32]handler{
 	16: {"C_GetSessionInfo", callGetSessionInfo, false, nil},
 	19: {"C_Login", callLogin, false, nil},
 	20: {"C_Logout", callLogout, false, nil},
-	21: {"C_CreateObject", callCreateObject, true, nil},
-	23: {"C_DestroyObject", callDestroyObject, true, nil},
+	21: {"C_CreateObject", callCreateObject, false, nil},
+	22: {"C_CopyObject", callCopyObject, false, nil},
+	23: {"C_DestroyObject", callDestroyObject, false, nil},
 	24: {"C_GetObjectSize", callGetObjectSize, false, nil},
 	25: {"C_GetAttributeValue", callGetAttributeValue, false, nil},
-	26: {"C_SetAttributeValue", callSetAttributeValue, true, nil},
+	26: {"C_SetAttributeValue", callSetAttributeValue, false, nil},
 	27: {"C_FindObjectsInit", callFindObjectsInit, false, nil},
 	28: {"C_FindObjects", callFindObjects, false, nil},
 	29: {"C_FindObjectsFinal", callFindObjectsFinal, false, nil},
 	30: {"C_EncryptInit", callEncryptInit, false, nil},
 	31: {"C_Encrypt", callEncrypt, false, (*session).dropEncryption},
+	32: {"C_EncryptUpdate", callEncryptUpdate, false, (*session).dropEncryption},
+	33: {"C_EncryptFinal", callEncryptFinal, false, (*session).dropEncryption},
 	34: {"C_DecryptInit", callDecryptInit, false, nil},
 	35: {"C_Decrypt", callDecrypt, false, (*session).dropDecryption},
+	36: {"C_DecryptUpdate", callDecryptUpdate, false, (*session).dropDecryption},
+	37: {"C_DecryptFinal", callDecryptFinal, false, (*session).dropDecryption},
 	38: {"C_DigestInit", callDigestInit, false, nil},
 	39: {"C_Digest", callDigest, false, (*session).dropDigesting},
 	40: {"C_DigestUpdate", callDigestUpdate, false, (*session).dropDigesting},
+	41: {"C_DigestKey", callDigestKey, false, (*session).dropDigesting},
 	42: {"C_DigestFinal", callDigestFinal, false, (*session).dropDigesting},
 	43: {"C_SignInit", callSignInit, false, nil},
 	44: {"C_Sign", callSign, false, (*session).dropSigning},
@@ -52,7 +58,10 @@ var handlers = map[uint32]handler{
 	50: {"C_Verify", callVerify, false, (*session).dropVerifying},
 	51: {"C_VerifyUpdate", callVerifyUpdate, false, (*session).dropVerifying},
 	52: {"C_VerifyFinal", callVerifyFinal, false, (*session).dropVerifying},
+	59: {"C_GenerateKey", callGenerateKey, false, nil},
 	60: {"C_GenerateKeyPair", callGenerateKeyPair, true, nil},
+	61: {"C_WrapKey", callWrapKey, false, nil},
+	62: {"C_UnwrapKey", callUnwrapKey, false, nil},
 	64: {"C_SeedRandom", callSeedRandom, false, nil},
 	65: {"C_GenerateRandom", callGenerateRandom, false, nil},
 	68: {"C_WaitForSlotEvent", callWaitForSlotEvent, false, nil},
@@ -255,6 +264,19 @@ func callCreateObject(f functions, c *call) {
 	}
 }
 
+func callCopyObject(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	object := ObjectHandle(c.in.Uint64())
+	template := c.template()
+	if !c.decoded() {
+		return
+	}
+	copied, err := f.CopyObject(session, object, template)
+	if c.answer(err) {
+		c.out.Uint64(uint64(copied))
+	}
+}
+
 func callDestroyObject(f functions, c *call) {
 	session := SessionHandle(c.in.Uint64())
 	object := ObjectHandle(c.in.Uint64())
@@ -351,6 +373,31 @@ func callEncrypt(f functions, c *call) {
 	}
 }
 
+func callEncryptUpdate(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	part := c.in.Bytes()
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.EncryptUpdate(session, part, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callEncryptFinal(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.EncryptFinal(session, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
 func callDecryptInit(f functions, c *call) {
 	session := SessionHandle(c.in.Uint64())
 	mechanism := c.mechanism()
@@ -369,6 +416,31 @@ func callDecrypt(f functions, c *call) {
 		return
 	}
 	err := f.Decrypt(session, data, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callDecryptUpdate(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	part := c.in.Bytes()
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.DecryptUpdate(session, part, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callDecryptFinal(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.DecryptFinal(session, out)
 	if c.answerPartly(err) {
 		c.putOutput(out)
 	}
@@ -403,6 +475,15 @@ func callDigestUpdate(f functions, c *call) {
 		return
 	}
 	c.answer(f.DigestUpdate(session, part))
+}
+
+func callDigestKey(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	key := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.DigestKey(session, key))
 }
 
 func callDigestFinal(f functions, c *call) {
@@ -499,6 +580,19 @@ func callVerifyFinal(f functions, c *call) {
 	c.answer(f.VerifyFinal(session, signature))
 }
 
+func callGenerateKey(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	template := c.template()
+	if !c.decoded() {
+		return
+	}
+	key, err := f.GenerateKey(session, mechanism, template)
+	if c.answer(err) {
+		c.out.Uint64(uint64(key))
+	}
+}
+
 func callGenerateKeyPair(f functions, c *call) {
 	session := SessionHandle(c.in.Uint64())
 	mechanism := c.mechanism()
@@ -511,6 +605,36 @@ func callGenerateKeyPair(f functions, c *call) {
 	if c.answer(err) {
 		c.out.Uint64(uint64(publicKey))
 		c.out.Uint64(uint64(privateKey))
+	}
+}
+
+func callWrapKey(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	wrapping := ObjectHandle(c.in.Uint64())
+	key := ObjectHandle(c.in.Uint64())
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.WrapKey(session, mechanism, wrapping, key, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callUnwrapKey(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	unwrapping := ObjectHandle(c.in.Uint64())
+	wrapped := c.in.Bytes()
+	template := c.template()
+	if !c.decoded() {
+		return
+	}
+	key, err := f.UnwrapKey(session, mechanism, unwrapping, wrapped, template)
+	if c.answer(err) {
+		c.out.Uint64(uint64(key))
 	}
 }
 

@@ -26,6 +26,7 @@ type functions interface {
 	Login(session SessionHandle, userType UserType, pin []byte) error
 	Logout(session SessionHandle) error
 	CreateObject(session SessionHandle, template []Attribute) (ObjectHandle, error)
+	CopyObject(session SessionHandle, object ObjectHandle, template []Attribute) (ObjectHandle, error)
 	DestroyObject(session SessionHandle, object ObjectHandle) error
 	GetObjectSize(session SessionHandle, object ObjectHandle) (uint64, error)
 	GetAttributeValue(session SessionHandle, object ObjectHandle, queries []AttributeQuery) ([]AttributeResult, error)
@@ -35,11 +36,16 @@ type functions interface {
 	FindObjectsFinal(session SessionHandle) error
 	EncryptInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
 	Encrypt(session SessionHandle, data []byte, out *Output) error
+	EncryptUpdate(session SessionHandle, part []byte, out *Output) error
+	EncryptFinal(session SessionHandle, out *Output) error
 	DecryptInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
 	Decrypt(session SessionHandle, data []byte, out *Output) error
+	DecryptUpdate(session SessionHandle, part []byte, out *Output) error
+	DecryptFinal(session SessionHandle, out *Output) error
 	DigestInit(session SessionHandle, mechanism Mechanism) error
 	Digest(session SessionHandle, data []byte, out *Output) error
 	DigestUpdate(session SessionHandle, part []byte) error
+	DigestKey(session SessionHandle, key ObjectHandle) error
 	DigestFinal(session SessionHandle, out *Output) error
 	SignInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
 	Sign(session SessionHandle, data []byte, out *Output) error
@@ -49,7 +55,10 @@ type functions interface {
 	Verify(session SessionHandle, data []byte, signature []byte) error
 	VerifyUpdate(session SessionHandle, part []byte) error
 	VerifyFinal(session SessionHandle, signature []byte) error
+	GenerateKey(session SessionHandle, mechanism Mechanism, template []Attribute) (ObjectHandle, error)
 	GenerateKeyPair(session SessionHandle, mechanism Mechanism, public []Attribute, private []Attribute) (ObjectHandle, ObjectHandle, error)
+	WrapKey(session SessionHandle, mechanism Mechanism, wrapping ObjectHandle, key ObjectHandle, out *Output) error
+	UnwrapKey(session SessionHandle, mechanism Mechanism, unwrapping ObjectHandle, wrapped []byte, template []Attribute) (ObjectHandle, error)
 	SeedRandom(session SessionHandle, seed []byte) error
 	GenerateRandom(session SessionHandle, n uint64) ([]byte, error)
 	WaitForSlotEvent(flags Flags) (SlotID, error)

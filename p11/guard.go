@@ -7,7 +7,7 @@ import "github.com/tpm2-p11/tpm2-p11/internal/tokens"
 type Guard func(token, key, purpose string) bool
 
 // NewServed is New for an application of another user's. It sees only keys that it may use for something, uses them for that, and makes,
-// changes and deletes none.
+// changes and deletes none. Session objects are its own.
 func NewServed(load func() (*tokens.Set, error), guard Guard) *Module {
 	return &Module{load: load, guard: guard}
 }

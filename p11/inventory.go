@@ -48,6 +48,15 @@ func (l *library) read(s *slot) (*inventory, error) {
 			i.add(key.certificateObject(n))
 		}
 	}
+	secrets, err := s.token.Secrets()
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range secrets {
+		if entry.State != keystore.Deleting && l.guard.sees(label, entry.Label) {
+			i.add(storedSecret(serial, entry))
+		}
+	}
 	l.mu.Lock()
 	if s.changes == before {
 		s.stored = i

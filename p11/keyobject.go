@@ -39,13 +39,7 @@ func (k storedKey) privateObject() *object {
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, CKF_SIGN|CKF_DECRYPT))
-	a[CKA_TPM2_POLICY] = []byte{}
-	switch {
-	case k.entry.PolicyErr != nil:
-		a[CKA_TPM2_POLICY] = []byte("unknown")
-	case !k.entry.Policy.IsZero() && !k.entry.PolicyIgnored():
-		a[CKA_TPM2_POLICY] = []byte(k.entry.Policy.String())
-	}
+	a[CKA_TPM2_POLICY] = policyText(k.entry)
 	return k.object(CKO_PRIVATE_KEY, k.hasPIN, a)
 }
 

@@ -22,14 +22,14 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 	if o.owner != 0 {
 		s.lib.mu.Lock()
 		defer s.lib.mu.Unlock()
-		delete(s.slot.objects, o.handle)
+		s.slot.drop(o)
 		return nil
 	}
 	if err := s.mayChange(); err != nil {
 		return err
 	}
 	switch o.class {
-	case CKO_PRIVATE_KEY:
+	case CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKO_DATA:
 		defer s.lib.forget(s.slot)
 		return s.slot.token.Delete(s.lib.ctx, o.entry, false)
 	case CKO_CERTIFICATE:
@@ -38,7 +38,8 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 	return refuse(CKR_ACTION_PROHIBITED, "the public key %q goes with its private key", o.entry.Label)
 }
 
-// SetAttributeValue is C_SetAttributeValue: the label and the CKA_ID of keys, for both halves at once, and of session objects.
+// SetAttributeValue is C_SetAttributeValue: the label and the CKA_ID of keys, for both halves at once, and of all else that is not a
+// certificate's; and of secret session keys that they become sensitive or can no longer be extracted.
 func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []Attribute) (err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -58,12 +59,13 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 	}
 	for a := range t {
 		switch {
+		case o.owner != 0 && o.class == CKO_SECRET_KEY && (a == CKA_SENSITIVE || a == CKA_EXTRACTABLE):
 		case a != CKA_LABEL && a != CKA_ID:
 			return refuse(CKR_ATTRIBUTE_READ_ONLY, "attribute 0x%x cannot be changed", uint64(a))
 		case a == CKA_LABEL && !utf8.Valid(t[a]):
 			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a label is UTF-8")
 		case o.owner == 0 && len(t[a]) == 0:
-			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a key has a label and a CKA_ID")
+			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "what a token keeps has a label and a CKA_ID")
 		}
 	}
 	if o.owner != 0 {
@@ -85,6 +87,13 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 func (l *library) changeSessionObject(s *slot, o *object, t template) error {
 	changed := *o
 	changed.attributes = maps.Clone(o.attributes)
+	if o.info != nil {
+		info, err := o.closer(t)
+		if err != nil {
+			return err
+		}
+		changed.info = &info
+	}
 	maps.Copy(changed.attributes, attributes(t))
 	l.mu.Lock()
 	defer l.mu.Unlock()

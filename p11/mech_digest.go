@@ -11,6 +11,7 @@ import (
 // digestMechanisms hash in software.
 var digestMechanisms = []mechanism{
 	{id: CKM_SHA_1, flags: CKF_DIGEST, digest: crypto.SHA1},
+	{id: CKM_SHA224, flags: CKF_DIGEST, digest: crypto.SHA224},
 	{id: CKM_SHA256, flags: CKF_DIGEST, digest: crypto.SHA256},
 	{id: CKM_SHA384, flags: CKF_DIGEST, digest: crypto.SHA384},
 	{id: CKM_SHA512, flags: CKF_DIGEST, digest: crypto.SHA512},
@@ -29,6 +30,14 @@ func newInput(h crypto.Hash, limit int) input {
 		return input{limit: limit}
 	}
 	return input{hash: h.New()}
+}
+
+// inputOf is the input of a signature scheme.
+func inputOf(scheme signature) input {
+	if keyed, ok := scheme.(interface{ begin() hash.Hash }); ok {
+		return input{hash: keyed.begin()}
+	}
+	return newInput(scheme.hash(), scheme.limit())
 }
 
 func (in *input) write(part []byte) error {

@@ -26,6 +26,16 @@ type mechanism struct {
 	sign   newSignature  // for C_Sign and C_Verify
 	cipher newCipher     // for C_Encrypt and C_Decrypt
 	sizes  func(keySizes) (least, most uint64)
+
+	// Of secret keys.
+	alsoKeys []uint64        // more CKK_ of its keys
+	stream   newStream       // for C_Encrypt and C_Decrypt
+	mac      crypto.Hash     // for C_Sign and C_Verify: HMAC
+	general  bool            // the MAC's length is the parameter
+	generate generateKey     // for C_GenerateKey
+	wrap     wrapKey         // for C_WrapKey
+	wrapped  func(n int) int // how long a wrapped key of n bytes is
+	unwrap   unwrapKey       // for C_UnwrapKey
 }
 
 // newSignature checks a mechanism's parameter and makes its scheme for one key, if the key can do that: how is CKF_SIGN or CKF_VERIFY.
@@ -52,7 +62,13 @@ type cipher interface {
 }
 
 // mechanisms is the table, in the order of C_GetMechanismList.
-var mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms)
+var mechanisms []mechanism
+
+// The rows reach for the table through the attributes of what they make.
+func init() {
+	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms,
+		aesMechanisms, aesWrapMechanisms, hmacMechanisms)
+}
 
 // findMechanism gives a mechanism that does all of uses.
 func findMechanism(id MechanismType, uses Flags) (*mechanism, error) {

@@ -27,7 +27,7 @@ func (m *Module) MessageSignInit(h SessionHandle, mechanism Mechanism, key Objec
 	if err != nil {
 		return err
 	}
-	scheme, err := row.sign(row, CKF_SIGN, o, parameter{rest: mechanism.Parameter})
+	scheme, err := s.signature(row, CKF_SIGN, o, mechanism)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func beginMessage(place **input, scheme signature, parameter []byte) error {
 	case len(parameter) != 0:
 		return CKR_MECHANISM_PARAM_INVALID
 	}
-	message := newInput(scheme.hash(), scheme.limit())
+	message := inputOf(scheme)
 	*place = &message
 	return nil
 }
@@ -261,7 +261,7 @@ func lastOfMessage(place **input, scheme signature, parameter []byte, begun bool
 	}
 	message = *place
 	if !begun {
-		one := newInput(scheme.hash(), scheme.limit())
+		one := inputOf(scheme)
 		message = &one
 	}
 	*place = nil

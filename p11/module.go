@@ -3,6 +3,7 @@ package p11
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 
@@ -24,18 +25,20 @@ type Module struct {
 // New makes a module. load is called by C_Initialize; it must not touch a TPM, since many programs initialise every module there is.
 func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
 
-// NewForked is New for a forked child of the application that the configuration was written for. It may use keys, but it makes, changes
-// and deletes none and sets no PIN unless the configuration says so: then the answer is CKR_TOKEN_WRITE_PROTECTED.
+// NewForked is New for a forked child of the application that the configuration was written for. It may use keys and make session
+// objects, but it makes, changes and deletes nothing that the token keeps and sets no PIN unless the configuration says so: then the answer is CKR_TOKEN_WRITE_PROTECTED.
 func NewForked(load func() (*tokens.Set, error)) *Module { return &Module{load: load, forked: true} }
 
 // library is what lives from C_Initialize to C_Finalize.
 type library struct {
-	set    *tokens.Set
-	guard  Guard
-	log    *slog.Logger
-	ctx    context.Context // of everything that reaches a TPM; C_Finalize ends it
-	cancel context.CancelFunc
-	slots  []*slot
+	set   *tokens.Set
+	guard Guard
+	log   *slog.Logger
+	// restrained is an application that only uses what the tokens keep, and makes session objects alone.
+	restrained bool
+	ctx        context.Context // of everything that reaches a TPM; C_Finalize ends it
+	cancel     context.CancelFunc
+	slots      []*slot
 
 	// mu guards the fields below and those of slots that say so. It is held to look things up, never while a TPM or a disk works.
 	mu          sync.Mutex
@@ -62,11 +65,12 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 	}
 	m.lib = newLibrary(set)
 	m.lib.guard = m.guard
+	m.lib.restrained = m.guard != nil || m.forked && set.Config.Forked != "all"
 	return nil
 }
 
 func newLibrary(set *tokens.Set) *library {
-	l := &library{set: set, log: set.Logger, sessions: map[SessionHandle]*session{}, lastObject: sessionObjectBit}
+	l := &library{set: set, log: set.Logger, sessions: map[SessionHandle]*session{}, lastObject: sessionObjectBit | ObjectHandle(rand.Uint64()>>8)}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

@@ -6,10 +6,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
-// sessionObjectBit is set in the handles of session objects, which are counted; token objects' handles are 62 bits of a digest.
+// sessionObjectBit is set in the handles of session objects, which are counted from a random number on; token objects' handles are 62 bits of a digest.
 const sessionObjectBit ObjectHandle = 1 << 62
 
 // object is a Cryptoki object. Immutable; C_SetAttributeValue puts another one in its place.
@@ -23,6 +24,9 @@ type object struct {
 	tpm    *use             // of token keys, both halves
 	entry  keystore.Entry   // of token objects: the key, for a certificate the one whose chain it was found in
 	owner  SessionHandle    // of session objects
+
+	info  *keystore.SecretInfo // of secret keys, and of data; both hide their value unless it is among the attributes
+	value *secret.Bytes        // what a session object hides
 }
 
 // tokenHandle is an object's handle, the same in every process, and its CKA_UNIQUE_ID. identity is the key's Name or the certificate's DER.
@@ -104,8 +108,13 @@ func (s *session) add(o *object) (ObjectHandle, error) {
 	defer s.lib.mu.Unlock()
 	switch {
 	case s.lib.sessions[s.handle] == nil:
+		o.value.Wipe()
 		return 0, CKR_SESSION_HANDLE_INVALID
-	case len(s.slot.objects) >= maxSessionObjects:
+	case o.private && s.slot.role() != keystore.User: // logged out meanwhile
+		o.value.Wipe()
+		return 0, CKR_USER_NOT_LOGGED_IN
+	case len(s.slot.objects) >= maxSessionObjects || s.slot.hidden()+o.value.Len() > maxHidden:
+		o.value.Wipe()
 		return 0, CKR_DEVICE_MEMORY
 	}
 	s.lib.lastObject++
@@ -117,3 +126,14 @@ func (s *session) add(o *object) (ObjectHandle, error) {
 
 // maxSessionObjects is the most session objects of a token.
 const maxSessionObjects = 4096
+
+// maxHidden is the most that they hide together, in bytes: it is kept in locked memory, where the system has that much.
+const maxHidden = 4 << 20
+
+// hidden is how many bytes the session objects hide; library.mu is held.
+func (s *slot) hidden() (n int) {
+	for _, o := range s.objects {
+		n += o.value.Len()
+	}
+	return n
+}

@@ -150,6 +150,8 @@ func (s *session) userOrOpen() bool {
 // mayChange refuses what changes the token in a session that may not.
 func (s *session) mayChange() error {
 	switch {
+	case s.lib.restrained:
+		return refuse(CKR_TOKEN_WRITE_PROTECTED, "%s", restraint)
 	case !s.readWrite():
 		return CKR_SESSION_READ_ONLY
 	case !s.slot.token.Writable():
@@ -167,9 +169,9 @@ func (l *library) close(s *session) bool {
 	if open {
 		delete(l.sessions, s.handle)
 		delete(s.slot.sessions, s.handle)
-		for h, o := range s.slot.objects {
+		for _, o := range s.slot.objects {
 			if o.owner == s.handle {
-				delete(s.slot.objects, h)
+				s.slot.drop(o)
 			}
 		}
 		if len(s.slot.sessions) == 0 {
@@ -195,8 +197,13 @@ func (l *library) closeAll(s *slot) {
 	}
 }
 
-// logout forgets the login; library.mu is held. No session object is private.
+// logout forgets the login and the private session objects; library.mu is held.
 func (s *slot) logout() {
+	for _, o := range s.objects {
+		if o.private {
+			s.drop(o)
+		}
+	}
 	s.login, s.byPIN = 0, false
 	s.token.Logout()
 }
@@ -221,13 +228,20 @@ func (s *session) dropSigning() {
 func (s *session) dropDecryption() {
 	if s.opening != nil {
 		s.opening.auth.wipe()
+		s.opening.secret.wipe()
 	}
 	s.opening = nil
 }
 
-func (s *session) dropVerifying()  { s.proving = nil }
-func (s *session) dropEncryption() { s.sealing = nil }
-func (s *session) dropDigesting()  { s.hashing = nil }
+func (s *session) dropEncryption() {
+	if s.sealing != nil {
+		s.sealing.secret.wipe()
+	}
+	s.sealing = nil
+}
+
+func (s *session) dropVerifying() { s.proving = nil }
+func (s *session) dropDigesting() { s.hashing = nil }
 
 // A failed call ends a message, not the process that it belongs to.
 

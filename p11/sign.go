@@ -24,12 +24,12 @@ func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle
 	if err != nil {
 		return err
 	}
-	scheme, err := row.sign(row, CKF_SIGN, o, parameter{rest: mechanism.Parameter})
+	scheme, err := s.signature(row, CKF_SIGN, o, mechanism)
 	if err != nil {
 		return err
 	}
 	return start(s, &s.signing, &signing{
-		input: newInput(scheme.hash(), scheme.limit()), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.AsksOwnPIN()},
+		input: inputOf(scheme), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.AsksOwnPIN()},
 	})
 }
 
@@ -109,6 +109,9 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 	if o.private && !s.userOrOpen() {
 		return CKR_USER_NOT_LOGGED_IN
 	}
+	if o.info != nil { // a secret key's operation has all it needs
+		return run(nil)
+	}
 	key, err := signer.ForEntry(s.slot.token, o.entry, auth.pin)
 	if err != nil {
 		return err
@@ -121,6 +124,14 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 	return err
 }
 
+// signature makes a mechanism's scheme for a key: how is CKF_SIGN or CKF_VERIFY.
+func (s *session) signature(row *mechanism, how Flags, o *object, m Mechanism) (signature, error) {
+	if row.mac != 0 {
+		return s.newHMAC(row, o, parameter{rest: m.Parameter})
+	}
+	return row.sign(row, how, o, parameter{rest: m.Parameter})
+}
+
 // key finds a key that may be used with a mechanism in one way. The store is read anew for what a private key is used for: another
 // process may have deleted or moved the key.
 func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
@@ -129,10 +140,13 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, refuse(RVOf(err), "mechanism 0x%x", uint64(wanted.Type))
 	}
 	find := s.lib.lookup
-	if how&(CKF_SIGN|CKF_DECRYPT) != 0 {
+	if how&(CKF_SIGN|CKF_DECRYPT|CKF_UNWRAP) != 0 {
 		find = s.lib.lookupNow
 	}
 	o, err := find(s.slot, h)
+	if err == nil && o != nil && o.info != nil && o.owner == 0 {
+		o, err = s.lib.lookupNow(s.slot, h) // every use of a secret key is a private one
+	}
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -140,9 +154,9 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, CKR_KEY_HANDLE_INVALID
 	case o.private && !s.userOrOpen():
 		return nil, nil, CKR_USER_NOT_LOGGED_IN
-	case o.public == nil:
+	case o.public == nil && o.class != CKO_SECRET_KEY:
 		return nil, nil, CKR_KEY_HANDLE_INVALID
-	case keyTypeOf(o.public) != row.keys:
+	case !row.takes(o.attributes):
 		return nil, nil, refuse(CKR_KEY_TYPE_INCONSISTENT, "key %q and mechanism 0x%x", o.attributes[CKA_LABEL], uint64(wanted.Type))
 	case o.tpm != nil && !s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, how):
 		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
@@ -150,6 +164,8 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q", o.attributes[CKA_LABEL])
 	case o.tpm != nil && !o.tpm.permits(row, how):
 		return nil, nil, refuse(CKR_MECHANISM_INVALID, "key %q is not for this mechanism", o.entry.Label)
+	case o.info != nil && !allowed(*o.info, row.id):
+		return nil, nil, refuse(CKR_MECHANISM_INVALID, "CKA_ALLOWED_MECHANISMS of key %q does not have this mechanism", o.attributes[CKA_LABEL])
 	}
 	return o, row, nil
 }

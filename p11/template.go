@@ -3,6 +3,8 @@ package p11
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 )
 
 // template is an application's wish for an object, each attribute at most once.
@@ -87,3 +89,6 @@ func (t template) mustEqual(a AttributeType, value []byte) error {
 	}
 	return nil
 }
+
+// secret moves a value out of a template, into locked memory.
+func (t template) secret(a AttributeType) *secret.Bytes { return secret.From(t[a]) }

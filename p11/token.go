@@ -54,7 +54,7 @@ func (m *Module) InitToken(id SlotID, pin []byte, label []byte) (err error) {
 	return nil
 }
 
-// empty deletes an initialised token's keys by its SO PIN.
+// empty deletes all that an initialised token keeps by its SO PIN.
 func (l *library) empty(s *slot, so *secret.Bytes) error {
 	if s.token.HasPIN() {
 		if err := s.token.Login(l.ctx, keystore.SO, so); err != nil {
@@ -69,7 +69,11 @@ func (l *library) empty(s *slot, so *secret.Bytes) error {
 	if err != nil {
 		return err
 	}
-	for _, key := range keys {
+	secrets, err := s.token.Secrets()
+	if err != nil {
+		return err
+	}
+	for _, key := range append(keys, secrets...) {
 		if err := s.token.Delete(l.ctx, key, false); err != nil {
 			return err
 		}

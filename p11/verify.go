@@ -33,7 +33,7 @@ func (m *Module) verifyInit(function string, h SessionHandle, mechanism Mechanis
 	if signature != nil && len(signature) != scheme.size() {
 		return CKR_SIGNATURE_LEN_RANGE
 	}
-	return start(s, &s.proving, &proving{newInput(scheme.hash(), scheme.limit()), scheme, signature})
+	return start(s, &s.proving, &proving{inputOf(scheme), scheme, signature})
 }
 
 // verifier finds the key and makes its scheme.
@@ -42,7 +42,7 @@ func (s *session) verifier(mechanism Mechanism, key ObjectHandle) (signature, er
 	if err != nil {
 		return nil, err
 	}
-	return row.sign(row, CKF_VERIFY, o, parameter{rest: mechanism.Parameter})
+	return s.signature(row, CKF_VERIFY, o, mechanism)
 }
 
 // Verify is C_Verify.

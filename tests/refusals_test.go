@@ -154,8 +154,8 @@ func TestWrongCalls(t *testing.T) {
 				{"a key in a read-only session", pkcs11.CKR_SESSION_READ_ONLY, generate(readOnly, pkcs11.CKM_EC_KEY_PAIR_GEN, p256)},
 				{"deletion in a read-only session", pkcs11.CKR_SESSION_READ_ONLY, a.p11().DestroyObject(readOnly, ec)},
 				{"a seed", pkcs11.CKR_RANDOM_SEED_NOT_SUPPORTED, a.p11().SeedRandom(a.session, []byte("seed"))},
-				{"copies", pkcs11.CKR_FUNCTION_NOT_SUPPORTED, second(a.p11().CopyObject(a.session, ec, nil))},
-				{"key wrapping", pkcs11.CKR_FUNCTION_NOT_SUPPORTED, second(a.p11().WrapKey(a.session, []*pkcs11.Mechanism{mechanism(pkcs11.CKM_RSA_PKCS)}, rsa, ec))},
+				{"copies", pkcs11.CKR_ACTION_PROHIBITED, second(a.p11().CopyObject(a.session, ec, nil))},
+				{"key wrapping", pkcs11.CKR_MECHANISM_INVALID, second(a.p11().WrapKey(a.session, []*pkcs11.Mechanism{mechanism(pkcs11.CKM_RSA_PKCS)}, rsa, ec))},
 			} {
 				a.refused(c.what, c.want, c.err)
 			}

@@ -243,6 +243,7 @@ static void mechanism_parameters_are_flattened(void)
 {
 	CK_RSA_PKCS_PSS_PARAMS pss = {0x250, 2, 32};
 	CK_RSA_PKCS_OAEP_PARAMS oaep = {0x250, 2, 1, "label", 5};
+	CK_GCM_PARAMS gcm = {(CK_BYTE_PTR) "iv", 2, 16, (CK_BYTE_PTR) "aad", 3, 128};
 	CK_MECHANISM mechanism = {CKM_SHA256_RSA_PKCS_PSS, &pss, sizeof pss};
 
 	answer_rv(CKR_OK);
@@ -262,6 +263,15 @@ static void mechanism_parameters_are_flattened(void)
 	CHECK_RV(C_DecryptInit(5, &mechanism, 6), CKR_OK);
 	expect(34), expect_u64(5), expect_u64(CKM_RSA_PKCS_OAEP), expect_u64(8 * 4), expect_u64(0x250), expect_u64(2), expect_u64(1), expect_u64(~0UL), expect_u64(6);
 	CHECK_REQUEST();
+
+	mechanism = (CK_MECHANISM){CKM_AES_GCM, &gcm, sizeof gcm};
+	CHECK_RV(C_EncryptInit(5, &mechanism, 6), CKR_OK);
+	expect(30), expect_u64(5), expect_u64(CKM_AES_GCM), expect_u64(8 * 4 + 2 + 3), expect_bytes("iv"), expect_u64(16), expect_bytes("aad"), expect_u64(128), expect_u64(6);
+	CHECK_REQUEST();
+	gcm.pAAD = NULL;
+	CHECK_REFUSED(C_EncryptInit(5, &mechanism, 6), CKR_MECHANISM_PARAM_INVALID);
+	mechanism.ulParameterLen -= sizeof gcm.ulIvBits; /* as a header of before the correction of 2.40 has it */
+	CHECK_REFUSED(C_EncryptInit(5, &mechanism, 6), CKR_MECHANISM_PARAM_INVALID);
 
 	mechanism = (CK_MECHANISM){0x80001234, "raw", 3};
 	CHECK_RV(C_DigestInit(5, &mechanism), CKR_OK);
@@ -404,7 +414,9 @@ static void long_buffers_go_in_parts(void)
 
 static void what_is_not_there_says_so(void)
 {
-	CHECK_REFUSED(C_DigestKey(1, 1), CKR_FUNCTION_NOT_SUPPORTED);
+	CK_MECHANISM mechanism = {CKM_RSA_PKCS_OAEP, NULL, 0};
+
+	CHECK_REFUSED(C_VerifyRecoverInit(1, &mechanism, 1), CKR_FUNCTION_NOT_SUPPORTED);
 	CHECK_REFUSED(C_GetFunctionStatus(1), CKR_FUNCTION_NOT_PARALLEL);
 	CHECK_REFUSED(C_CancelFunction(1), CKR_FUNCTION_NOT_PARALLEL);
 }

@@ -23,6 +23,7 @@ type Function struct {
 	InParts bool // a long buffer is cut into several calls: the function has the same meaning so
 
 	Changes   bool // makes, changes or deletes what outlives a session: forked children need leave for it, and it is never sent twice
+	Own       bool // besides Changes: or a session object instead, which is the application's own; p11 sees which it is
 	Once      bool // never sent twice for another reason: a wrong PIN counts each time
 	Session   SessionEffect
 	Operation Operation // of a session, that the call is a step of

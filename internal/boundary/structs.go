@@ -83,7 +83,7 @@ type Parameter struct {
 // ParameterField is a CK_ULONG, or a buffer if Length names the member with its length.
 type ParameterField struct{ C, Length string }
 
-// Parameters are the structures known (PKCS #11 2.40 current mechanisms, sections 2.1.7 and 2.1.9).
+// Parameters are the structures known (PKCS #11 2.40 current mechanisms, sections 2.1.7, 2.1.9 and 2.12.3).
 var Parameters = []Parameter{
 	{
 		Name: "CK_RSA_PKCS_PSS_PARAMS",
@@ -98,5 +98,10 @@ var Parameters = []Parameter{
 		Name:       "CK_RSA_PKCS_OAEP_PARAMS",
 		Mechanisms: []string{"CKM_RSA_PKCS_OAEP"},
 		Fields:     []ParameterField{{C: "hashAlg"}, {C: "mgf"}, {C: "source"}, {C: "pSourceData", Length: "ulSourceDataLen"}},
+	},
+	{
+		Name:       "CK_GCM_PARAMS",
+		Mechanisms: []string{"CKM_AES_GCM"},
+		Fields:     []ParameterField{{C: "pIv", Length: "ulIvLen"}, {C: "ulIvBits"}, {C: "pAAD", Length: "ulAADLen"}, {C: "ulTagBits"}},
 	},
 }

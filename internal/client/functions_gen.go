@@ -22,6 +22,7 @@ const (
 	callLogin                     = 19
 	callLogout                    = 20
 	callCreateObject              = 21
+	callCopyObject                = 22
 	callDestroyObject             = 23
 	callGetObjectSize             = 24
 	callGetAttributeValue         = 25
@@ -31,11 +32,16 @@ const (
 	callFindObjectsFinal          = 29
 	callEncryptInit               = 30
 	callEncrypt                   = 31
+	callEncryptUpdate             = 32
+	callEncryptFinal              = 33
 	callDecryptInit               = 34
 	callDecrypt                   = 35
+	callDecryptUpdate             = 36
+	callDecryptFinal              = 37
 	callDigestInit                = 38
 	callDigest                    = 39
 	callDigestUpdate              = 40
+	callDigestKey                 = 41
 	callDigestFinal               = 42
 	callSignInit                  = 43
 	callSign                      = 44
@@ -45,7 +51,10 @@ const (
 	callVerify                    = 50
 	callVerifyUpdate              = 51
 	callVerifyFinal               = 52
+	callGenerateKey               = 59
 	callGenerateKeyPair           = 60
+	callWrapKey                   = 61
+	callUnwrapKey                 = 62
 	callSeedRandom                = 64
 	callGenerateRandom            = 65
 	callWaitForSlotEvent          = 68

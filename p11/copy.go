@@ -1,0 +1,90 @@
+package p11
+
+import "github.com/tpm2-p11/tpm2-p11/keystore"
+
+// copyTemplate is what a copy may be told to be besides storageAttributes.
+var copyTemplate = []AttributeType{CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_TPM2_POLICY}
+
+// CopyObject is C_CopyObject (PKCS #11 v3.1, section 5.7), of secret keys and data: a copy may be kept elsewhere and called otherwise,
+// and more closely guarded, never less.
+func (m *Module) CopyObject(h SessionHandle, object ObjectHandle, list []Attribute) (copied ObjectHandle, err error) {
+	s, err := m.session(h)
+	if err != nil {
+		return 0, err
+	}
+	defer s.lib.report("C_CopyObject", &err)
+	o, err := s.object(object)
+	if err != nil {
+		return 0, err
+	}
+	if !o.attributes.is(CKA_COPYABLE) {
+		return 0, refuse(CKR_ACTION_PROHIBITED, "%q cannot be copied", o.attributes[CKA_LABEL])
+	}
+	t, err := parseTemplate(list)
+	if err != nil {
+		return 0, err
+	}
+	if err := t.only(storageAttributes, copyTemplate); err != nil {
+		return 0, err
+	}
+	info, err := o.closer(t)
+	if err != nil {
+		return 0, err
+	}
+	for _, same := range []AttributeType{CKA_TOKEN, CKA_LABEL, CKA_ID} {
+		if !t.has(same) {
+			t[same] = o.attributes[same]
+		}
+	}
+	private := o.private || o.class == CKO_DATA && o.owner == 0 && o.hides(CKA_VALUE)
+	if !t.has(CKA_PRIVATE) {
+		t[CKA_PRIVATE] = boolean(private)
+	}
+	p, err := s.place(t)
+	if err != nil {
+		return 0, err
+	}
+	if private && !p.private {
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "a copy of what is private is private")
+	}
+	if bound := o.entry.Policy; !bound.IsZero() {
+		if !p.token || !p.policy.IsZero() {
+			return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "a copy of what a policy guards is kept under the same policy")
+		}
+		p.policy = bound
+	}
+	value, err := s.reveal(o, CKF_DECRYPT)
+	if err != nil {
+		return 0, err
+	}
+	defer value.Wipe()
+	return s.keep(p, o.class, info, value)
+}
+
+// closer is what an object is with a template's changes, which may guard it more closely: CKA_SENSITIVE can only become true and
+// CKA_EXTRACTABLE false.
+func (o *object) closer(t template) (keystore.SecretInfo, error) {
+	info := *o.info
+	if err := t.mustEqual(CKA_CLASS, o.attributes[CKA_CLASS]); err != nil {
+		return info, err
+	}
+	if o.class != CKO_SECRET_KEY {
+		if t.has(CKA_SENSITIVE) || t.has(CKA_EXTRACTABLE) {
+			return info, refuse(CKR_ATTRIBUTE_TYPE_INVALID, "data is no key")
+		}
+		return info, nil
+	}
+	sensitive, err := t.bool(CKA_SENSITIVE, info.Sensitive)
+	if err != nil {
+		return info, err
+	}
+	extractable, err := t.bool(CKA_EXTRACTABLE, info.Extractable)
+	if err != nil {
+		return info, err
+	}
+	if info.Sensitive && !sensitive || !info.Extractable && extractable {
+		return info, refuse(CKR_ATTRIBUTE_READ_ONLY, "a key that is sensitive remains so, and one that cannot be extracted too")
+	}
+	info.Sensitive, info.Extractable = sensitive, extractable
+	return info, nil
+}
