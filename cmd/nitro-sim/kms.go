@@ -28,11 +28,14 @@ import (
 type service struct {
 	principals, form string
 	keys, faults     []string
+
+	server   *keyservice.Server
+	policies map[string]string // files by the ARN of their key
 }
 
 func (s *service) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.principals, "principals", "", "whom the KMS knows: a JSON list with Arn, AccessKeyId, SecretAccessKey (and SessionToken, Expiration) of each")
-	f.StringArrayVar(&s.keys, "key", nil, "make a KMS key with the alias NAME and a key policy: NAME=POLICY.json, or NAME for AWS's default policy")
+	f.StringArrayVar(&s.keys, "key", nil, "make a KMS key with the alias NAME and a key policy: NAME=POLICY.json, or NAME for AWS's default policy; at SIGUSR1 the policies are read again")
 	f.StringVar(&s.form, "cms", "constructed", "form of the KMS's closed answers: constructed or primitive")
 	f.StringArrayVar(&s.faults, "fault", nil, "let the KMS fail the next requests: throttle:2, unavailable, close, truncate, wrong-key, flip, short, open; also by POST to "+keyservice.PathFaults)
 }
@@ -53,11 +56,10 @@ func (s *service) open(d *doors, address string, o keyservice.Options) (ready st
 	if o.Principals, err = s.readPrincipals(); err != nil {
 		return "", err
 	}
-	server, err := keyservice.New(o)
-	if err != nil {
+	if s.server, err = keyservice.New(o); err != nil {
 		return "", fmt.Errorf("--principals: %w", err)
 	}
-	keys, err := s.makeKeys(server)
+	keys, err := s.makeKeys()
 	if err != nil {
 		return "", err
 	}
@@ -66,13 +68,18 @@ func (s *service) open(d *doors, address string, o keyservice.Options) (ready st
 		if err != nil {
 			return "", usageError{fmt.Errorf("--fault: %w", err)}
 		}
-		server.Inject(fault, n)
+		s.server.Inject(fault, n)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return "", err
 	}
-	d.serve(l, (&http.Server{Handler: server, ReadHeaderTimeout: readHeaderTimeout, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn)}).Serve)
+	d.serve(l, (&http.Server{
+		Handler: s.server, ReadHeaderTimeout: readHeaderTimeout, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}).Serve)
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGUSR1)
+	go s.reread(again)
 	return " kms http://" + l.Addr().String() + keys, nil
 }
 
@@ -96,10 +103,11 @@ func (s *service) readPrincipals() ([]keyservice.Principal, error) {
 }
 
 // makeKeys makes the keys of --key, in the account of the first principal.
-func (s *service) makeKeys(server *keyservice.Server) (made string, err error) {
+func (s *service) makeKeys() (made string, err error) {
+	s.policies = map[string]string{}
 	for _, text := range s.keys {
 		name, file, hasPolicy := strings.Cut(text, "=")
-		o := keyservice.KeyOptions{Account: server.Principals[0].Account(), Alias: "alias/" + strings.TrimPrefix(name, "alias/")}
+		o := keyservice.KeyOptions{Account: s.server.Principals[0].Account(), Alias: "alias/" + strings.TrimPrefix(name, "alias/")}
 		if hasPolicy {
 			policy, err := os.ReadFile(file)
 			if err != nil {
@@ -107,13 +115,34 @@ func (s *service) makeKeys(server *keyservice.Server) (made string, err error) {
 			}
 			o.Policy = string(policy)
 		}
-		arn, err := server.CreateKey(o)
+		arn, err := s.server.CreateKey(o)
 		if err != nil {
 			return "", fmt.Errorf("--key %s: %w", name, err)
+		}
+		if hasPolicy {
+			s.policies[arn] = file
 		}
 		made += " " + o.Alias + "=" + arn
 	}
 	return made, nil
+}
+
+// reread reads the key policies at each signal. One that cannot be read leaves
+// its key as it was.
+func (s *service) reread(again <-chan os.Signal) {
+	for range again {
+		for arn, file := range s.policies {
+			policy, err := os.ReadFile(file)
+			if err == nil {
+				err = s.server.SetPolicy(arn, string(policy))
+			}
+			if err != nil {
+				s.server.Log.Error("key policy stays as it was", "file", file, "key", arn, "error", err)
+				continue
+			}
+			s.server.Log.Info("key policy", "file", file, "key", arn)
+		}
+	}
 }
 
 func parseForm(name string) (cms.Form, error) {

@@ -110,8 +110,21 @@ func (s *Server) answer(r *http.Request, body []byte) (any, error) {
 	if err = c.attest(); err == nil {
 		answer, err = run(c)
 	}
-	s.Log.Info(name, "principal", who, "key", c.keyARN(), "attested", c.claims != nil, "error", err)
+	s.log(c, err)
 	return answer, err
+}
+
+// log tells of a request what a key policy may look at.
+func (s *Server) log(c *call, err error) {
+	about := []any{"principal", c.who, "key", c.keyARN(), "attested", c.claims != nil}
+	if err == nil {
+		s.Log.Info(c.operation, about...)
+		return
+	}
+	if c.claims != nil {
+		about = append(about, "PCR4", hex.EncodeToString(c.claims.PCRs[4]), "PCR7", hex.EncodeToString(c.claims.PCRs[7]), "PCR12", hex.EncodeToString(c.claims.PCRs[12]))
+	}
+	s.Log.Warn(c.operation+" refused", append(about, "error", err)...)
 }
 
 // write sends an answer or a refusal.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -198,4 +199,55 @@ func pemOf(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Root().Raw})
+}
+
+// The policy file is a pipe, a new one each time, so that the test sees when it is read.
+func TestKeyPoliciesAreReadAgainAtASignal(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "policy.json")
+	pipe := func() {
+		err := syscall.Mkfifo(file+".new", 0o600)
+		if err == nil {
+			err = os.Rename(file+".new", file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	give := func(policy string) {
+		if err := os.WriteFile(file, []byte(policy), 0o600); err != nil { // it waits for a reader
+			t.Error(err)
+		}
+	}
+	policy := func(id string) string {
+		return `{"Version":"2012-10-17","Id":"` + id + `","Statement":{"Effect":"Allow","Principal":{"AWS":"` + KeysRole.ARN + `"},"Action":"kms:*","Resource":"*"}}`
+	}
+	pipe()
+	go give(policy("first"))
+	service := ServeKMS(t, "--root", writeFile(t, "root.pem", pemOf(t)), "--principals", WritePrincipals(t), "--key", "web="+file)
+	again := func(p string) {
+		pipe()
+		if err := service.process.Signal(syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		give(p)
+	}
+	current := func() string {
+		out, err := service.Client(KeysRole).GetKeyPolicy(t.Context(), &awskms.GetKeyPolicyInput{KeyId: aws.String(service.Named("web"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *out.Policy
+	}
+	again("not a policy")
+	again(policy("second")) // when this is read, what came before was dealt with
+	again(policy("third"))
+	if p := current(); p != policy("second") && p != policy("third") {
+		t.Errorf("the policy is %s", p)
+	}
+	again("not a policy")
+	again("not a policy")
+	if p := current(); p != policy("third") {
+		t.Errorf("after what is no policy, it is %s", p)
+	}
 }
