@@ -1,11 +1,17 @@
 package tests
 
 import (
+	"context"
+	"errors"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/imagetest"
 )
@@ -14,13 +20,21 @@ import (
 var pagesNotRun = map[string]string{
 	"ARCHITECTURE.md": "it has no commands",
 	"attestation.md":  "its commands ask a NitroTPM and take what others send",
+	"SECURITY.md":     "it has no commands",
 	"haproxy.md":      "it has no commands",
 	"kms.md":          "its commands ask AWS",
+	"policies.md":     "it has no commands",
 	"serve.md":        "its commands ask systemd",
 }
 
+// What pages begin with beyond what all do.
+var pagesPrepared = map[string]func(m *machine){
+	"prediction.md": images,
+}
+
 // images are what a build gave, for pages that begin there.
-func images(t *testing.T, m *machine) {
+func images(m *machine) {
+	t := m.t
 	t.Helper()
 	owner := imagetest.NewAuthority(t, "owner", nil)
 	for _, month := range []string{"november", "december"} {
@@ -35,8 +49,8 @@ func images(t *testing.T, m *machine) {
 	m.write("boot.log", string(imagetest.Read(t, "../policy/eventlog/testdata/plain.log")))
 }
 
-// Every block of commands in the README and the pages runs as it is printed, one after another. One that begins with init
-// begins on a new machine.
+// What the README and the pages have somebody type runs as it is printed, one block after another in one terminal. A block that
+// makes a token begins on a new machine.
 func TestDocsShowCommandsThatWork(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../docs/*.md")
@@ -53,31 +67,85 @@ func TestDocsShowCommandsThatWork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var m *machine
-			if filepath.Base(page) == "prediction.md" {
-				m = newMachine(t, "")
-				m.env = append(m.env, "PATH="+filepath.Dir(command)+":"+os.Getenv("PATH"))
-				images(t, m)
-			}
-			for _, block := range commandBlocks(string(text)) {
-				if strings.HasPrefix(block, "tpm2-p11 init") {
-					m = newMachine(t, "")
-					m.env = append(m.env, "PATH="+filepath.Dir(command)+":"+os.Getenv("PATH"))
-					for name, content := range map[string]string{"contract.txt": "we agree", "password.txt": "secret", "pin": "user-pin\n", "so-pin": "so-pin\n"} {
-						m.write(name, content)
-					}
-				}
-				if m == nil {
-					t.Fatalf("before init there is:\n%s", block)
-				}
-				block = strings.ReplaceAll(block, "/usr/local/lib/pkcs11/tpm2-p11.so", module)
-				m.run("sh", "-ec", regexp.MustCompile(`/etc/\w+/`).ReplaceAllLiteralString(block, ""))
-			}
-			if m == nil {
+			scripts := terminals(string(text))
+			if len(scripts) == 0 {
 				t.Errorf("%s has no command: say so in pagesNotRun", page)
+			}
+			for _, script := range scripts {
+				m := newMachine(t, "")
+				m.prepare(filepath.Base(page))
+				m.terminal(script)
 			}
 		})
 	}
+}
+
+// prepare puts into a machine's folder what the pages take for granted.
+func (m *machine) prepare(page string) {
+	m.t.Helper()
+	m.env = append(m.env, "PATH="+m.path("bin")+":"+filepath.Dir(command)+":"+os.Getenv("PATH"))
+	for name, content := range map[string]string{"contract.txt": "we agree", "password.txt": "secret", "pin": "user-pin\n", "so-pin": "so-pin\n"} {
+		m.write(name, content)
+	}
+	examples, err := filepath.Abs("../examples")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := errors.Join(os.Symlink(examples, m.path("examples")), os.Mkdir(m.path("bin"), 0o755)); err != nil {
+		m.t.Fatal(err)
+	}
+	if prepare := pagesPrepared[page]; prepare != nil {
+		prepare(m)
+	}
+}
+
+// terminal runs what a page has somebody type. What still runs then, ends.
+func (m *machine) terminal(script string) {
+	m.t.Helper()
+	script = strings.ReplaceAll(script, "/usr/local/lib/pkcs11/tpm2-p11.so", module)
+	script = regexp.MustCompile(`/etc/\w+/`).ReplaceAllLiteralString(script, "")
+	script = strings.ReplaceAll(script, "8443", freePort(m.t))
+	output, err := os.Create(m.path("terminal.log"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer output.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "sh", "-exc", script)
+	c.Dir, c.Env, c.Stdout, c.Stderr = m.dir, m.env, output, output
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = c.Run()
+	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+	if err != nil {
+		m.t.Errorf("%v\n%s", err, last(string(m.read("terminal.log")), 4000))
+	}
+}
+
+// freePort is a port that nobody listens at, nor in the moment until somebody does.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// terminals are a page's blocks of commands, together up to the next one that makes a new token.
+func terminals(page string) (scripts []string) {
+	for _, block := range commandBlocks(page) {
+		if len(scripts) == 0 || regexp.MustCompile(`(?m)^tpm2-p11 init|--init-token`).MatchString(block) {
+			scripts = append(scripts, "")
+		}
+		scripts[len(scripts)-1] += block
+	}
+	return scripts
 }
 
 // commandBlocks are the indented blocks of a page that begin with a command of ours or of a client of the module.
@@ -85,7 +153,7 @@ func commandBlocks(page string) []string {
 	var blocks []string
 	for _, m := range regexp.MustCompile(`(?m)(?:^    .*\n)+`).FindAllString(regexp.MustCompile("(?s)```.*?```").ReplaceAllString(page, ""), -1) {
 		block := regexp.MustCompile(`(?m)^    `).ReplaceAllString(m, "")
-		if regexp.MustCompile(`^(tpm2-p11|pkcs11-tool|p11tool|PKCS11_)`).MatchString(block) {
+		if regexp.MustCompile(`^(tpm2-p11|pkcs11-tool|p11tool|certtool|p11-kit|openssl|ssh|java|keytool|modutil|certutil|cmsutil|export|cat|PKCS11_)`).MatchString(block) {
 			blocks = append(blocks, block)
 		}
 	}

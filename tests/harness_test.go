@@ -98,6 +98,16 @@ func (m *machine) read(name string) []byte {
 	return b
 }
 
+// show lets other users find their way to a folder of the test's.
+func (m *machine) show(folder string) {
+	m.t.Helper()
+	for dir := folder; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
 // result of a finished program.
 type result struct {
 	stdout, stderr string

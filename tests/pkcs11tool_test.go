@@ -106,6 +106,27 @@ func TestPKCS11ToolCertificate(t *testing.T) {
 	m.refused([]string{"CKR_"}, "pkcs11-tool", "--module", module, "--write-object", "other.der", "--type", "cert", "--label", "other")
 }
 
+// A key that existed before is imported, does not claim to be the TPM's own, and is not taken in twice.
+func TestPKCS11ToolImport(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.write("in.txt", "the contract")
+	m.tpm2p11("init", "--label", "web", "--no-pin")
+	m.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-outform", "DER", "-out", "old.der")
+	m.run("openssl", "pkey", "-inform", "DER", "-in", "old.der", "-pubout", "-out", "old.pub")
+	write := []string{"--write-object", "old.der", "--type", "privkey", "--label", "old", "--id", "01"}
+	m.pkcs11Tool(write...)
+	key := m.pkcs11Tool("--list-objects", "--type", "privkey").stdout
+	if !strings.Contains(key, "Private Key Object; EC") || strings.Contains(key, "local") || strings.Contains(key, "never extractable") {
+		t.Errorf("the imported key shows as:\n%s", key)
+	}
+	m.pkcs11Tool("--sign", "--id", "01", "--mechanism", "ECDSA-SHA256", "--signature-format", "openssl", "-i", "in.txt", "-o", "old.sig")
+	m.opensslVerify("old.pub", "old.sig")
+	m.refused([]string{"the store has this key already"}, "pkcs11-tool", append([]string{"--module", module}, write...)...)
+	m.run("sh", "-c", "tail -c +2 old.der >broken.der")
+	m.refused(nil, "pkcs11-tool", "--module", module, "--write-object", "broken.der", "--type", "privkey", "--label", "broken")
+}
+
 // A key that is deleted through the module is gone from store and TPM.
 func TestPKCS11ToolDelete(t *testing.T) {
 	t.Parallel()

@@ -36,11 +36,7 @@ func newTLSServer(t *testing.T, kind string) *tlsServer {
 	}
 	m := newMachine(t, "")
 	// The servers' processes must find what they may read, and their folder is their test's.
-	for dir := m.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m.show(m.dir)
 	m.write("tpm2-p11.conf", fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\n", m.tpm.Address(), m.path("store"), m.path("tpm2-p11.log")))
 	m.tpm2p11("init", "--label", "web", "--no-pin")
 	m.tpm2p11("key", "create", "web", "--type", kind, "--pcr", "sha256:0,1,2,7")
