@@ -224,16 +224,27 @@ CK_RV C_GetSessionInfo(CK_SESSION_HANDLE hSession, CK_SESSION_INFO_PTR pInfo)
 
 CK_RV C_GetOperationState(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pOperationState, CK_ULONG_PTR pulOperationStateLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_GetOperationState);
+	put_ulong(&call, hSession);
+	put_buffer(&call, pOperationState, pulOperationStateLen);
+	call_send(&call);
+	get_buffer(&call, pOperationState, pulOperationStateLen);
+	return call_end(&call);
 }
 
 CK_RV C_SetOperationState(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pOperationState, CK_ULONG ulOperationStateLen, CK_OBJECT_HANDLE hEncryptionKey, CK_OBJECT_HANDLE hAuthenticationKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_SetOperationState);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pOperationState, ulOperationStateLen, CKR_SAVED_STATE_INVALID);
+	put_ulong(&call, hEncryptionKey);
+	put_ulong(&call, hAuthenticationKey);
+	call_send(&call);
+	return call_end(&call);
 }
 
 CK_RV C_Login(CK_SESSION_HANDLE hSession, CK_USER_TYPE userType, CK_UTF8CHAR_PTR pPin, CK_ULONG ulPinLen)

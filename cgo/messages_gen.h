@@ -22,6 +22,8 @@ enum function_number {
 	CALL_C_CloseSession = 14,
 	CALL_C_CloseAllSessions = 15,
 	CALL_C_GetSessionInfo = 16,
+	CALL_C_GetOperationState = 17,
+	CALL_C_SetOperationState = 18,
 	CALL_C_Login = 19,
 	CALL_C_Logout = 20,
 	CALL_C_CreateObject = 21,

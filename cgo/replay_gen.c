@@ -8,6 +8,7 @@ static const struct replay_rule rules[] = {
 	[CALL_C_OpenSession] = {.effect = SESSION_OPENS},
 	[CALL_C_CloseSession] = {.effect = SESSION_CLOSES},
 	[CALL_C_CloseAllSessions] = {.effect = SESSION_CLOSES_ALL},
+	[CALL_C_SetOperationState] = {.step = STEP_BEGINS, .operation = 3},
 	[CALL_C_Login] = {.once = true},
 	[CALL_C_CreateObject] = {.once = true},
 	[CALL_C_CopyObject] = {.once = true},

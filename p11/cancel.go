@@ -28,11 +28,25 @@ func (s *session) cancel(operation Flags) error {
 
 // drop ends operations, and tells whether there was any. session.mu is held.
 func (s *session) drop(flags Flags) (any bool) {
-	for _, o := range []struct {
-		flag   Flags
-		active bool
-		end    func()
-	}{
+	for _, o := range s.operations() {
+		if flags&o.flag != 0 && o.active {
+			o.end()
+			any = true
+		}
+	}
+	return any
+}
+
+// operation is one that a session can have.
+type operation struct {
+	flag   Flags // that C_SessionCancel calls it by
+	active bool
+	end    func()
+}
+
+// operations lists them. session.mu is held.
+func (s *session) operations() []operation {
+	return []operation{
 		{CKF_FIND_OBJECTS, s.search != nil, func() { s.search = nil }},
 		{CKF_ENCRYPT, s.sealing != nil, s.dropEncryption},
 		{CKF_DECRYPT, s.opening != nil, s.dropDecryption},
@@ -41,11 +55,5 @@ func (s *session) drop(flags Flags) (any bool) {
 		{CKF_VERIFY, s.proving != nil, s.dropVerifying},
 		{CKF_MESSAGE_SIGN, s.messageSigning != nil, func() { s.messageSigning.auth.wipe(); s.messageSigning = nil }},
 		{CKF_MESSAGE_VERIFY, s.messageProving != nil, func() { s.messageProving = nil }},
-	} {
-		if flags&o.flag != 0 && o.active {
-			o.end()
-			any = true
-		}
 	}
-	return any
 }

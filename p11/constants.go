@@ -20,6 +20,7 @@ const (
 	CKO_PUBLIC_KEY  ObjectClass = 2
 	CKO_PRIVATE_KEY ObjectClass = 3
 	CKO_SECRET_KEY  ObjectClass = 4
+	CKO_PROFILE     ObjectClass = 9
 )
 
 // Key types, and the one certificate type.
@@ -34,6 +35,14 @@ const (
 	CKK_SHA512_HMAC    uint64 = 0x2d
 	CKK_SHA224_HMAC    uint64 = 0x2e
 	CKC_X_509          uint64 = 0
+)
+
+// Profiles.
+const (
+	CKP_BASELINE_PROVIDER         uint64 = 1
+	CKP_EXTENDED_PROVIDER         uint64 = 2
+	CKP_AUTHENTICATION_TOKEN      uint64 = 3
+	CKP_PUBLIC_CERTIFICATES_TOKEN uint64 = 4
 )
 
 // Certificate categories.
@@ -105,6 +114,7 @@ const (
 	CKA_EC_POINT                   AttributeType = 0x181
 	CKA_ALWAYS_AUTHENTICATE        AttributeType = 0x202
 	CKA_WRAP_WITH_TRUSTED          AttributeType = 0x210
+	CKA_PROFILE_ID                 AttributeType = 0x601
 	CKA_ALLOWED_MECHANISMS         AttributeType = 0x40000600
 )
 

@@ -1,11 +1,16 @@
 package p11
 
-import "github.com/tpm2-p11/tpm2-p11/keystore"
+import (
+	"maps"
+	"unicode/utf8"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
 
 // copyTemplate is what a copy may be told to be besides storageAttributes.
 var copyTemplate = []AttributeType{CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_TPM2_POLICY}
 
-// CopyObject is C_CopyObject (PKCS #11 v3.1, section 5.7), of secret keys and data: a copy may be kept elsewhere and called otherwise,
+// CopyObject is C_CopyObject (PKCS #11 v3.1, section 5.7), of secret keys, data, and the session's certificates and public keys: a copy may be kept elsewhere and called otherwise,
 // and more closely guarded, never less.
 func (m *Module) CopyObject(h SessionHandle, object ObjectHandle, list []Attribute) (copied ObjectHandle, err error) {
 	s, err := m.session(h)
@@ -23,6 +28,9 @@ func (m *Module) CopyObject(h SessionHandle, object ObjectHandle, list []Attribu
 	t, err := parseTemplate(list)
 	if err != nil {
 		return 0, err
+	}
+	if o.class == CKO_CERTIFICATE || o.class == CKO_PUBLIC_KEY {
+		return s.copyPublic(o, t)
 	}
 	if err := t.only(storageAttributes, copyTemplate); err != nil {
 		return 0, err
@@ -87,4 +95,38 @@ func (o *object) closer(t template) (keystore.SecretInfo, error) {
 	}
 	info.Sensitive, info.Extractable = sensitive, extractable
 	return info, nil
+}
+
+// copyPublic copies a certificate or a public key, as a session object again.
+func (s *session) copyPublic(o *object, t template) (ObjectHandle, error) {
+	if err := mayCopyPublic(t); err != nil {
+		return 0, err
+	}
+	another := *o
+	another.attributes = maps.Clone(o.attributes)
+	maps.Copy(another.attributes, attributes(t))
+	return s.add(&another)
+}
+
+// mayCopyPublic refuses what a copy cannot be. It may be bound more than the original is.
+func mayCopyPublic(t template) error {
+	for a := range t {
+		switch a {
+		case CKA_LABEL:
+			if !utf8.Valid(t[a]) {
+				return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a label is UTF-8")
+			}
+		case CKA_ID, CKA_TOKEN, CKA_PRIVATE, CKA_DESTROYABLE:
+		case CKA_MODIFIABLE, CKA_COPYABLE:
+			if _, err := t.bool(a, false); err != nil {
+				return err
+			}
+		default:
+			return refuse(CKR_ATTRIBUTE_READ_ONLY, "attribute 0x%x is the original's", uint64(a))
+		}
+	}
+	if err := t.mustBe(false, CKA_TOKEN, CKA_PRIVATE); err != nil {
+		return err
+	}
+	return t.mustBe(true, CKA_DESTROYABLE)
 }

@@ -61,7 +61,14 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	case CKO_DATA:
 		return s.createData(t, t.secret(CKA_VALUE))
 	}
-	if err := t.mustBe(false, CKA_COPYABLE, CKA_PRIVATE); err != nil {
+	copyable, err := t.bool(CKA_COPYABLE, !token)
+	if err != nil {
+		return 0, err
+	}
+	if copyable && token {
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "token objects are not copied: CKA_COPYABLE can only be false")
+	}
+	if err := t.mustBe(false, CKA_PRIVATE); err != nil {
 		return 0, err
 	}
 	if err := t.mustBe(true, CKA_DESTROYABLE); err != nil {
@@ -73,14 +80,14 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	}
 	switch ObjectClass(class) {
 	case CKO_CERTIFICATE:
-		return s.createCertificate(t, token)
+		return s.createCertificate(t, token, copyable)
 	case CKO_PUBLIC_KEY:
-		return s.createPublicKey(t, token)
+		return s.createPublicKey(t, token, copyable)
 	}
 	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "objects of class %d cannot be created", class)
 }
 
-func (s *session) createCertificate(t template, token bool) (ObjectHandle, error) {
+func (s *session) createCertificate(t template, token, copyable bool) (ObjectHandle, error) {
 	if err := t.only(storageAttributes, certificateTemplate); err != nil {
 		return 0, err
 	}
@@ -106,10 +113,11 @@ func (s *session) createCertificate(t template, token bool) (ObjectHandle, error
 	if token {
 		return s.lib.storeCertificate(s, c, t)
 	}
+	a[CKA_COPYABLE] = boolean(copyable)
 	return s.add(&object{class: CKO_CERTIFICATE, attributes: a})
 }
 
-func (s *session) createPublicKey(t template, token bool) (ObjectHandle, error) {
+func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandle, error) {
 	if token {
 		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only; this one can be a session object")
 	}
@@ -143,6 +151,7 @@ func (s *session) createPublicKey(t template, token bool) (ObjectHandle, error) 
 	}
 	o.attributes = common(CKO_PUBLIC_KEY, false, false, string(t[CKA_LABEL]), t[CKA_ID])
 	maps.Copy(o.attributes, material)
+	o.attributes[CKA_COPYABLE] = boolean(copyable)
 	o.attributes.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DERIVE, CKA_LOCAL)
 	o.attributes[CKA_KEY_GEN_MECHANISM] = ulong(CK_UNAVAILABLE_INFORMATION)
 	for _, kept := range []AttributeType{CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {

@@ -1,5 +1,11 @@
 package p11
 
+// digesting is an active digest.
+type digesting struct {
+	input
+	mechanism MechanismType
+}
+
 // DigestInit is C_DigestInit (PKCS #11 v3.1, section 5.12).
 func (m *Module) DigestInit(h SessionHandle, mechanism Mechanism) error {
 	s, err := m.session(h)
@@ -16,8 +22,7 @@ func (m *Module) DigestInit(h SessionHandle, mechanism Mechanism) error {
 	if len(mechanism.Parameter) != 0 {
 		return CKR_MECHANISM_PARAM_INVALID
 	}
-	op := newInput(row.digest, 0)
-	return start(s, &s.hashing, &op)
+	return start(s, &s.hashing, &digesting{input: newInput(row.digest, 0), mechanism: row.id})
 }
 
 // Digest is C_Digest.

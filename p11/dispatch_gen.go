@@ -26,6 +26,8 @@ var handlers = map[uint32]handler{
 	14: {"C_CloseSession", callCloseSession, false, nil},
 	15: {"C_CloseAllSessions", callCloseAllSessions, false, nil},
 	16: {"C_GetSessionInfo", callGetSessionInfo, false, nil},
+	17: {"C_GetOperationState", callGetOperationState, false, nil},
+	18: {"C_SetOperationState", callSetOperationState, false, nil},
 	19: {"C_Login", callLogin, false, nil},
 	20: {"C_Logout", callLogout, false, nil},
 	21: {"C_CreateObject", callCreateObject, false, nil},
@@ -232,6 +234,29 @@ func callGetSessionInfo(f functions, c *call) {
 	if c.answer(err) {
 		c.putSessionInfo(info)
 	}
+}
+
+func callGetOperationState(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.GetOperationState(session, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
+func callSetOperationState(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	state := c.in.Bytes()
+	encryptionKey := ObjectHandle(c.in.Uint64())
+	authenticationKey := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.SetOperationState(session, state, encryptionKey, authenticationKey))
 }
 
 func callLogin(f functions, c *call) {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/big"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -173,13 +174,19 @@ func (w *world) make(s keystore.KeySpec) keystore.Entry {
 	return e
 }
 
+// find gives the objects that a template matches. Without one they are all but the profiles, which every token has.
 func (w *world) find(s SessionHandle, template ...Attribute) []ObjectHandle {
 	w.t.Helper()
 	w.must(w.FindObjectsInit(s, template))
 	found, err := w.FindObjects(s, 1000)
 	w.must(err)
 	w.must(w.FindObjectsFinal(s))
-	return found
+	if len(template) != 0 {
+		return found
+	}
+	return slices.DeleteFunc(found, func(o ObjectHandle) bool {
+		return bytes.Equal(w.attribute(s, o, CKA_CLASS), ulong(uint64(CKO_PROFILE)))
+	})
 }
 
 func (w *world) one(s SessionHandle, class ObjectClass, template ...Attribute) ObjectHandle {

@@ -23,6 +23,8 @@ type functions interface {
 	CloseSession(session SessionHandle) error
 	CloseAllSessions(slot SlotID) error
 	GetSessionInfo(session SessionHandle) (SessionInfo, error)
+	GetOperationState(session SessionHandle, out *Output) error
+	SetOperationState(session SessionHandle, state []byte, encryptionKey ObjectHandle, authenticationKey ObjectHandle) error
 	Login(session SessionHandle, userType UserType, pin []byte) error
 	Logout(session SessionHandle) error
 	CreateObject(session SessionHandle, template []Attribute) (ObjectHandle, error)

@@ -57,6 +57,9 @@ func (l *library) read(s *slot) (*inventory, error) {
 			i.add(storedSecret(serial, entry))
 		}
 	}
+	for _, profile := range profiles {
+		i.add(profileObject(serial, profile))
+	}
 	l.mu.Lock()
 	if s.changes == before {
 		s.stored = i

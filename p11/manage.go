@@ -35,6 +35,9 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 	case CKO_CERTIFICATE:
 		return s.lib.removeCertificate(s.slot, o.attributes[CKA_VALUE])
 	}
+	if o.class == CKO_PROFILE {
+		return refuse(CKR_ACTION_PROHIBITED, "a profile is what the token is")
+	}
 	return refuse(CKR_ACTION_PROHIBITED, "the public key %q goes with its private key", o.entry.Label)
 }
 
@@ -55,7 +58,7 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 		return err
 	}
 	if !o.attributes.is(CKA_MODIFIABLE) {
-		return refuse(CKR_ACTION_PROHIBITED, "a certificate has its key's label and CKA_ID: change those of the key")
+		return refuse(CKR_ACTION_PROHIBITED, "object %q cannot be changed: a certificate has its key's label and CKA_ID", o.attributes[CKA_LABEL])
 	}
 	for a := range t {
 		switch {

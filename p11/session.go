@@ -20,7 +20,7 @@ type session struct {
 	proving *proving
 	sealing *encryption
 	opening *decryption
-	hashing *input
+	hashing *digesting
 
 	messageSigning *messageSigning
 	messageProving *messageProving

@@ -19,6 +19,8 @@ const (
 	callCloseSession              = 14
 	callCloseAllSessions          = 15
 	callGetSessionInfo            = 16
+	callGetOperationState         = 17
+	callSetOperationState         = 18
 	callLogin                     = 19
 	callLogout                    = 20
 	callCreateObject              = 21
