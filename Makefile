@@ -30,7 +30,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors fuzz bench install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz bench install uninstall clean
 
 all: module command
 
@@ -86,6 +86,11 @@ test:
 test-vectors:
 	@test -d "$(VECTORS)" || { echo "VECTORS=$(VECTORS): no such folder"; exit 1; }
 	TPM2_P11_VECTORS="$(abspath $(VECTORS))" $(GO) test -count=1 -tags vectors -run '^TestVectors' ./...
+
+# Predicted PCRs against those of machines that boot, in QEMU with Debian's firmware; a minute or two.
+test-boot:
+	@$(and $(packages),$(packages) boot)
+	$(GO) test -count=1 -tags boot -run '^TestBoot' ./policy/predict
 
 # Every fuzz target for T each.
 T ?= 60s

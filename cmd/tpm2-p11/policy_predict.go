@@ -113,6 +113,9 @@ func (a *app) predict(flags predictFlags, args []string) error {
 	if !slices.Contains(selected.Indices(), predict.PCRConfig) && !boot.SecureBoot.Enabled() {
 		a.note("without PCR 12 the policy lets the image start with any kernel command line")
 	}
+	if len(boot.Loaders) > 0 && slices.Contains(selected.Indices(), predict.PCRConfig) {
+		a.note("a loader may measure into PCR 12 what it hands over: compare with `tpm2-p11 policy events` on a machine")
+	}
 	switch flags.format {
 	case "":
 		return a.showPredictions(flags, selected, all)

@@ -43,8 +43,8 @@ const (
 
 // Boot is a way to start a machine. Image is required.
 type Boot struct {
-	// Loaders start before the image, in this order, and start it by way of firmware, as systemd-boot does. What they measure
-	// themselves is not predicted.
+	// Loaders start before the image, in this order, and start it by way of firmware, as systemd-boot does. PCR 12 is predicted
+	// as if they measured nothing and gave nothing to the image; systemd-boot 252 does give it the image's own command line.
 	Loaders []*pe.Image
 	// Image is the UKI, or any other application: then nothing is measured by it.
 	Image *pe.Image
