@@ -19,7 +19,7 @@ type Authorize struct {
 	File string
 	// Ref is the policyRef, which is signed with every policy: a signer approves for one purpose, or one generation. At
 	// most MaxRef bytes.
-	Ref []byte
+	Ref string
 }
 
 // MaxRef is the longest policyRef in bytes (TPM2B_NONCE of SHA-256).
@@ -143,7 +143,7 @@ func (a Approved) digest(hash crypto.Hash) ([]byte, error) {
 }
 
 func (a Authorize) filter(State, crypto.Hash) (func(digest, signature []byte) bool, error) {
-	return func(digest, signature []byte) bool { return a.Signer.Verify(digest, a.Ref, signature) }, nil
+	return func(digest, signature []byte) bool { return a.Signer.Verify(digest, []byte(a.Ref), signature) }, nil
 }
 
 // filter reads the index: TPMT_HA, an algorithm and a digest.
@@ -165,7 +165,7 @@ func NVContent(hash crypto.Hash, policyDigest []byte) []byte {
 }
 
 func (a Authorize) approval(digest, signature []byte) Step {
-	return AuthorizeStep{Approved: digest, Signer: a.Signer, Ref: a.Ref, Signature: signature}
+	return AuthorizeStep{Approved: digest, Signer: a.Signer, Ref: []byte(a.Ref), Signature: signature}
 }
 
 func (a AuthorizeNV) approval([]byte, []byte) Step { return AuthorizeNVStep(a) }
@@ -278,10 +278,10 @@ func (a Authorize) appendJSON(b []byte) []byte {
 		b = fmt.Appendf(b, `"public":"%x"`, a.Signer.area)
 	}
 	if len(a.Ref) > 0 {
-		if quoted := quoteJSON(string(a.Ref)); quoted != "" {
+		if quoted := quoteJSON(a.Ref); quoted != "" {
 			b = fmt.Appendf(b, `,"ref":%s`, quoted)
 		} else {
-			b = appendHexMember(b, "ref_hex", a.Ref)
+			b = appendHexMember(b, "ref_hex", []byte(a.Ref))
 		}
 	}
 	return append(b, "}}"...)
@@ -336,9 +336,11 @@ func authorizeFromTree(tree any, at path) (Node, error) {
 				a.Signer, err = SignerOf(area)
 			}
 		case "ref":
-			a.Ref = []byte(text)
+			a.Ref = text
 		case "ref_hex":
-			a.Ref, err = hex.DecodeString(text)
+			var ref []byte
+			ref, err = hex.DecodeString(text)
+			a.Ref = string(ref)
 		default:
 			return nil, at.errorf("is not known (known: signer, public, ref, ref_hex)")
 		}

@@ -52,7 +52,7 @@ func rsaBuilder(t *testing.T) builder {
 
 // root is the policy of keys that the builder approves branches for.
 func (b builder) root() policy.Policy {
-	return policy.Policy{Root: policy.Authorize{Signer: b.signer, Ref: b.ref}}
+	return policy.Policy{Root: policy.Authorize{Signer: b.signer, Ref: string(b.ref)}}
 }
 
 func (b builder) approve(t *testing.T, name string, p policy.Policy) policy.Approved {

@@ -1,5 +1,13 @@
 package provider
 
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
 // PretendFork makes a TPM believe that another process opened its connection.
 func PretendFork(t *TPM) { t.pid = -1 }
 
@@ -15,4 +23,38 @@ func DirectAddress(t *TPM) string {
 		return d.String()
 	}
 	return ""
+}
+
+// PolicyDigests are what the TPM makes of a policy's commands, in a trial session and in a real one of hash alg.
+func (t *TPM) PolicyDigests(ctx context.Context, alg tpm2.TPMIAlgHash, a Auth) (trial, policy []byte, err error) {
+	hash, err := alg.Hash()
+	if err != nil {
+		return nil, nil, err
+	}
+	u := &policyUse{nameAlg: alg, hash: hash, auth: a}
+	err = t.do(ctx, func(ctx context.Context, c *connection) error {
+		for kind, digest := range map[tpm2.TPMSE]*[]byte{tpm2.TPMSETrial: &trial, tpm2.TPMSEPolicy: &policy} {
+			steps, err := a.Policy.Plan(alg, c.policyState(ctx, u))
+			if err != nil {
+				return err
+			}
+			s, err := c.startSession(ctx, kind, hash, nil)
+			if err != nil {
+				return err
+			}
+			defer c.end(ctx, s)
+			for _, step := range steps {
+				if err := c.policyStep(ctx, s, step); err != nil {
+					return fmt.Errorf("%T in a session of kind %d: %w", step, kind, err)
+				}
+			}
+			r, err := c.run(ctx, command{code: tpm2.TPMCCPolicyGetDigest, in: []entity{permanent(s.handle)}})
+			if err != nil {
+				return err
+			}
+			*digest = bytes.Clone(r.sized())
+		}
+		return nil
+	})
+	return trial, policy, err
 }
