@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/attest"
 )
@@ -57,6 +58,14 @@ func readRequest(body []byte) (r request, err error) {
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return r, refuse("SerializationException", "something follows the request")
+	}
+	seen := map[string]bool{}
+	for name := range r.EncryptionContext {
+		lower := strings.ToLower(name) // as conditions see it
+		if seen[lower] {
+			return r, invalid("Names of an encryption context that differ in case alone are not emulated: %q.", lower)
+		}
+		seen[lower] = true
 	}
 	return r, nil
 }

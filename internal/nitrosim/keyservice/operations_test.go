@@ -6,8 +6,12 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -292,6 +296,10 @@ func TestRequestsThatKMSDoesNotCarryOut(t *testing.T) {
 			_, err := c.Encrypt(ctx, &awskms.EncryptInput{KeyId: &key, Plaintext: data, EncryptionContext: map[string]string{"a": strings.Repeat("b", 9<<10)}})
 			return err
 		}},
+		"a context that has no case": {"ValidationException", func() error {
+			_, err := c.Encrypt(ctx, &awskms.EncryptInput{KeyId: &key, Plaintext: data, EncryptionContext: map[string]string{"a": "b", "A": "c"}})
+			return err
+		}},
 		"a key for agreement that encrypts": {"InvalidKeyUsageException", func() error {
 			_, err := c.Encrypt(ctx, &awskms.EncryptInput{KeyId: &agreement, Plaintext: data})
 			return err
@@ -366,4 +374,62 @@ func TestRequestsThatKMSDoesNotCarryOut(t *testing.T) {
 	if _, err := m.kms.CreateKey(keyservice.KeyOptions{Account: "me"}); err == nil {
 		t.Error("a key of no account is made")
 	}
+}
+
+// The log tells who was refused with which PCRs, and no secret.
+func TestTheLogNamesWhatPoliciesLookAt(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	m := newMachine(t, func(o *keyservice.Options) {
+		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	key, ciphertext := m.encrypted("canary-plaintext")
+	client := m.kms.Client(simtest.MachineRole)
+	decrypt := func() error {
+		_, err := client.Decrypt(t.Context(), &awskms.DecryptInput{CiphertextBlob: ciphertext, EncryptionContext: purpose, Recipient: m.recipient()})
+		return err
+	}
+	if err := decrypt(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Decrypt(t.Context(), &awskms.DecryptInput{CiphertextBlob: ciphertext, EncryptionContext: purpose}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.kms.SetPolicy(key, statements()); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "after the policy changed", decrypt(), "AccessDeniedException")
+	impostor := simtest.MachineRole
+	impostor.SecretAccessKey = "canary-guess"
+	refused(t, "an impostor", random(t.Context(), m.kms.Client(impostor)), "InvalidSignatureException")
+
+	lines := log.String()
+	for _, wanted := range []string{simtest.MachineRole.ARN, key, "AccessDeniedException", "InvalidSignatureException", hex.EncodeToString(m.pcrs[4]), hex.EncodeToString(m.pcrs[7]), hex.EncodeToString(m.pcrs[12])} {
+		if !strings.Contains(lines, wanted) {
+			t.Errorf("the log does not tell %s:\n%s", wanted, lines)
+		}
+	}
+	for _, secret := range []string{"canary", simtest.MachineRole.SecretAccessKey, base64.StdEncoding.EncodeToString([]byte("canary-plaintext")), purpose["service"]} {
+		if strings.Contains(lines, secret) {
+			t.Errorf("the log has %q:\n%s", secret, lines)
+		}
+	}
+}
+
+// lockedBuffer is a buffer for handlers of several requests.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -47,6 +47,9 @@ func parsePolicy(text string) (*keyPolicy, error) {
 	if err := json.Unmarshal([]byte(text), &document); err != nil {
 		return nil, malformed("This policy contains invalid Json: %v", err)
 	}
+	if err := checkNames(json.NewDecoder(strings.NewReader(text))); err != nil {
+		return nil, malformed("%v", err)
+	}
 	for name, value := range document {
 		switch version := string(value); {
 		case name == "Id" || name == "Statement":
@@ -147,6 +150,33 @@ func parseActions(value json.RawMessage) ([]string, error) {
 		}
 	}
 	return actions, err
+}
+
+// checkNames refuses a name that stands twice in an object: encoding/json would
+// forget the first. It reads one value.
+func checkNames(d *json.Decoder) error {
+	open, err := d.Token()
+	if err != nil || open != json.Delim('{') && open != json.Delim('[') {
+		return err
+	}
+	seen := map[json.Token]bool{}
+	for d.More() {
+		if open == json.Delim('{') {
+			name, err := d.Token()
+			if err != nil {
+				return err
+			}
+			if seen[name] {
+				return fmt.Errorf("%q stands twice in the same place", name)
+			}
+			seen[name] = true
+		}
+		if err := checkNames(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // oneOrMore reads a value, or a list of at least one.

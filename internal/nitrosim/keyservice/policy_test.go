@@ -153,6 +153,7 @@ func TestPoliciesThatAreNotUnderstoodAreRefused(t *testing.T) {
 		"no JSON":                     "Allow",
 		"a list":                      "[]",
 		"empty":                       "{}",
+		"two conditions in one":       strings.Replace(condition(conditions("Null", "kms:RecipientAttestation:NitroTPMPCR4", "false")), `"Condition":`, `"Condition":{},"Condition":`, 1),
 		"no statements":               `{"Version":"2012-10-17","Statement":[]}`,
 		"another version":             strings.Replace(statements(), "2012-10-17", "2026-01-01", 1),
 		"another element":             strings.Replace(statements(), `"Version"`, `"Versions"`, 1),
