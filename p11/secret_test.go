@@ -124,8 +124,6 @@ func TestSecretTemplatesThatAreRefused(t *testing.T) {
 		"an AES key of 15 bytes":   {CKR_ATTRIBUTE_VALUE_INVALID, secretTemplate(CKK_AES, Attribute{CKA_VALUE, make([]byte, 15)})},
 		"a huge secret":            {CKR_ATTRIBUTE_VALUE_INVALID, secretTemplate(CKK_GENERIC_SECRET, Attribute{CKA_VALUE, make([]byte, 513)})},
 		"a length that is not":     {CKR_TEMPLATE_INCONSISTENT, secretTemplate(CKK_AES, value, number(CKA_VALUE_LEN, 32))},
-		"an AES key that signs":    {CKR_TEMPLATE_INCONSISTENT, secretTemplate(CKK_AES, value, flag(CKA_SIGN, true))},
-		"a secret that encrypts":   {CKR_TEMPLATE_INCONSISTENT, secretTemplate(CKK_GENERIC_SECRET, value, flag(CKA_ENCRYPT, true))},
 		"a trusted key":            {CKR_TEMPLATE_INCONSISTENT, secretTemplate(CKK_AES, value, flag(CKA_TRUSTED, true))},
 		"one made here":            {CKR_ATTRIBUTE_READ_ONLY, secretTemplate(CKK_AES, value, flag(CKA_LOCAL, true))},
 		"one that was never shown": {CKR_ATTRIBUTE_READ_ONLY, secretTemplate(CKK_AES, value, flag(CKA_ALWAYS_SENSITIVE, true))},

@@ -323,6 +323,10 @@ func TestSecretKeysHaveTheirUses(t *testing.T) {
 	w.refused(w.DecryptInit(s, iv, wraps), CKR_KEY_FUNCTION_NOT_PERMITTED)
 	mac := w.create(s, secretTemplate(CKK_GENERIC_SECRET, Attribute{CKA_VALUE, []byte("secret")})...)
 	w.refused(w.DecryptInit(s, iv, mac), CKR_KEY_TYPE_INCONSISTENT)
+	asked := w.create(s, secretTemplate(CKK_GENERIC_SECRET, flag(CKA_ENCRYPT, true), Attribute{CKA_VALUE, []byte("0123456789abcdef")})...)
+	if !bytes.Equal(w.attribute(s, asked, CKA_ENCRYPT), []byte{0}) {
+		t.Error("a generic secret says that it encrypts")
+	}
 	limited := w.aes(s, unhex(t, f128), Attribute{CKA_ALLOWED_MECHANISMS, ulong(uint64(CKM_AES_GCM))})
 	w.refused(w.DecryptInit(s, iv, limited), CKR_MECHANISM_INVALID)
 	w.must(w.DecryptInit(s, flatGCM(make([]byte, 12), nil, 128), limited))

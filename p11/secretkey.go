@@ -137,10 +137,8 @@ func secretUsesWanted(t template, kind keystore.SecretKind) (uses []keystore.Sec
 		if err != nil {
 			return nil, err
 		}
-		if wanted && !slices.Contains(can, known.use) {
-			return nil, refuse(CKR_TEMPLATE_INCONSISTENT, "keys of kind %s are not for %s", kind, known.use)
-		}
-		if wanted {
+		// pkcs11-tool asks every secret key to encrypt. One that no mechanism can do so with does not, and says so.
+		if wanted && slices.Contains(can, known.use) {
 			uses = append(uses, known.use)
 		}
 	}
