@@ -30,6 +30,7 @@ var pagesNotRun = map[string]string{
 // What pages begin with beyond what all do.
 var pagesPrepared = map[string]func(m *machine){
 	"prediction.md": images,
+	"ssh.md":        sshServer,
 }
 
 // images are what a build gave, for pages that begin there.
@@ -114,7 +115,7 @@ func (m *machine) terminal(script string) {
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", "-exc", script)
 	c.Dir, c.Env, c.Stdout, c.Stderr = m.dir, m.env, output, output
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = c.Run()
 	_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
 	if err != nil {
