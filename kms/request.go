@@ -7,9 +7,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 )
 
+// MaxCiphertext is the longest ciphertext that KMS decrypts, in bytes.
+const MaxCiphertext = 6144
+
 // Limits of KMS's requests, in bytes.
 const (
-	maxCiphertext  = 6144
 	maxRandom      = 1024
 	maxEncrypt     = 4096
 	maxKeyID       = 2048

@@ -25,6 +25,13 @@ func (s *Secret) Len() int { return s.value.Len() }
 // Wipe overwrites the secret. It may be called more than once.
 func (s *Secret) Wipe() { s.value.Wipe() }
 
+// Take gives the locked memory itself away: the Secret is empty afterwards.
+func (s *Secret) Take() *secret.Bytes {
+	value := s.value
+	s.value = secret.New(0)
+	return value
+}
+
 // Clone gives an independent copy.
 func (s *Secret) Clone() *Secret { return &Secret{s.value.Clone()} }
 

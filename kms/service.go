@@ -70,7 +70,7 @@ type reply struct {
 
 // Decrypt has KMS decrypt a ciphertext for the document's key.
 func (s *Service) Decrypt(ctx context.Context, document []byte, r DecryptRequest) (Answer, error) {
-	if err := checkSize("ciphertext", len(r.Ciphertext), 1, maxCiphertext); err != nil {
+	if err := checkSize("ciphertext", len(r.Ciphertext), 1, MaxCiphertext); err != nil {
 		return Answer{}, err
 	}
 	return s.ask(ctx, r.question(), document, func(ctx context.Context, recipient *types.RecipientInfo) (reply, error) {

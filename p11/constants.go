@@ -9,6 +9,10 @@ const (
 	CKA_TPM2_POLICY AttributeType = 0x80544B11
 	// CKA_TPM2_NAME is the TPM Name of the key: its name algorithm (2 bytes) and the digest of its public area.
 	CKA_TPM2_NAME AttributeType = 0x80544B12
+	// CKM_TPM2_KMS_UNWRAP and CKM_TPM2_KMS_DATA_KEY have AWS KMS release keys to an attested machine.
+	CKM_TPM2_KMS_UNWRAP   MechanismType = 0x80544B01
+	CKM_TPM2_KMS_DATA_KEY MechanismType = 0x80544B02
+
 	// CKA_TPM2_KMS_CIPHERTEXT is a secret key as AWS KMS encrypted it, for keys that came from there.
 	CKA_TPM2_KMS_CIPHERTEXT AttributeType = 0x80544B13
 )

@@ -51,7 +51,7 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	}
 	switch ObjectClass(class) {
 	case CKO_PRIVATE_KEY:
-		return s.createPrivateKey(t, token)
+		return s.createPrivateKey(t)
 	case CKO_SECRET_KEY:
 		value := t.secret(CKA_VALUE)
 		if value.Len() == 0 {

@@ -3,6 +3,7 @@ package p11
 import (
 	"crypto/rand"
 	"crypto/subtle"
+	"slices"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -18,7 +19,7 @@ func (m *Module) GenerateKey(h SessionHandle, mechanism Mechanism, list []Attrib
 		return 0, err
 	}
 	defer s.lib.report("C_GenerateKey", &err)
-	row, err := findMechanism(mechanism.Type, CKF_GENERATE)
+	row, err := s.lib.mechanism(mechanism.Type, CKF_GENERATE)
 	if err != nil {
 		return 0, err
 	}
@@ -29,12 +30,18 @@ func (m *Module) GenerateKey(h SessionHandle, mechanism Mechanism, list []Attrib
 	if t.has(CKA_VALUE) {
 		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the value is what is generated")
 	}
-	for a, only := range map[AttributeType]uint64{CKA_CLASS: uint64(CKO_SECRET_KEY), CKA_KEY_TYPE: row.keys} {
-		if err := t.mustEqual(a, ulong(only)); err != nil {
-			return 0, err
-		}
-		t[a] = ulong(only)
+	if err := t.mustEqual(CKA_CLASS, ulong(uint64(CKO_SECRET_KEY))); err != nil {
+		return 0, err
 	}
+	t[CKA_CLASS] = ulong(uint64(CKO_SECRET_KEY))
+	kind, err := t.ulong(CKA_KEY_TYPE, row.keys)
+	if err != nil {
+		return 0, err
+	}
+	if kind != row.keys && !slices.Contains(row.alsoKeys, kind) {
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "mechanism 0x%x makes no keys of type 0x%x", uint64(row.id), kind)
+	}
+	t[CKA_KEY_TYPE] = ulong(kind)
 	if !t.has(CKA_VALUE_LEN) {
 		return 0, CKR_TEMPLATE_INCOMPLETE
 	}
@@ -42,18 +49,25 @@ func (m *Module) GenerateKey(h SessionHandle, mechanism Mechanism, list []Attrib
 	if err != nil {
 		return 0, err
 	}
-	if row.keys == CKK_AES && n != 16 && n != 24 && n != 32 || n < 1 || n > keystore.MaxSecretKey {
+	if kind == CKK_AES && n != 16 && n != 24 && n != 32 || n < 1 || n > keystore.MaxSecretKey {
 		return 0, refuse(CKR_KEY_SIZE_RANGE, "a key of %d bytes", n)
 	}
 	// What cannot be made is refused before the TPM works.
 	if _, err := s.place(t); err != nil {
 		return 0, err
 	}
+	if row.guards != nil {
+		if err := row.guards(s, t); err != nil {
+			return 0, err
+		}
+	}
 	value, from, err := row.generate(s, parameter{rest: mechanism.Parameter}, int(n))
 	if err != nil {
 		return 0, err
 	}
-	from.mechanism = row.id
+	if from.ciphertext == nil { // what KMS made was not made here
+		from.mechanism = row.id
+	}
 	return s.makeSecretKey(t, value, from)
 }
 

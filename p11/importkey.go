@@ -7,6 +7,8 @@ import (
 	"errors"
 	"math/big"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/privatekey"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -18,14 +20,14 @@ var (
 
 // createPrivateKey imports a private key into the TPM (TPM2_Import), as a token object with its public half. CKA_SIGN and CKA_DECRYPT
 // say what it is for, as in C_GenerateKeyPair. The key's CKA_LOCAL is false: whoever has seen it has it still.
-func (s *session) createPrivateKey(t template, token bool) (ObjectHandle, error) {
+func (s *session) createPrivateKey(t template) (ObjectHandle, error) {
 	defer func() {
 		for _, a := range append([]AttributeType{CKA_VALUE}, secrets...) {
 			clear(t[a])
 		}
 	}()
-	if !token {
-		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "private keys are token objects: CKA_TOKEN must be true")
+	if err := s.mayImport(t); err != nil {
+		return 0, err
 	}
 	kind, err := t.ulong(CKA_KEY_TYPE, CK_UNAVAILABLE_INFORMATION)
 	if err != nil {
@@ -47,17 +49,50 @@ func (s *session) createPrivateKey(t template, token bool) (ObjectHandle, error)
 	if err != nil {
 		return 0, err
 	}
+	return s.importKey(t, row, key)
+}
+
+// mayImport refuses a template of what no imported key is, and a session that may not import.
+func (s *session) mayImport(t template) error {
+	if token, err := t.bool(CKA_TOKEN, false); err != nil {
+		return err
+	} else if !token {
+		return refuse(CKR_TEMPLATE_INCONSISTENT, "private keys are token objects: CKA_TOKEN must be true")
+	}
 	if err := t.mayNotChoose(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := checkPrivate(s.slot.token.HasPIN(), t); err != nil {
+		return err
+	}
+	return s.mayChange()
+}
+
+// importWrapped imports what was unwrapped, and wipes it.
+func (s *session) importWrapped(t template, value *secret.Bytes) (ObjectHandle, error) {
+	defer value.Wipe()
+	if err := t.only(storageAttributes, pairPrivateTemplate); err != nil {
 		return 0, err
 	}
+	key, err := privatekey.Parse(value.Bytes())
+	if err != nil {
+		return 0, refuse(CKR_WRAPPED_KEY_INVALID, "what was unwrapped: %v", err)
+	}
+	defer privatekey.Wipe(key)
+	row := &keyGenerations[0]
+	if _, ok := key.(*ecdsa.PrivateKey); ok {
+		row = &keyGenerations[1]
+	}
+	if err := t.mustEqual(CKA_KEY_TYPE, ulong(row.keys)); err != nil {
+		return 0, err
+	}
+	return s.importKey(t, row, key)
+}
+
+// importKey imports a key, in a session and for a template that mayImport found good.
+func (s *session) importKey(t template, row *mechanism, key crypto.PrivateKey) (ObjectHandle, error) {
 	spec, err := specWanted(row, template{}, t)
 	if err != nil {
-		return 0, err
-	}
-	if err := s.mayChange(); err != nil {
 		return 0, err
 	}
 	entry, err := s.slot.token.ImportKey(s.lib.ctx, key, spec)

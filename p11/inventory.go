@@ -41,7 +41,7 @@ func (l *library) read(s *slot) (*inventory, error) {
 			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
 			continue
 		}
-		key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public)}
+		key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public), l.set.Config.KMS.Line > 0}
 		i.add(key.privateObject())
 		i.add(key.publicObject())
 		for n := range entry.Certificates {

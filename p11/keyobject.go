@@ -22,6 +22,7 @@ type storedKey struct {
 	public   crypto.PublicKey
 	material attributes
 	use      *use
+	unwraps  bool // there is something that it unwraps: [kms]
 }
 
 // privateObject is the private half. What is said of its origin follows from the TPM's public area, which the key's Name binds, and
@@ -31,14 +32,19 @@ func (k storedKey) privateObject() *object {
 	tpm := k.entry.Object.Public.Attributes()
 	born := tpm.FixedTPM && tpm.SensitiveDataOrigin
 	a.setBools(true, CKA_SENSITIVE)
-	a.setBools(false, CKA_SIGN_RECOVER, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED)
+	a.setBools(false, CKA_SIGN_RECOVER, CKA_WRAP_WITH_TRUSTED)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
 	// TPM2_Duplicate wants a policy that lets it: without one no key leaves its TPM.
 	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent) && len(k.entry.Object.Public.AuthPolicy()) > 0)
 	a[CKA_SIGN] = boolean(k.use.Sign)
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
-	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, CKF_SIGN|CKF_DECRYPT))
+	uses := CKF_SIGN | CKF_DECRYPT
+	if k.unwraps {
+		uses |= CKF_UNWRAP
+	}
+	a[CKA_UNWRAP] = boolean(len(k.use.mechanisms(k.public, uses&CKF_UNWRAP)) > 0)
+	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, uses))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
 	return k.object(CKO_PRIVATE_KEY, k.hasPIN, a)
 }

@@ -28,14 +28,17 @@ type mechanism struct {
 	sizes  func(keySizes) (least, most uint64)
 
 	// Of secret keys.
-	alsoKeys []uint64        // more CKK_ of its keys
-	stream   newStream       // for C_Encrypt and C_Decrypt
-	mac      crypto.Hash     // for C_Sign and C_Verify: HMAC
-	general  bool            // the MAC's length is the parameter
-	generate generateKey     // for C_GenerateKey
-	wrap     wrapKey         // for C_WrapKey
-	wrapped  func(n int) int // how long a wrapped key of n bytes is
-	unwrap   unwrapKey       // for C_UnwrapKey
+	alsoKeys []uint64                       // more CKK_ of its keys
+	stream   newStream                      // for C_Encrypt and C_Decrypt
+	mac      crypto.Hash                    // for C_Sign and C_Verify: HMAC
+	general  bool                           // the MAC's length is the parameter
+	generate generateKey                    // for C_GenerateKey
+	wrap     wrapKey                        // for C_WrapKey
+	wrapped  func(n int) int                // how long a wrapped key of n bytes is
+	unwrap   unwrapKey                      // for C_UnwrapKey
+	guards   func(*session, template) error // more that a template of what is made must fulfil; nil for nothing
+	private  bool                           // it unwraps private keys too
+	kms      bool                           // it is there with [kms] alone
 }
 
 // newSignature checks a mechanism's parameter and makes its scheme for one key, if the key can do that: how is CKF_SIGN or CKF_VERIFY.
@@ -67,7 +70,7 @@ var mechanisms []mechanism
 // The rows reach for the table through the attributes of what they make.
 func init() {
 	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms,
-		aesMechanisms, aesWrapMechanisms, hmacMechanisms)
+		aesMechanisms, aesWrapMechanisms, hmacMechanisms, kmsMechanisms)
 }
 
 // findMechanism gives a mechanism that does all of uses.
@@ -79,6 +82,21 @@ func findMechanism(id MechanismType, uses Flags) (*mechanism, error) {
 	}
 	return nil, CKR_MECHANISM_INVALID
 }
+
+// mechanism is findMechanism among those that the configuration has.
+func (l *library) mechanism(id MechanismType, uses Flags) (*mechanism, error) {
+	m, err := findMechanism(id, uses)
+	switch {
+	case err != nil:
+		return nil, refuse(RVOf(err), "mechanism 0x%x", uint64(id))
+	case !l.offers(m):
+		return nil, refuse(CKR_MECHANISM_INVALID, "mechanism 0x%x takes a [kms] table in the configuration", uint64(id))
+	}
+	return m, nil
+}
+
+// offers tells whether a mechanism is there.
+func (l *library) offers(m *mechanism) bool { return !m.kms || l.set.Config.KMS.Line > 0 }
 
 func keyTypeOf(public crypto.PublicKey) uint64 {
 	if _, ok := public.(*ecdsa.PublicKey); ok {
@@ -126,7 +144,7 @@ func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismTy
 		uses &^= CKF_SIGN | CKF_VERIFY
 	}
 	if !u.Decrypt {
-		uses &^= CKF_DECRYPT | CKF_ENCRYPT
+		uses &^= CKF_DECRYPT | CKF_ENCRYPT | CKF_UNWRAP
 	}
 	for i := range mechanisms {
 		m := &mechanisms[i]

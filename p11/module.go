@@ -34,6 +34,8 @@ type library struct {
 	set   *tokens.Set
 	guard Guard
 	log   *slog.Logger
+	kms   keyService
+
 	// restrained is an application that only uses what the tokens keep, and makes session objects alone.
 	restrained bool
 	ctx        context.Context // of everything that reaches a TPM; C_Finalize ends it

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/kms/cms"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
@@ -65,6 +67,20 @@ var rvTable = []struct {
 	{signer.ErrAlgorithm, CKR_DATA_INVALID}, // a DigestInfo of a hash that is not signed
 	{signer.ErrLength, CKR_DATA_LEN_RANGE},
 	{signer.ErrForked, CKR_CRYPTOKI_NOT_INITIALIZED},
+	{kms.ErrAccessDenied, CKR_FUNCTION_REJECTED},
+	{kms.ErrCiphertext, CKR_WRAPPED_KEY_INVALID},
+	{kms.ErrWrongKey, CKR_WRAPPED_KEY_INVALID},
+	{kms.ErrInput, CKR_MECHANISM_PARAM_INVALID},
+	{kms.ErrRecipientKey, CKR_UNWRAPPING_KEY_SIZE_RANGE},
+	{kms.ErrPlaintext, CKR_ENCRYPTED_DATA_INVALID},
+	{kms.ErrAnswer, CKR_ENCRYPTED_DATA_INVALID},
+	{cms.ErrRecipient, CKR_ENCRYPTED_DATA_INVALID},
+	{cms.ErrDecrypt, CKR_ENCRYPTED_DATA_INVALID},
+	{cms.ErrMalformed, CKR_ENCRYPTED_DATA_INVALID},
+	{kms.ErrDocument, CKR_DEVICE_ERROR},
+	{kms.ErrDocumentExpired, CKR_DEVICE_ERROR},
+	{kms.ErrClosed, CKR_USER_NOT_LOGGED_IN},
+	// Without access to AWS, a key there or a region it is CKR_FUNCTION_FAILED, as for all that the log alone can tell.
 	{context.DeadlineExceeded, CKR_DEVICE_ERROR},
 	{context.Canceled, CKR_FUNCTION_CANCELED},
 }

@@ -199,6 +199,7 @@ func (l *library) closeAll(s *slot) {
 
 // logout forgets the login and the private session objects; library.mu is held.
 func (s *slot) logout() {
+	s.forgetUnwrapped()
 	for _, o := range s.objects {
 		if o.private {
 			s.drop(o)

@@ -135,9 +135,9 @@ func (s *session) signature(row *mechanism, how Flags, o *object, m Mechanism) (
 // key finds a key that may be used with a mechanism in one way. The store is read anew for what a private key is used for: another
 // process may have deleted or moved the key.
 func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
-	row, err := findMechanism(wanted.Type, how)
+	row, err := s.lib.mechanism(wanted.Type, how)
 	if err != nil {
-		return nil, nil, refuse(RVOf(err), "mechanism 0x%x", uint64(wanted.Type))
+		return nil, nil, err
 	}
 	find := s.lib.lookup
 	if how&(CKF_SIGN|CKF_DECRYPT|CKF_UNWRAP) != 0 {

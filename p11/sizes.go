@@ -77,9 +77,11 @@ func (m *Module) GetMechanismList(id SlotID) ([]MechanismType, error) {
 	if _, err := l.slot(id); err != nil {
 		return nil, err
 	}
-	ids := make([]MechanismType, len(mechanisms))
+	ids := make([]MechanismType, 0, len(mechanisms))
 	for i := range mechanisms {
-		ids[i] = mechanisms[i].id
+		if m := &mechanisms[i]; l.offers(m) {
+			ids = append(ids, m.id)
+		}
 	}
 	return ids, nil
 }
@@ -105,7 +107,7 @@ func (m *Module) GetMechanismInfo(id SlotID, mechanismType MechanismType) (Mecha
 	if err != nil {
 		return MechanismInfo{}, err
 	}
-	row, err := findMechanism(mechanismType, 0)
+	row, err := l.mechanism(mechanismType, 0)
 	if err != nil {
 		return MechanismInfo{}, err
 	}

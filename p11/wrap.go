@@ -49,7 +49,7 @@ func (m *Module) WrapKey(h SessionHandle, mechanism Mechanism, wrapping, key Obj
 	return out.Put(wrapped)
 }
 
-// UnwrapKey is C_UnwrapKey: it makes a secret key.
+// UnwrapKey is C_UnwrapKey: it makes a secret key, or a private key in the TPM.
 func (m *Module) UnwrapKey(h SessionHandle, mechanism Mechanism, unwrapping ObjectHandle, wrapped []byte, list []Attribute) (made ObjectHandle, err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -66,20 +66,36 @@ func (m *Module) UnwrapKey(h SessionHandle, mechanism Mechanism, unwrapping Obje
 	case t.has(CKA_VALUE):
 		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the value is what is unwrapped")
 	}
-	if err := t.mustEqual(CKA_CLASS, ulong(uint64(CKO_SECRET_KEY))); err != nil {
-		return 0, err
-	}
 	with, row, err := s.key(unwrapping, mechanism, CKF_UNWRAP, CKA_UNWRAP)
 	if err != nil {
 		return 0, asWrapping(err, CKR_UNWRAPPING_KEY_HANDLE_INVALID, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT)
 	}
+	class, err := t.ulong(CKA_CLASS, 0)
+	if err != nil {
+		return 0, err
+	}
 	// What cannot be made is refused before anything is opened.
-	if _, err := s.place(t); err != nil {
+	private := ObjectClass(class) == CKO_PRIVATE_KEY && row.private
+	switch {
+	case private:
+		err = s.mayImport(t)
+	case ObjectClass(class) == CKO_SECRET_KEY:
+		_, err = s.place(t)
+	default:
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "mechanism 0x%x unwraps no objects of class %d", uint64(row.id), class)
+	}
+	if err == nil && row.guards != nil {
+		err = row.guards(s, t)
+	}
+	if err != nil {
 		return 0, err
 	}
 	value, from, err := row.unwrap(s, with, parameter{rest: mechanism.Parameter}, wrapped)
 	if err != nil {
 		return 0, asWrapping(err, CKR_UNWRAPPING_KEY_HANDLE_INVALID, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT)
+	}
+	if private {
+		return s.importWrapped(t, value)
 	}
 	return s.makeSecretKey(t, value, from)
 }

@@ -32,6 +32,7 @@ const (
 // with the same test.
 type story struct {
 	config string                             // more lines of the configuration
+	boot   func(t *testing.T) *machine        // in place of a machine with that configuration
 	before func(m *machine)                   // before the application starts
 	app    func(a *application)               // in the application's process
 	events map[string]func(m *machine) string // what the application lets happen by its name, and the news of it
@@ -46,7 +47,12 @@ func (s story) tell(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	m := newMachine(t, s.config)
+	var m *machine
+	if s.boot != nil {
+		m = s.boot(t)
+	} else {
+		m = newMachine(t, s.config)
+	}
 	if s.before != nil {
 		s.before(m)
 	}

@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
-	"math/big"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +17,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/attested"
+	"github.com/tpm2-p11/tpm2-p11/internal/privatekey"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/kms"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -156,7 +153,7 @@ func (a *app) importWrapped(ctx context.Context, conf config.Config, f *importKe
 				return explainKMS(err)
 			}
 			defer plaintext.Wipe()
-			key, err = parsePlainKey(plaintext.Bytes())
+			key, err = parsePlain(plaintext)
 			return err
 		})
 		return key, err
@@ -203,7 +200,7 @@ func (a *app) generateKey(ctx context.Context, conf config.Config, f *importKeyF
 		if err := writeFile(f.ciphertext, pair.Ciphertext, 0o644); err != nil {
 			return err
 		}
-		err = a.ensureImported(ctx, t, f, wanted, func(context.Context) (crypto.PrivateKey, error) { return parsePlainKey(pair.PrivateKey.Bytes()) })
+		err = a.ensureImported(ctx, t, f, wanted, func(context.Context) (crypto.PrivateKey, error) { return parsePlain(pair.PrivateKey) })
 		if err != nil {
 			err = errors.Join(err, os.Remove(f.ciphertext))
 		}
@@ -244,7 +241,7 @@ func (a *app) ensureImported(ctx context.Context, t *keystore.Token, f *importKe
 	var outcome keystore.Outcome
 	err := a.withLogin(ctx, t, f.key.pin, func() (err error) {
 		var key crypto.PrivateKey
-		defer func() { wipePrivate(key) }()
+		defer func() { privatekey.Wipe(key) }()
 		e, outcome, err = t.EnsureImported(ctx, wanted, func(ctx context.Context) (crypto.PrivateKey, error) {
 			key, err = private(ctx)
 			return key, err
@@ -268,51 +265,11 @@ func (a *app) ensureImported(ctx context.Context, t *keystore.Token, f *importKe
 	})
 }
 
-// errNoKey is told without its cause, which could quote the plaintext.
-var errNoKey = errors.New("what KMS decrypted is no private key: PKCS#8, PKCS#1 or SEC 1 is wanted, in DER or PEM, not encrypted once more")
-
-// parsePlainKey reads a private key in the usual forms.
-func parsePlainKey(b []byte) (crypto.PrivateKey, error) {
-	for rest := b; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		defer clear(block.Bytes)
-		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			continue // openssl puts the curve's parameters before an EC key
-		}
-		if key, err := parsePrivateKey(block); err == nil {
-			return key, nil
-		}
-		return nil, errNoKey
+// parsePlain reads the private key that KMS decrypted.
+func parsePlain(plaintext *kms.Secret) (crypto.PrivateKey, error) {
+	key, err := privatekey.Parse(plaintext.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("what KMS decrypted: %w", err)
 	}
-	if key, err := x509.ParsePKCS8PrivateKey(b); err == nil {
-		return key, nil
-	}
-	if key, err := x509.ParsePKCS1PrivateKey(b); err == nil {
-		return key, nil
-	}
-	if key, err := x509.ParseECPrivateKey(b); err == nil {
-		return key, nil
-	}
-	return nil, errNoKey
-}
-
-// wipePrivate overwrites the numbers of a private key that nobody uses any more, as far as they can be reached.
-func wipePrivate(key crypto.PrivateKey) {
-	switch k := key.(type) {
-	case *rsa.PrivateKey:
-		wipeNumbers(append(slices.Clone(k.Primes), k.D, k.Precomputed.Dp, k.Precomputed.Dq, k.Precomputed.Qinv)...)
-	case *ecdsa.PrivateKey:
-		wipeNumbers(k.D)
-	}
-}
-
-func wipeNumbers(all ...*big.Int) {
-	for _, n := range all {
-		if n != nil {
-			clear(n.Bits())
-		}
-	}
+	return key, nil
 }
