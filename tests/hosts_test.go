@@ -18,6 +18,14 @@ func TestBuffersOfACApplication(t *testing.T) {
 	m.run(m.host("buffers"), module)
 }
 
+// Each function of the standard, with each argument wrong in each way, answers what the standard says; the table of functions tells which.
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.run(m.host("conformance"), module)
+}
+
 // A server signs and forks. Its children are told that Cryptoki is not initialised, at once; the server signs on.
 func TestForkingServer(t *testing.T) {
 	t.Parallel()

@@ -125,15 +125,22 @@ func cParameterLayouts() string {
 func cParams(f boundary.Function) string {
 	var params []string
 	for _, a := range f.Args {
-		params = append(params, a.C+" "+a.Params[0])
-		switch a.Kind {
-		case boundary.Bytes, boundary.Template, boundary.Query, boundary.OutExact:
-			params = append(params, "CK_ULONG "+a.Params[1])
-		case boundary.OutBuffer, boundary.OutLast, boundary.OutList:
-			params = append(params, "CK_ULONG_PTR "+a.Params[1])
-		case boundary.OutFound:
-			params = append(params, "CK_ULONG "+a.Params[1], "CK_ULONG_PTR "+a.Params[2])
+		for i, t := range cTypes(a) {
+			params = append(params, t+" "+a.Params[i])
 		}
 	}
 	return strings.Join(params, ", ")
+}
+
+// cTypes are the types of an argument's C parameters.
+func cTypes(a boundary.Arg) []string {
+	switch a.Kind {
+	case boundary.Bytes, boundary.Template, boundary.Query, boundary.OutExact:
+		return []string{a.C, "CK_ULONG"}
+	case boundary.OutBuffer, boundary.OutLast, boundary.OutList:
+		return []string{a.C, "CK_ULONG_PTR"}
+	case boundary.OutFound:
+		return []string{a.C, "CK_ULONG", "CK_ULONG_PTR"}
+	}
+	return []string{a.C}
 }

@@ -51,6 +51,8 @@ func generate() (map[string][]byte, error) {
 		"cgo/messages_gen.h":     cMessagesHeader(),
 		"cgo/replay_gen.c":       cReplayRules(),
 		"cgo/exports.map":        exportsMap(),
+
+		"tests/testdata/conformance_gen.h": cConformance(),
 	} {
 		if strings.HasSuffix(name, ".go") {
 			formatted, err := format.Source([]byte(text))
