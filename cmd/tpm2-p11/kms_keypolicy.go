@@ -81,12 +81,7 @@ The PCRs come from files, in AWS's form ({"Measurements": {"PCR4": "…"}}), and
 			if err != nil {
 				return err
 			}
-			if toStdout(out) {
-				// It is JSON as it stands, --json or not.
-				_, err := fmt.Fprintf(a.out, "%s\n", text)
-				return err
-			}
-			return a.deliver(map[string]any{}, out, append(text, '\n'), 0o644)
+			return a.deliverText(out, append(text, '\n'))
 		}),
 	}
 	principals.register(c)

@@ -131,6 +131,15 @@ func (a *app) deliver(product map[string]any, out string, data []byte, mode os.F
 	return err
 }
 
+// deliverText is deliver for a product that is JSON as it stands: on standard output it is the answer, --json or not.
+func (a *app) deliverText(out string, text []byte) error {
+	if toStdout(out) {
+		_, err := a.out.Write(text)
+		return err
+	}
+	return a.deliver(map[string]any{}, out, text, 0o644)
+}
+
 // binaryFits refuses to write bytes to a terminal.
 func (a *app) binaryFits(path string) error {
 	if toStdout(path) && !a.global.json && isTerminal(a.out) {

@@ -85,9 +85,10 @@ Secure boot is on when --pk is given. --format prints something to use elsewhere
 
 // prediction is what an image will measure.
 type prediction struct {
-	name, file string
-	pcrs       map[string]map[uint][]byte // by bank
-	events     map[string][]predict.Event // by bank, of the same order
+	name, file  string
+	commandLine bool                       // the image has one of its own
+	pcrs        map[string]map[uint][]byte // by bank
+	events      map[string][]predict.Event // by bank, of the same order
 }
 
 func (a *app) predict(flags predictFlags, args []string) error {
@@ -110,7 +111,8 @@ func (a *app) predict(flags predictFlags, args []string) error {
 		}
 		all = append(all, p)
 	}
-	if !slices.Contains(selected.Indices(), predict.PCRConfig) && !boot.SecureBoot.Enabled() {
+	open := !boot.SecureBoot.Enabled() || slices.ContainsFunc(all, func(p prediction) bool { return !p.commandLine })
+	if open && !slices.Contains(selected.Indices(), predict.PCRConfig) {
 		a.note("without PCR 12 the policy lets the image start with any kernel command line")
 	}
 	if len(boot.Loaders) > 0 && slices.Contains(selected.Indices(), predict.PCRConfig) {
@@ -123,13 +125,13 @@ func (a *app) predict(flags predictFlags, args []string) error {
 		if len(all) > 1 {
 			return usagef("--format aws has room for one image")
 		}
-		return a.deliver(map[string]any{}, flags.out, awsMeasurements(all[0]), 0o644)
+		return a.deliverText(flags.out, awsMeasurements(all[0]))
 	case "policy":
 		text, err := policyFile(flags.hash, policyOf(selected, all))
 		if err != nil {
 			return err
 		}
-		return a.deliver(map[string]any{}, flags.out, text, 0o644)
+		return a.deliverText(flags.out, text)
 	}
 	return a.predictKeyPolicy(flags, selected, all)
 }
@@ -225,6 +227,11 @@ func (a *app) predictImage(boot predict.Boot, arg string) (p prediction, err err
 	if boot.Image, err = a.readPE("IMAGE", p.file); err != nil {
 		return p, err
 	}
+	if _, uki := boot.Image.Section(".linux"); !uki {
+		return p, withHint(fmt.Errorf("%s is no unified kernel image: no PCR would tell what it starts, and how", inputName(p.file)),
+			"`ukify` makes one of a kernel, an initrd and a command line")
+	}
+	_, p.commandLine = boot.Image.Section(".cmdline")
 	p.pcrs, p.events = map[string]map[uint][]byte{}, map[string][]predict.Event{}
 	for bank, hash := range predictBanks {
 		if p.events[bank], err = boot.Events(hash); err == nil {
@@ -295,5 +302,5 @@ func (a *app) predictKeyPolicy(flags predictFlags, selected policy.PCR, all []pr
 	if err != nil {
 		return err
 	}
-	return a.deliver(map[string]any{}, flags.out, append(text, '\n'), 0o644)
+	return a.deliverText(flags.out, append(text, '\n'))
 }

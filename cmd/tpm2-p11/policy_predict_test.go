@@ -60,6 +60,10 @@ func TestFromImagesToPolicies(t *testing.T) {
 		t.Errorf("AWS's form: %v", got)
 	}
 
+	if text := m.run("policy", "predict", "@november.efi", "--format", "aws", "--json"); !strings.Contains(text, november) {
+		t.Errorf("AWS's form with --json: %s", text)
+	}
+
 	both := m.json("policy", "predict", "@november.efi", "@december.efi")
 	m.run("policy", "predict", "@november.efi", "@december.efi", "--format", "policy", "--out", "@fleet.json")
 	if got := strings.TrimSpace(m.run("policy", "digest", "@fleet.json")); got != both["policy_digest"] {
@@ -159,6 +163,7 @@ func TestPredictionsThatBindNothingOrMakeNoSense(t *testing.T) {
 		{exitFailed, image + "--pk @missing", "missing", ""},
 		{exitFailed, image + "--loader @text", "not a PE image", ""},
 		{exitFailed, "policy predict @text", "not a PE image", ""},
+		{exitFailed, "policy predict " + imagetest.Loader, "is no unified kernel image", "ukify"},
 		{exitFailed, "policy predict @missing", "missing", ""},
 		{exitFailed, "policy predict @nameless.efi", "does not tell the version of its systemd-stub", "--stub-version"},
 		{exitFailed, image + "--format kms --admin " + roleOfKeys + " --machine *", "principal", ""},
@@ -168,4 +173,15 @@ func TestPredictionsThatBindNothingOrMakeNoSense(t *testing.T) {
 		m.refused(c.code, c.message, c.hint, strings.Fields(c.args)...)
 	}
 	m.run(strings.Fields("policy predict @nameless.efi --stub-version 252")...)
+
+	// What a choice of PCRs leaves open is said.
+	for args, note := range map[string]string{
+		image + "--pcr sha256:4,11":            "any kernel command line",
+		image + "--loader " + imagetest.Loader: "a loader may measure into PCR 12",
+		image:                                  "",
+	} {
+		if r := m.try(strings.Fields(args)...); r.code != exitOK || !strings.Contains(r.stderr, note) || note == "" && r.stderr != "" {
+			t.Errorf("%s: exit code %d, %q", args, r.code, r.stderr)
+		}
+	}
 }

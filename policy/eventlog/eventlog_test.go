@@ -187,6 +187,11 @@ func TestOlderLogsAndUnusedSpace(t *testing.T) {
 		if _, err := l.Replay(tpm2.TPMAlgSHA256); !errors.Is(err, ErrMalformed) {
 			t.Errorf("a bank that is not in the log: %v", err)
 		}
+		for _, unknown := range []tpm2.TPMIAlgHash{tpm2.TPMAlgSHA3256, 0x0012, 0x7777} {
+			if _, err := l.Replay(unknown); err == nil || l.Events[0].Verified(unknown) {
+				t.Errorf("replayed in hash 0x%04x", uint16(unknown))
+			}
+		}
 	}
 }
 

@@ -2,6 +2,10 @@ package eventlog
 
 import (
 	"bytes"
+	"crypto"
+	_ "crypto/sha1"   // of older banks
+	_ "crypto/sha256" // of banks
+	_ "crypto/sha512" // of banks
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -10,9 +14,9 @@ import (
 // Replay gives the values that the log's events bring PCRs of a bank to: of those PCRs that it has events for. It is an
 // error if the bank is not in the log, or an event has no digest for it.
 func (l *Log) Replay(bank tpm2.TPMIAlgHash) (map[uint][]byte, error) {
-	h, err := bank.Hash()
+	h, err := hashOf(bank)
 	if err != nil {
-		return nil, fmt.Errorf("hash 0x%04x: %w", uint16(bank), err)
+		return nil, err
 	}
 	values := map[uint][]byte{}
 	for n, e := range l.Events {
@@ -38,6 +42,18 @@ func (l *Log) Replay(bank tpm2.TPMIAlgHash) (map[uint][]byte, error) {
 	return values, nil
 }
 
+// hashOf is the hash of a bank, if it can be computed here.
+func hashOf(bank tpm2.TPMIAlgHash) (crypto.Hash, error) {
+	h, err := bank.Hash()
+	if err == nil && !h.Available() {
+		err = fmt.Errorf("%v is not known here", h)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("hash 0x%04x: %w", uint16(bank), err)
+	}
+	return h, nil
+}
+
 // startupLocality is the locality that the TPM was started from, which PCR 0 begins with.
 func (e Event) startupLocality() (byte, bool) {
 	locality, ok := bytes.CutPrefix(e.Data, []byte("StartupLocality\x00"))
@@ -50,7 +66,7 @@ func (e Event) startupLocality() (byte, bool) {
 // Verified tells whether the event's digest is the hash of its data, or of the variable's contents in them. For others the data are a mere remark: the digest of an
 // image, say, is that of the image and not of its name.
 func (e Event) Verified(bank tpm2.TPMIAlgHash) bool {
-	h, err := bank.Hash()
+	h, err := hashOf(bank)
 	if err != nil || !e.Extends() {
 		return false
 	}
