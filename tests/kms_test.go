@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -110,6 +111,11 @@ func TestKMSStepsApart(t *testing.T) {
 	if got := m.tpm2p11("kms", "open-cms", "--recipient", "recipient", "--in", "answer.b64").stdout; got != "correct horse" {
 		t.Errorf("opened %q", got)
 	}
+	m.run("openssl", "cms", "-decrypt", "-inform", "DER", "-in", "answer.cms", "-engine", "pkcs11", "-keyform", "engine",
+		"-inkey", "pkcs11:object=recipient;type=private", "-out", "opened")
+	if got := string(m.read("opened")); got != "correct horse" {
+		t.Errorf("openssl opened %q", got)
+	}
 	for _, flags := range []string{"--document document --recipient recipient", "--recipient recipient"} {
 		if got := m.tpm2p11(append([]string{"kms", "decrypt", "--in", "password.kms", "--context", "purpose=db"}, strings.Fields(flags)...)...).stdout; got != "correct horse" {
 			t.Errorf("%s: decrypted %q", flags, got)
@@ -138,5 +144,61 @@ func TestKMSDataKeys(t *testing.T) {
 	}
 	if got := m.tpm2p11("kms", "data-key", "--context", "disk=data", "--ciphertext-out", "16", "--bytes", "16").stdout; len(got) != 16 {
 		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// The page's commands run as they are printed, on an instance and with a KMS whose key is called fleet.
+func TestKMSDocs(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	policy := m.tpm2p11("kms", "key-policy", "--machine", simtest.MachineRole.ARN, "--encrypter", simtest.MachineRole.ARN,
+		"--admin", simtest.KeysRole.ARN, "--current", "Now").stdout
+	if _, err := m.kms.CreateKey(keyservice.KeyOptions{Account: simtest.Account, Alias: "alias/fleet", Policy: policy}); err != nil {
+		t.Fatal(err)
+	}
+	m.configure("")
+	m.env = append(m.env, "PATH="+filepath.Dir(command)+":"+os.Getenv("PATH"))
+	m.write("password", "correct horse")
+	m.write("november.json", fmt.Sprintf(`{"Measurements": {"HashAlgorithm": "SHA384 { ... }", "PCR4": "%096d", "PCR7": "%096d"}}`, 4, 7))
+	text, err := os.ReadFile("../docs/kms.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, rest, _ := strings.Cut(string(text), "\n## On a laptop\n") // a test of its own
+	_, rest, _ = strings.Cut(rest, "\n## ")
+	blocks := commandBlocks(page + "\n## " + rest)
+	if len(blocks) < 8 {
+		t.Errorf("only %d blocks", len(blocks))
+	}
+	for _, block := range blocks {
+		m.run("sh", "-ec", strings.ReplaceAll(block, "/usr/local/lib/pkcs11/tpm2-p11.so", module))
+	}
+	if got := string(m.read("password.clear")); got != "correct horse" {
+		t.Errorf("decrypted %q", got)
+	}
+}
+
+// The unit that imports the fleet's key before nginx starts is right, confined, and its command does what it says.
+func TestKMSUnit(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	text, err := os.ReadFile("../packaging/tpm2-p11-import-key.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := m.write("tpm2-p11-import-key.service", strings.ReplaceAll(string(text), "/usr/local/bin/tpm2-p11", command))
+	if said := m.run("systemd-analyze", "verify", "--man=no", unit).all(); strings.TrimSpace(said) != "" {
+		t.Error(said)
+	}
+	m.run("systemd-analyze", "security", "--offline=true", "--threshold=25", unit)
+
+	m.issueKey("web", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+	m.configure(fmt.Sprintf("key_id = %q\ncontext = { purpose = \"tls\" }\n", m.key))
+	_, start, _ := strings.Cut(strings.ReplaceAll(string(m.read("tpm2-p11-import-key.service")), "\\\n", ""), "\nExecStart=")
+	start, _, _ = strings.Cut(start, "\n")
+	for _, outcome := range []string{"created", "unchanged"} {
+		if said := m.run("sh", "-ec", strings.ReplaceAll(start, "/etc/tpm2-p11/", m.dir+"/")).stdout; !strings.Contains(said, "web: "+outcome) {
+			t.Errorf("not %s: %s", outcome, said)
+		}
 	}
 }
