@@ -123,15 +123,15 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		d.fail("store", err, "")
 		return
 	}
-	entries, err := t.Keys()
+	entries, held, err := contents(t)
 	if err != nil {
 		d.fail("store", err, "")
 		return
 	}
 	if t.Writable() {
-		d.ok("store", "%s: token %q, %s", t.Dir(), t.Label(), count(len(entries), "key", "keys"))
+		d.ok("store", "%s: token %q, %s", t.Dir(), t.Label(), held)
 	} else {
-		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %s, not writable", t.Dir(), t.Label(), count(len(entries), "key", "keys"))
+		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %s, not writable", t.Dir(), t.Label(), held)
 	}
 	problems, err := t.Problems()
 	if err != nil {
@@ -146,6 +146,23 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 	if d.srk(ctx, t) {
 		d.keys(ctx, t, entries)
 	}
+}
+
+// contents are a store's keys and secrets, and how many there are, in words.
+func contents(t *keystore.Token) (entries []keystore.Entry, held string, err error) {
+	keys, err := t.Keys()
+	if err != nil {
+		return nil, "", err
+	}
+	secrets, err := t.Secrets()
+	if err != nil {
+		return nil, "", err
+	}
+	held = count(len(keys), "key", "keys")
+	if len(secrets) > 0 {
+		held += ", " + count(len(secrets), "secret or data object", "secrets and data objects")
+	}
+	return append(keys, secrets...), held, nil
 }
 
 func (d *doctor) add(f finding) { d.findings = append(d.findings, f) }

@@ -113,13 +113,13 @@ func (d *doctor) keys(ctx context.Context, t *keystore.Token, entries []keystore
 		}
 		d.ok("unfinished keys", "%d were left half done by an interrupted command, and are finished now", unfinished)
 		var err error
-		if entries, err = t.Keys(); err != nil {
+		if entries, _, err = contents(t); err != nil {
 			d.fail("store", err, "")
 			return
 		}
 	}
 	for _, e := range entries {
-		if e.State == keystore.Ready {
+		if _, public := e.PublicData(); e.State == keystore.Ready && !public {
 			d.key(ctx, t, e)
 		}
 	}
@@ -128,6 +128,9 @@ func (d *doctor) keys(ctx context.Context, t *keystore.Token, entries []keystore
 // key checks that a key could be used now, without using it.
 func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 	check := fmt.Sprintf("key %q", e.Label)
+	if e.Secret != nil {
+		check = fmt.Sprintf("secret %q", e.Label)
+	}
 	if err := present(ctx, t.TPM(), e); err != nil {
 		mend := ""
 		if errors.Is(err, provider.ErrNoObject) {
@@ -153,7 +156,7 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.warn(check, "make a new key with `tpm2-p11 key create --pcr …`", "its policy is not enforced: userWithAuth is set")
 		return
 	}
-	if !anyUse(e.Object.Public) {
+	if e.Secret == nil && !anyUse(e.Object.Public) {
 		d.fail(check, errors.New("nothing here can use it: its type, use and scheme fit no operation"), "make another one with `tpm2-p11 key create`")
 		return
 	}

@@ -17,7 +17,7 @@ import (
 func keyListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "List the keys of the store",
+		Short:   "List the keys of the store, and what it keeps secret for PKCS #11 programs",
 		Example: "  tpm2-p11 key list\n  tpm2-p11 key list --json",
 		Args:    exactly(),
 		RunE: a.verb(func(context.Context, []string) error {
@@ -26,6 +26,10 @@ func keyListCommand(a *app) *cobra.Command {
 				return err
 			}
 			entries, err := t.Keys()
+			if err != nil {
+				return err
+			}
+			kept, err := t.Secrets()
 			if err != nil {
 				return err
 			}
@@ -43,9 +47,16 @@ func keyListCommand(a *app) *cobra.Command {
 				keys = append(keys, k)
 				rows = append(rows, []string{k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), k.PIN, policySummary(e), k.CKAID, dash(k.Certificate)})
 			}
+			secrets := make([]secretJSON, 0, len(kept))
+			for _, e := range kept {
+				k := describeSecret(e)
+				secrets = append(secrets, k)
+				rows = append(rows, []string{k.Label, k.Type, dash(strings.Join(k.Use, ",")), "-", k.PIN, policySummary(e), dash(k.CKAID), "-"})
+			}
 			return a.print(struct {
-				Keys []keyJSON `json:"keys"`
-			}{keys}, func(w io.Writer) {
+				Keys    []keyJSON    `json:"keys"`
+				Secrets []secretJSON `json:"secrets"`
+			}{keys, secrets}, func(w io.Writer) {
 				if len(rows) == 0 {
 					a.note("the store has no key yet: `tpm2-p11 key create LABEL` makes one")
 					return

@@ -66,6 +66,39 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 	return k
 }
 
+// secretJSON is a secret key or data object as --json shows it. Its names are stable.
+type secretJSON struct {
+	Label   string         `json:"label"`
+	CKAID   string         `json:"cka_id,omitempty"`
+	Type    string         `json:"type"` // aes128, aes192, aes256, generic, hmac-sha256 and others, data
+	Use     []string       `json:"use"`
+	Length  int            `json:"length"`
+	Sealed  bool           `json:"sealed"` // false for public data
+	State   string         `json:"state"`
+	PIN     string         `json:"pin"`
+	Policy  *policy.Policy `json:"policy,omitempty"`
+	Created *time.Time     `json:"created,omitempty"`
+	File    string         `json:"file"`
+}
+
+func describeSecret(e keystore.Entry) secretJSON {
+	_, public := e.PublicData()
+	k := secretJSON{
+		Label: e.Label, CKAID: hex.EncodeToString(e.CKAID), Type: e.Secret.String(), Use: []string{}, Length: e.Secret.Length,
+		Sealed: !public, State: string(e.State), PIN: pinKind(e), File: e.ID,
+	}
+	for _, u := range e.Secret.Use {
+		k.Use = append(k.Use, string(u))
+	}
+	if !e.Policy.IsZero() {
+		k.Policy = &e.Policy
+	}
+	if !e.Created.IsZero() {
+		k.Created = &e.Created
+	}
+	return k
+}
+
 // pinKind says whose PIN a key takes.
 func pinKind(e keystore.Entry) string {
 	switch {
