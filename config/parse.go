@@ -75,6 +75,8 @@ func readConfig(t table, c *Config) error {
 		"store":             func(v value) error { return v.path(&single.Store) },
 		"owner_auth_file":   func(v value) error { return v.path(&single.OwnerAuthFile) },
 		"key":               func(v value) error { return readKeys(v, "key", &single) },
+		"policy":            func(v value) error { return v.policy(&single.Policy) },
+		"approved":          func(v value) error { return v.paths(&single.Approved) },
 		"token":             func(v value) error { return readTokens(v, &several) },
 	})
 	if err != nil {
@@ -84,7 +86,7 @@ func readConfig(t table, c *Config) error {
 		c.Tokens = []Token{single}
 		return nil
 	}
-	for _, name := range []string{"label", "tpm", "store", "owner_auth_file", "key"} {
+	for _, name := range []string{"label", "tpm", "store", "owner_auth_file", "policy", "approved", "key"} {
 		if v, both := t.member(name); both {
 			return v.errorf("%q at the top level is for a single token, and there are [[token]] tables: put it into one of them", name)
 		}
@@ -99,13 +101,15 @@ func readTokens(v value, tokens *[]Token) error {
 		return err
 	}
 	for _, t := range tables {
-		token := Token{Line: t.line()}
+		token := Token{Line: t.line(), Approved: defaultApproved()}
 		err := t.read(fields{
 			"label":           func(v value) error { return v.tokenLabel(&token.Label) },
 			"tpm":             func(v value) error { return v.address(&token) },
 			"store":           func(v value) error { return v.path(&token.Store) },
 			"owner_auth_file": func(v value) error { return v.path(&token.OwnerAuthFile) },
 			"key":             func(v value) error { return readKeys(v, "token.key", &token) },
+			"policy":          func(v value) error { return v.policy(&token.Policy) },
+			"approved":        func(v value) error { return v.paths(&token.Approved) },
 		})
 		if err != nil {
 			return err
@@ -242,13 +246,12 @@ func (v value) handle(to *uint32) error {
 
 // policy reads a tree or, as people write it, a PCR selection.
 func (v value) policy(to *policy.Policy) (err error) {
-	var pcr policy.PCR
 	switch content := v.content.(type) {
 	case string:
-		pcr, err = policy.ParsePCR(content)
-		*to = policy.Policy{Root: pcr}
+		*to, err = policy.Parse(content)
 	case map[string]any:
 		*to, err = policy.FromTree(content)
+		*to = to.WithFiles(v.doc.resolve)
 	default:
 		err = fmt.Errorf(`it is "sha256:0,1,2,7" or a tree such as {pin=true}, not %s`, describe(content))
 	}

@@ -65,7 +65,16 @@ func (p process) defaults() Config {
 		Log:    "syslog",
 		Verify: "rsa",
 		Forked: "use",
-		Tokens: []Token{{Store: p.defaultStore()}},
+		Tokens: []Token{{Store: p.defaultStore(), Approved: defaultApproved()}},
+	}
+}
+
+// defaultApproved is where approved policies are looked for beside the store: a machine's own folder, and where systemd has
+// the signatures of the image that was booted.
+func defaultApproved() []string {
+	return []string{
+		"/etc/tpm2-p11/approved.d", "/etc/systemd/tpm2-pcr-signature.json",
+		"/run/systemd/tpm2-pcr-signature.json", "/usr/lib/systemd/tpm2-pcr-signature.json",
 	}
 }
 

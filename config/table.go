@@ -112,6 +112,23 @@ func (v value) path(to *string) error {
 	return nil
 }
 
+// paths reads a list of files' names and makes them absolute; it may be empty.
+func (v value) paths(to *[]string) error {
+	if list, ok := v.content.([]any); ok && len(list) == 0 {
+		*to = nil
+		return nil
+	}
+	var names []string
+	if err := v.texts(&names); err != nil {
+		return err
+	}
+	*to = names[:0]
+	for _, name := range names {
+		*to = append(*to, v.doc.resolve(name))
+	}
+	return nil
+}
+
 func (v value) oneOf(to *string, allowed ...string) error {
 	var s string
 	if err := v.text(&s); err != nil {

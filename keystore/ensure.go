@@ -94,7 +94,7 @@ func (t *Token) find(ctx context.Context, a *anchor, d Declared) (Entry, Outcome
 		return Entry{}, "", err
 	}
 	if !found {
-		e, err := t.CreateKey(ctx, KeySpec{Label: d.Label, Type: d.Type, Use: d.Use, Policy: d.Policy, Handle: d.Handle, Force: d.Force})
+		e, err := t.CreateKey(ctx, KeySpec{Label: d.Label, Type: d.Type, Use: d.Use, Policy: d.Policy, NoPolicy: true, Handle: d.Handle, Force: d.Force})
 		return e, Created, err
 	}
 	return t.adoptKey(ctx, a, public, d)
@@ -195,7 +195,7 @@ func (t *Token) adoptKey(ctx context.Context, a *anchor, public provider.Public,
 	if err := t.compareHeld(ctx, a, public, d); err != nil {
 		return Entry{}, "", err
 	}
-	p, err := d.Policy.Resolve(t.tpm.PolicyState(ctx), true)
+	p, err := d.Policy.Resolve(t.PolicyState(ctx), true)
 	if err != nil {
 		return Entry{}, "", err
 	}
@@ -219,7 +219,7 @@ func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Publ
 		return conflict(what, []string{"it is not in the store, and a token with a PIN cannot adopt it: the secret that its keys need was lost with the former store"})
 	}
 	differences := append(describeDifferences(public, d), knownElsewhere(public)...)
-	if difference := policyDifference(public, d.Policy, authEmpty, t.tpm.PolicyState(ctx)); difference != "" {
+	if difference := policyDifference(public, d.Policy, authEmpty, t.PolicyState(ctx)); difference != "" {
 		differences = append(differences, difference)
 	}
 	if len(differences) > 0 {
@@ -315,7 +315,7 @@ func policyDifference(public provider.Public, declared policy.Policy, auth authK
 
 // storedState is the state in which a policy of the store was resolved, as far as it tells, and else the TPM's of now.
 func (t *Token) storedState(ctx context.Context, stored policy.Policy) policy.State {
-	now := t.tpm.PolicyState(ctx)
+	now := t.PolicyState(ctx)
 	read := now.PCRs
 	now.PCRs = func(bank tpm2.TPMIAlgHash, indices []uint) (map[uint][]byte, error) {
 		values, err := read(bank, indices)

@@ -22,9 +22,10 @@ type Entry struct {
 	CKAID        []byte // SHA-1 of the public key bits by default
 	Object       provider.Object
 	Policy       policy.Policy
-	PolicyErr    error // why the key's policy is not known, wraps ErrPolicyUnknown; nil when it is known or there is none
-	OwnPIN       bool  // the key has an authValue of its own (PEM without emptyAuth in a token without that secret counts too)
-	EmptyAuth    bool  // the key's authValue is empty
+	Approved     []policy.Approved // those that its PEM has; more are in the token's folders
+	PolicyErr    error             // why the key's policy is not known, wraps ErrPolicyUnknown; nil when it is known or there is none
+	OwnPIN       bool              // the key has an authValue of its own (PEM without emptyAuth in a token without that secret counts too)
+	EmptyAuth    bool              // the key's authValue is empty
 	State        State
 	Created      time.Time
 	Certificates []*x509.Certificate // leaf first; only a chain whose leaf has the key's public key

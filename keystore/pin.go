@@ -270,7 +270,7 @@ func (a *anchor) samePIN(b *anchor, r Role) bool {
 // (ErrKeyPINNeeded without one) or nothing, and the policy. The caller wipes its Value, which is a copy, after use.
 // ErrPolicyUnknown and ErrUnfinished for keys that cannot be used.
 func (t *Token) Auth(e Entry, ownPIN *secret.Bytes) (provider.Auth, error) {
-	auth := provider.Auth{Policy: e.Policy, Label: e.Label}
+	auth := provider.Auth{Policy: e.Policy, Label: e.Label, Approved: t.ApprovedFor(e.Approved)}
 	if e.PolicyIgnored() {
 		auth.Policy = policy.Policy{}
 	}

@@ -144,6 +144,7 @@ func (r *record) fromPEM(text []byte, modified time.Time) error {
 		}
 	}
 	r.list(key.Object, key.Policy, policyErr)
+	r.entry.Approved = key.Approved
 	return nil
 }
 

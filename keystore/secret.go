@@ -76,7 +76,7 @@ func (t *Token) createSecret(ctx context.Context, value *secret.Bytes, s SecretS
 		side.Secret.Plain = append([]byte{}, value.Bytes()...)
 		return t.installPublic(ctx, a, side)
 	}
-	p, err := t.plan(ctx, a, KeySpec{Policy: s.Policy, NoPIN: s.NoPIN})
+	p, err := t.plan(ctx, a, KeySpec{Policy: s.Policy, NoPolicy: true, NoPIN: s.NoPIN})
 	if err != nil {
 		return Entry{}, err
 	}

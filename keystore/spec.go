@@ -14,17 +14,18 @@ import (
 
 // KeySpec says what key to make.
 type KeySpec struct {
-	Label   string // see CheckLabel
-	Unique  bool   // refuse a label that the token has (ErrLabelTaken); keys of one label are told apart by their CKA_ID
-	CKAID   []byte // nil: SHA-1 of the public key bits
-	Type    provider.KeyType
-	Use     provider.Use
-	Policy  policy.Policy   // current values are resolved now
-	NoPIN   bool            // in a token with a PIN: do not add the PIN to the policy
-	Force   bool            // allow unmeasured PCRs in the policy; take in a key whose policy is not known or not enforced
-	OwnPIN  *secret.Bytes   // an authValue of the key's own, at most 32 bytes, under dictionary-attack protection
-	Handle  provider.Handle // a wanted persistent handle; 0: first free from 0x81000100
-	Wrapped bool            // do not persist
+	Label    string // see CheckLabel
+	Unique   bool   // refuse a label that the token has (ErrLabelTaken); keys of one label are told apart by their CKA_ID
+	CKAID    []byte // nil: SHA-1 of the public key bits
+	Type     provider.KeyType
+	Use      provider.Use
+	Policy   policy.Policy   // current values are resolved now; zero for the token's default
+	NoPolicy bool            // zero Policy means none
+	NoPIN    bool            // in a token with a PIN: do not add the PIN to the policy
+	Force    bool            // allow unmeasured PCRs in the policy; take in a key whose policy is not known or not enforced
+	OwnPIN   *secret.Bytes   // an authValue of the key's own, at most 32 bytes, under dictionary-attack protection
+	Handle   provider.Handle // a wanted persistent handle; 0: first free from 0x81000100
+	Wrapped  bool            // do not persist
 }
 
 func (s KeySpec) check() error {
@@ -76,6 +77,9 @@ func (t *Token) plan(ctx context.Context, a *anchor, s KeySpec) (plan, error) {
 	case a.PIN != nil && !s.NoPIN:
 		p.auth = authToken
 	}
+	if s.Policy.IsZero() && !s.NoPolicy {
+		s.Policy = t.policy
+	}
 	var err error
 	if p.policy, p.digest, err = t.resolve(ctx, s.Policy, p.auth, s.Force); err != nil {
 		return plan{}, err
@@ -98,7 +102,7 @@ func (t *Token) resolve(ctx context.Context, p policy.Policy, auth authKind, for
 	if auth == authEmpty && p.NeedsPIN() {
 		return policy.Policy{}, nil, fmt.Errorf("%w: the policy asks for a PIN, and the key has none: it takes a token with a PIN, or one of the key's own", ErrInvalid)
 	}
-	p, err := p.Resolve(t.tpm.PolicyState(ctx), force)
+	p, err := p.Resolve(t.PolicyState(ctx), force)
 	if err != nil {
 		return policy.Policy{}, nil, err
 	}
@@ -143,7 +147,7 @@ func (t *Token) foreign(ctx context.Context, s KeySpec, public provider.Public, 
 	if !emptyAuth {
 		auth = authOwn
 	}
-	p, err := s.Policy.Resolve(t.tpm.PolicyState(ctx), true)
+	p, err := s.Policy.Resolve(t.PolicyState(ctx), true)
 	if err != nil {
 		return "", none, err
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -19,6 +21,8 @@ type Token struct {
 	tpm     *provider.TPM
 	log     *slog.Logger
 	scanner scanner
+	folders *policyfile.Folders // of approved policies
+	policy  policy.Policy       // of keys that are made without another
 
 	// reading is held while token.json is read, which may take long, and so that an older reading never follows a newer one.
 	reading sync.Mutex
@@ -36,7 +40,14 @@ type Options struct {
 	Dir    string
 	TPM    *provider.TPM // shared with others: its pinned SRK is left alone
 	Logger *slog.Logger  // nil: no log
+	// Policy is the default of keys whose KeySpec has none; zero for no policy.
+	Policy policy.Policy
+	// Approved are files and folders with approved policies, beside the store's own folder ApprovedFolder.
+	Approved []string
 }
+
+// ApprovedFolder is the folder in a store whose files are approved policies.
+const ApprovedFolder = "approved.d"
 
 // Open looks at a store without touching the TPM. The store may be in any state, since a process opens all that its
 // configuration has and need not use each: Check tells.
@@ -52,7 +63,9 @@ func Open(o Options) (*Token, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	t := &Token{folder: folder(path), tpm: o.TPM.Share(), log: log, scanner: scanner{folder: folder(path), log: log}}
+	t := &Token{folder: folder(path), tpm: o.TPM.Share(), log: log, policy: o.Policy, scanner: scanner{folder: folder(path), log: log}}
+	t.folders = policyfile.NewFolders(func(err error) { log.Warn("a file is passed over", "store", path, "error", err) },
+		append([]string{filepath.Join(path, ApprovedFolder)}, o.Approved...)...)
 	t.seen() // logs what is wrong with it
 	return t, nil
 }

@@ -5,7 +5,8 @@ package p11
 // Vendor attributes.
 const (
 	// CKA_TPM2_POLICY is the key's policy as text, empty for none. In C_GenerateKeyPair's private
-	// template it takes a PCR selection, "sha256:0,1,2,7", and binds the key to the current values. In templates of secret keys and data it does the same.
+	// template it takes a PCR selection, "sha256:0,1,2,7", which binds the key to the current values, or a policy tree in JSON. In
+	// templates of secret keys and data it does the same.
 	CKA_TPM2_POLICY AttributeType = 0x80544B11
 	// CKA_TPM2_NAME is the TPM Name of the key: its name algorithm (2 bytes) and the digest of its public area.
 	CKA_TPM2_NAME AttributeType = 0x80544B12

@@ -133,11 +133,9 @@ func specWanted(row *mechanism, public, private template) (spec keystore.KeySpec
 		return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 	}
 	if wanted := private[CKA_TPM2_POLICY]; len(wanted) > 0 {
-		pcrs, err := policy.ParsePCR(string(wanted))
-		if err != nil {
+		if spec.Policy, err = policy.Parse(string(wanted)); err != nil {
 			return spec, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 		}
-		spec.Policy = policy.Policy{Root: pcrs}
 	}
 	return spec, nil
 }

@@ -174,11 +174,10 @@ func (s *session) place(t template) (p place, err error) {
 		if !p.token {
 			return p, refuse(CKR_TEMPLATE_INCONSISTENT, "a policy guards what the token keeps, not session objects")
 		}
-		pcrs, err := policy.ParsePCR(string(wanted))
-		if err != nil {
+		var err error
+		if p.policy, err = policy.Parse(string(wanted)); err != nil {
 			return p, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 		}
-		p.policy = policy.Policy{Root: pcrs}
 	}
 	if !p.token {
 		if p.private && !seesPrivate {

@@ -84,6 +84,10 @@ func (p *planner) approved(n approver) error {
 	if err != nil {
 		return err
 	}
+	if approved.Policy.IsZero() {
+		p.add(n.approval(nil, nil))
+		return nil
+	}
 	if err := approved.Policy.Root.walk(p); err != nil {
 		return fmt.Errorf("approved policy %q: %w", approved.Name, err)
 	}

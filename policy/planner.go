@@ -15,9 +15,9 @@ type planner struct {
 
 // guide says how a policy is satisfied where there is a choice.
 type guide interface {
-	// choose is the branch that is taken.
+	// choose is the branch that is taken, negative for none.
 	choose(Any) (int, error)
-	// approve is the approved policy that is taken in place of a node that stands for all of them.
+	// approve is the approved policy that is taken in place of a node that stands for all of them, the zero one for none.
 	approve(n approver, hash crypto.Hash) (Approved, error)
 	// allow refuses what cannot be used for the command that is to be authorised.
 	allow(Command) error
@@ -76,7 +76,7 @@ func (a Any) walk(p *planner) error {
 			or := OrStep{Digests: group}
 			or.extend(p.digest)
 			above = append(above, p.digest.value)
-			if at/maxOr == first/maxOr {
+			if taken := chosen >= 0 && at/maxOr == first/maxOr; taken || chosen < 0 && len(level) <= maxOr {
 				p.steps = append(p.steps, or)
 			}
 		}

@@ -116,6 +116,17 @@ func (p Policy) Steps(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
 	return w.steps, nil
 }
 
+// Outline are the commands of Steps for a policy that may leave a choice: without those of the branches and approved policies
+// among which one is chosen, and without the signature of an AuthorizeStep. What they are is enough to tell the policy's
+// digest, but not to satisfy it.
+func (p Policy) Outline(sessionAlg tpm2.TPMIAlgHash) ([]Step, error) {
+	w, err := p.walk(sessionAlg, outline{})
+	if err != nil {
+		return nil, err
+	}
+	return w.steps, nil
+}
+
 // Plan are the commands that bring a policy session to the policy's digest through the branches that the TPM's state
 // meets, the first of those that fit. It compares what decides between branches, and not the rest, since the TPM will; an
 // *UnsatisfiedError says why no branch fits.
@@ -137,6 +148,21 @@ func (p Policy) walk(alg tpm2.TPMIAlgHash, g guide) (*planner, error) {
 		err = p.Root.walk(w)
 	}
 	return w, err
+}
+
+// WithFiles gives the policy with other paths of the files that it names.
+func (p Policy) WithFiles(path func(string) string) Policy {
+	rename := func(n Node) Node {
+		if a, ok := n.(Authorize); ok && a.File != "" {
+			a.File = path(a.File)
+			return a
+		}
+		return n
+	}
+	if all, ok := p.Root.(All); ok && len(all) > 0 {
+		return Policy{Root: append(All{rename(all[0])}, all[1:]...)}
+	}
+	return Policy{Root: rename(p.Root)}
 }
 
 // NeedsPIN tells whether the object's authValue takes part, in one of the branches at least.

@@ -30,6 +30,20 @@ func ParsePCR(s string) (PCR, error) {
 	return pcr, nil
 }
 
+// Parse reads a policy as people write it in a line: a PCR selection, as ParsePCR reads it, or a tree in JSON.
+func Parse(s string) (Policy, error) {
+	if strings.HasPrefix(strings.TrimSpace(s), "{") {
+		var p Policy
+		err := p.UnmarshalJSON([]byte(s))
+		return p, err
+	}
+	pcr, err := ParsePCR(s)
+	if err != nil {
+		return Policy{}, err
+	}
+	return Policy{Root: pcr}, nil
+}
+
 // ParseSelection reads a PCR selection of any known bank; the indices are in the order written.
 func ParseSelection(s string) (bank tpm2.TPMIAlgHash, indices []uint, err error) {
 	fail := func(err error) (tpm2.TPMIAlgHash, []uint, error) {

@@ -86,6 +86,12 @@ func (undecided) choose(Any) (int, error)                         { return 0, Er
 func (undecided) approve(approver, crypto.Hash) (Approved, error) { return Approved{}, ErrChoice }
 func (undecided) allow(Command) error                             { return nil }
 
+// outline is the guide that makes no choice.
+type outline struct{ undecided }
+
+func (outline) choose(Any) (int, error)                         { return -1, nil }
+func (outline) approve(approver, crypto.Hash) (Approved, error) { return Approved{}, nil }
+
 // choose is the first branch that the state meets. If all that is missing is the PIN, it is a branch that asks for
 // one, so that the TPM's answer is about the PIN.
 func (s State) choose(a Any) (int, error) {

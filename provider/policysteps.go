@@ -3,14 +3,9 @@ package provider
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
-	"encoding/asn1"
 	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -117,7 +112,7 @@ func (c *connection) policyAuthorize(ctx context.Context, s *session, step polic
 // verifyApproval has the TPM verify a signature (TPM2_VerifySignature, Part 3, section 20.1), and gives its ticket. The key
 // is loaded in the owner hierarchy, since in the null hierarchy the ticket would be empty.
 func (c *connection) verifyApproval(ctx context.Context, signer policy.Signer, digest, signature []byte) ([]byte, error) {
-	tpmSignature, err := approvalSignature(signer, signature)
+	tpmSignature, err := signer.TPMSignature(signature)
 	if err != nil {
 		return nil, err
 	}
@@ -146,27 +141,4 @@ func (c *connection) verifyApproval(ctx context.Context, signer policy.Signer, d
 	r.u32()
 	r.sized()
 	return ticket, r.end()
-}
-
-// approvalSignature is a signature as TPMT_SIGNATURE.
-func approvalSignature(signer policy.Signer, signature []byte) ([]byte, error) {
-	key, err := signer.Key()
-	if err != nil {
-		return nil, err
-	}
-	hash := uint16(hashAlgs[crypto.SHA256])
-	switch key := key.(type) {
-	case *rsa.PublicKey:
-		return put2B(put16(put16(nil, uint16(tpm2.TPMAlgRSASSA)), hash), signature), nil
-	case *ecdsa.PublicKey:
-		var rs struct{ R, S *big.Int }
-		if _, err := asn1.Unmarshal(signature, &rs); err != nil {
-			return nil, fmt.Errorf("%w: the approval's signature: %w", ErrPolicy, err)
-		}
-		size := (key.Params().BitSize + 7) / 8
-		b := put16(put16(nil, uint16(tpm2.TPMAlgECDSA)), hash)
-		b = put2B(b, rs.R.FillBytes(make([]byte, size)))
-		return put2B(b, rs.S.FillBytes(make([]byte, size))), nil
-	}
-	return nil, fmt.Errorf("%w: a signer's key of type %T", ErrUnsupported, key)
 }

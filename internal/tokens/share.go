@@ -13,8 +13,8 @@ import (
 // gives closes no TPM.
 func (s *Set) Again() (*Set, error) {
 	again := &Set{Config: s.Config, Logger: s.Logger}
-	for _, t := range s.Tokens {
-		token, err := keystore.Open(keystore.Options{Dir: t.Dir(), TPM: t.TPM(), Logger: s.Logger})
+	for i, t := range s.Tokens {
+		token, err := keystore.Open(s.options(s.Config.Tokens[i], t.TPM()))
 		if err != nil {
 			return nil, errors.Join(err, again.Close())
 		}

@@ -45,13 +45,17 @@ func Open(c config.Config) (*Set, error) {
 			}
 			tpms[t.TPM] = tpm
 		}
-		token, err := keystore.Open(keystore.Options{Dir: t.Store, TPM: tpm, Logger: s.Logger})
+		token, err := keystore.Open(s.options(t, tpm))
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 		s.Tokens = append(s.Tokens, token)
 	}
 	return s, nil
+}
+
+func (s *Set) options(t config.Token, tpm *provider.TPM) keystore.Options {
+	return keystore.Options{Dir: t.Store, TPM: tpm, Logger: s.Logger, Policy: t.Policy, Approved: t.Approved}
 }
 
 func (s *Set) openTPM(address string) (*provider.TPM, error) {

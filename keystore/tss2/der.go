@@ -8,6 +8,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -57,6 +58,10 @@ func (k Key) marshal() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	alternatives, err := alternativesOf(k.Policy, k.Approved, k.Object.Public)
+	if err != nil {
+		return nil, err
+	}
 	oid := oidLoadable
 	if k.Sealed {
 		oid = oidSealed
@@ -69,6 +74,9 @@ func (k Key) marshal() ([]byte, error) {
 		}
 		if len(statements) > 0 {
 			b.AddASN1(tagPolicy, func(b *cryptobyte.Builder) { addStatements(b, statements) })
+		}
+		if len(alternatives) > 0 {
+			b.AddASN1(tagAuthPolicy, func(b *cryptobyte.Builder) { addAlternatives(b, alternatives) })
 		}
 		b.AddASN1Uint64(uint64(parent))
 		b.AddASN1OctetString(EncodePublic(k.Object.Public))
@@ -124,11 +132,15 @@ func unmarshal(der []byte) (Key, error) {
 		return Key{}, fmt.Errorf("%w: its type %s does not fit its public area (%s)", ErrMalformed, f.kind,
 			key.Object.Public.Describe())
 	}
-	if len(f.authPolicy) > 0 {
-		return key, &PolicyError{Reason: "alternatives (authPolicy) are not supported: " + describe(f.authPolicy)}
+	if key.Policy, err = policyOf(f.policy, key.Object.Public); err != nil {
+		return key, err
 	}
-	key.Policy, err = policyOf(f.policy, key.Object.Public)
-	return key, err
+	if _, ok := approves(key.Policy); !ok && len(f.authPolicy) > 0 {
+		key.Policy = policy.Policy{}
+		return key, unusable("it has alternatives (authPolicy) that no signer approves")
+	}
+	key.Approved = approvedOf(f.authPolicy, key.Object.Public)
+	return key, nil
 }
 
 func readFields(der []byte) (fields, error) {

@@ -28,11 +28,12 @@ type Key struct {
 	Object    provider.Object // Parent as in the file; Handle 0
 	Sealed    bool            // OID sealed data (2.23.133.10.1.5) rather than loadable key (…1.3)
 	EmptyAuth bool
-	Policy    policy.Policy // zero when the file has none
+	Policy    policy.Policy     // zero when the file has none
+	Approved  []policy.Approved // by the policy's signer, as far as the file has them (authPolicy)
 }
 
 // PolicyError says why a key's policy cannot be satisfied here: a policy command that is not known, alternatives
-// (authPolicy), or statements that do not give the key's policy digest. Decode returns it beside a Key that can be
+// (authPolicy) without a signer, or statements that do not give the key's policy digest. Decode returns it beside a Key that can be
 // shown, but not used.
 type PolicyError struct{ Reason string }
 

@@ -282,7 +282,7 @@ func TestAKeyWithAPolicyThatIsNotUnderstoodIsShownAndNotUsed(t *testing.T) {
 	}{
 		"PolicyOR":          {func(f *form) { f.policy = []statement{{0x171, []byte{0}}} }, "PolicyOR"},
 		"an unknown one":    {func(f *form) { f.policy = []statement{{0x1FF, nil}} }, "0x1ff"},
-		"alternatives":      {func(f *form) { f.authPolicy = true }, `"image A": PolicyAuthorize`},
+		"alternatives":      {func(f *form) { f.authPolicy = true }, "alternatives (authPolicy) that no signer approves"},
 		"another digest":    {func(f *form) { f.policy = []statement{{0x16B, nil}} }, "digest"},
 		"parameters":        {func(f *form) { f.policy = []statement{{0x16B, []byte{1}}} }, "PolicyAuthValue"},
 		"a short digest":    {func(f *form) { f.policy = []statement{{0x17F, append(selection, 1, 2, 3)}} }, "PolicyPCR"},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -30,9 +31,17 @@ const Version = 1
 //	all = [ { pcr = { bank = "sha256", indices = [0, 7] } }, { pin = true } ]
 //
 // version and hash may be left out. A file that is a node alone, without [policy] around it, is read too.
+//
+// Approved policies are in files of their own, or beside the policy that asks for them:
+//
+//	[[approved]]
+//	name = "ami-2026-11-20"
+//	pcr  = { bank = "sha256", "7" = "00…" }     # any node
+//	sig  = "MEUCIQ…"                             # of the policy's digest and ref, in Base64; none for authorize_nv
 type File struct {
-	Hash   tpm2.TPMIAlgHash // of the digest, the nameAlg of what the policy is for; SHA-256 by default
-	Policy policy.Policy    // zero in a file without one
+	Hash     tpm2.TPMIAlgHash // of the digest, the nameAlg of what the policy is for; SHA-256 by default
+	Policy   policy.Policy    // zero in a file without one
+	Approved []policy.Approved
 }
 
 // Error is what is wrong with a policy file, and where.
@@ -49,12 +58,12 @@ func Parse(name string, text []byte) (File, error) {
 		f.Policy, err = d.policy("", d.tree)
 		return f, err
 	}
-	for _, member := range slices.Sorted(maps.Keys(d.tree)) {
+	for _, member := range sorted(d.tree) {
 		if err := f.read(d, member, d.tree[member]); err != nil {
 			return File{}, err
 		}
 	}
-	if f.Policy.IsZero() {
+	if f.Policy.IsZero() && len(f.Approved) == 0 {
 		return File{}, d.errorf("", "there is no [policy] in it")
 	}
 	return f, nil
@@ -77,8 +86,10 @@ func (f *File) read(d *document, member string, value any) (err error) {
 		}
 	case "policy":
 		f.Policy, err = d.policy(member, value)
+	case "approved":
+		f.Approved, err = d.approved(member, value)
 	default:
-		return d.errorf(member, "%q is not known here (known: version, hash, policy)", member)
+		return d.errorf(member, "%q is not known here (known: version, hash, policy, approved)", member)
 	}
 	return err
 }
@@ -118,22 +129,50 @@ func (d *document) errorf(at, format string, arguments ...any) error {
 	return &Error{Path: d.name, Line: d.lines.Of(at), Err: fmt.Errorf(format, arguments...)}
 }
 
+// resolve is a path that the file names: relative ones begin at its folder.
+func (d *document) resolve(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(d.name), path)
+}
+
 // isNode tells a file that is one node.
 func (d *document) isNode() bool {
 	if len(d.tree) != 1 {
 		return false
 	}
 	for name := range d.tree {
-		return slices.Contains(policy.Kinds(), name)
+		return isKind(name)
 	}
 	return false
+}
+
+func isKind(name string) bool { return slices.Contains(policy.Kinds(), name) }
+
+func sorted[V any](table map[string]V) []string { return slices.Sorted(maps.Keys(table)) }
+
+// asTables reads an array of tables as decoders give it.
+func asTables(v any) ([]map[string]any, bool) {
+	if tables, ok := v.([]map[string]any); ok {
+		return tables, true
+	}
+	list, ok := v.([]any)
+	tables := make([]map[string]any, len(list))
+	for i, element := range list {
+		table, isTable := element.(map[string]any)
+		if ok = ok && isTable; ok {
+			tables[i] = table
+		}
+	}
+	return tables, ok
 }
 
 // policy reads the tree at a place of the file.
 func (d *document) policy(at string, tree any) (policy.Policy, error) {
 	p, err := policy.FromTree(tree)
 	if err == nil {
-		return p, nil
+		return p.WithFiles(d.resolve), nil
 	}
 	var where *policy.PlaceError
 	if errors.As(err, &where) {

@@ -1,0 +1,84 @@
+package keystore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+// ApprovedFor gives the approved policies of the token's folders, newest first, and after them more that are known; each
+// call looks at the folders. Nothing in the folders needs to be trusted: the signer of a key's policy, or an NV index, says
+// which of them count.
+func (t *Token) ApprovedFor(more []policy.Approved) func() ([]policy.Approved, error) {
+	return func() ([]policy.Approved, error) {
+		all, err := t.folders.Approved()
+		return append(all, more...), err
+	}
+}
+
+// PolicyState is what the token's TPM and folders say now, for package policy.
+func (t *Token) PolicyState(ctx context.Context) policy.State {
+	now := t.tpm.PolicyState(ctx)
+	now.File = readSigner
+	now.Approved = t.ApprovedFor(nil)
+	return now
+}
+
+// PolicyStateOf is PolicyState for a use of one key.
+func (t *Token) PolicyStateOf(ctx context.Context, e Entry) policy.State {
+	now := t.PolicyState(ctx)
+	now.Approved = t.ApprovedFor(e.Approved)
+	now.Hash = e.Object.Public.Area().NameAlg
+	return now
+}
+
+// readSigner reads the public key of who approves policies: nobody else may be able to replace it before it is part of one.
+func readSigner(path string) ([]byte, error) {
+	return trusted.Read(path, trusted.MaxText, trusted.Rules{Closed: trusted.NotWritable, Owned: true})
+}
+
+// Approve puts a file with approved policies into the store's folder, under a name of letters, digits and ".-_" that ends in
+// .json or .toml. One of that name is replaced.
+func (t *Token) Approve(ctx context.Context, name string, text []byte) (path string, err error) {
+	if name != filepath.Base(name) || strings.HasPrefix(name, ".") || strings.ContainsFunc(name, func(r rune) bool {
+		return r > 'z' || !(r >= 'a' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
+	}) {
+		return "", fmt.Errorf("%w: the file name %q: it has letters, digits and .-_ alone", ErrInvalid, name)
+	}
+	w, err := t.change(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer w.close()
+	path = filepath.Join(t.Dir(), ApprovedFolder)
+	if err := makeFolder(path); err != nil {
+		return "", writeError("making the folder of approved policies", err)
+	}
+	path = filepath.Join(path, name)
+	if err := trusted.Replace(path, text, 0o644); err != nil {
+		return "", writeError("writing the approved policy", err)
+	}
+	return path, nil
+}
+
+// Disapprove removes a file from the store's folder of approved policies. An approval that others kept works on: only an NV
+// index revokes.
+func (t *Token) Disapprove(ctx context.Context, name string) error {
+	w, err := t.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	if name != filepath.Base(name) {
+		return fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if err := os.Remove(filepath.Join(t.Dir(), ApprovedFolder, name)); err != nil {
+		return writeError("removing the approved policy", err)
+	}
+	return nil
+}
