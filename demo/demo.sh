@@ -20,6 +20,7 @@ server=
 cleanup() {
 	status=$?
 	[ -z "$server" ] || kill "$server" 2>/dev/null || true
+	[ -z "${kms:-}" ] || kill "$kms" 2>/dev/null || true
 	[ -z "${sim:-}" ] || kill "$sim" 2>/dev/null || true
 	wait 2>/dev/null || true
 	if [ "$status" != 0 ]; then
@@ -171,5 +172,7 @@ refused "curl --silent --show-error --cacert web.crt --connect-to localhost:443:
 stop_server
 refused "tpm2-p11 unseal secret.tss2"
 refused "tpm2-p11 attest self --root root.pem --pcr 7=$pcr7"
+
+. "$top/demo/fleet.sh"
 
 say "All of it went as it should."
