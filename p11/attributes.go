@@ -106,6 +106,7 @@ func (s *session) answerHidden(o *object, q AttributeQuery) (AttributeResult, er
 	}
 	value, err := s.reveal(o, CKF_DECRYPT)
 	if err != nil {
+		s.lib.report("C_GetAttributeValue", &err)
 		return AttributeResult{Unavailable: true}, err
 	}
 	defer value.Wipe()
