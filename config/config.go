@@ -16,6 +16,7 @@ type Config struct {
 	Helper string   // absolute path of the command that serves forked children, "" for the one installed with the module
 	Forked string   // "use" (default), "all": what forked children may do with keys
 	Socket string   // absolute path of a running server's socket, "" to use the TPM in the process itself
+	Limits Limits   // of what clients of a server's socket can take
 	Access []Access // who may use what through a server's socket; nobody but root and the server's user where it is empty
 	KMS    KMS      // how secrets are asked of AWS KMS
 	Tokens []Token  // at least one
@@ -27,7 +28,7 @@ type Access struct {
 	Groups   []string
 	Token    string   // its label, "" for all
 	Keys     []string // their labels, none for all
-	Purposes []string // "sign", "decrypt", "unwrap"; at least one
+	Purposes []string // "sign", "decrypt", "unwrap", "manage"; at least one
 	Line     int      // where it is declared
 }
 

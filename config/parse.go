@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -68,6 +69,7 @@ func readConfig(t table, c *Config) error {
 		"helper":            func(v value) error { return v.path(&c.Helper) },
 		"forked":            func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
 		"socket":            func(v value) error { return v.path(&c.Socket) },
+		"serve":             func(v value) error { return readLimits(v, &c.Limits) },
 		"access":            func(v value) error { return readAccess(v, &c.Access) },
 		"kms":               func(v value) error { return readKMS(v, &c.KMS) },
 		"tpm":               func(v value) error { return v.address(&single) },
@@ -191,7 +193,7 @@ func readAccess(v value, access *[]Access) error {
 			"groups":   func(v value) error { return v.texts(&a.Groups) },
 			"token":    func(v value) error { return v.text(&a.Token) },
 			"keys":     func(v value) error { return v.texts(&a.Keys) },
-			"purposes": func(v value) error { return v.texts(&a.Purposes, "sign", "decrypt", "unwrap") },
+			"purposes": func(v value) error { return v.texts(&a.Purposes, "sign", "decrypt", "unwrap", "manage") },
 		})
 		if err != nil {
 			return err
@@ -201,6 +203,9 @@ func readAccess(v value, access *[]Access) error {
 		}
 		if len(a.Purposes) == 0 {
 			return t.errorf(`access needs purposes, such as ["sign"]`)
+		}
+		if len(a.Keys) > 0 && slices.Contains(a.Purposes, "manage") {
+			return t.errorf(`who may "manage" makes keys and deletes them: that is for whole tokens, so leave out keys`)
 		}
 		*access = append(*access, a)
 	}

@@ -88,6 +88,10 @@ func TestSampleIsTheDefault(t *testing.T) {
 		t.Errorf("the examples' keys are %+v", keys)
 	}
 
+	if c.Limits != defaultLimits() {
+		t.Errorf("the example of [serve] is %+v", c.Limits)
+	}
+
 	if c.KMS.KeyID != "alias/fleet" || c.KMS.Context["purpose"] != "tls" || c.KMS.Timeout != 30*time.Second || c.KMS.Attempts != 4 || c.KMS.Extractable {
 		t.Errorf("the example of [kms] is %+v", c.KMS)
 	}

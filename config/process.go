@@ -65,6 +65,7 @@ func (p process) defaults() Config {
 		Log:    "syslog",
 		Verify: "rsa",
 		Forked: "use",
+		Limits: defaultLimits(),
 		Tokens: []Token{{Store: p.defaultStore(), Approved: defaultApproved()}},
 	}
 }

@@ -18,17 +18,37 @@ func (m *Module) Dispatch(request []byte) (response []byte) {
 	return dispatch(m, m.Logger, request)
 }
 
-// restrained tells whether a function is not for this application, whatever its arguments.
-func (m *Module) restrained(h handler) bool {
+// restrained tells whether a function is not for this application, whatever its arguments but the first.
+func (m *Module) restrained(h handler, request []byte) bool {
 	if !h.changes {
 		return false
 	}
 	l, err := m.library()
-	return err == nil && l.restrained
+	if err != nil {
+		return false // which the call itself is answered with
+	}
+	r := wire.NewReader(request)
+	r.Uint32()
+	first := r.Uint64()
+	if h.bySlot {
+		slot, err := l.slot(SlotID(first))
+		return err == nil && l.restrains(slot)
+	}
+	s, err := m.session(SessionHandle(first))
+	return err == nil && l.restrains(s.slot)
+}
+
+// restrains tells whether the application only uses what a token keeps, and makes session objects alone.
+func (l *library) restrains(s *slot) bool {
+	if l.guard != nil {
+		return !l.guard(s.token.Label(), "", "manage")
+	}
+	return l.forked && l.set.Config.Forked != "all"
 }
 
 // restraint is what the log says of it.
-const restraint = "keys may be used here, not changed (for forked children, forked = \"all\" in the configuration lifts that)"
+const restraint = "keys may be used here, not changed (for forked children, forked = \"all\" in the configuration lifts that; " +
+	"for clients of a socket, the purpose \"manage\" in an [[access]] table)"
 
 // Logger is the log of the configuration, the system's before C_Initialize.
 func (m *Module) Logger() *slog.Logger {
@@ -38,11 +58,23 @@ func (m *Module) Logger() *slog.Logger {
 	return tokens.DefaultLogger()
 }
 
+// FunctionName is the name of a request's function, "unknown" for what is none.
+func FunctionName(request []byte) string {
+	if h, ok := handlers[wire.NewReader(request).Uint32()]; ok {
+		return h.name
+	}
+	return "unknown"
+}
+
+// ResponseRV is the return value that a response begins with.
+func ResponseRV(response []byte) RV { return RV(wire.NewReader(response).Uint64()) }
+
 // handler decodes one function's request, calls the method, and encodes its response.
 type handler struct {
 	name    string
 	call    func(functions, *call)
 	changes bool           // what outlives a session, always: functions that can do it look for themselves (session.mayChange)
+	bySlot  bool           // its first argument is a slot; else, where it has any, a session
 	drop    func(*session) // ends what a failed call ends; nil for nothing
 }
 
@@ -69,7 +101,7 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 	case !known:
 		return c.refuse(CKR_FUNCTION_NOT_SUPPORTED)
 	}
-	if m, ok := f.(*Module); ok && m.restrained(h) {
+	if m, ok := f.(*Module); ok && m.restrained(h, request) {
 		logger().Warn(h.name+" failed", "rv", CKR_TOKEN_WRITE_PROTECTED.Error(),
 			"reason", restraint)
 		return c.refuse(CKR_TOKEN_WRITE_PROTECTED)

@@ -103,7 +103,7 @@ func (s *session) kmsClient(c config.KMS) (client *kms.Client, done func(), err 
 
 func (s *session) recipient(c config.KMS) (r attested.Recipient, done func(), err error) {
 	if c.Recipient == "" {
-		if s.lib.restrained {
+		if s.lib.restrains(s.slot) {
 			return r, nil, refuse(CKR_TOKEN_WRITE_PROTECTED, "%s; [kms] names no recipient, and none is made here", restraint)
 		}
 		r, err = attested.Ephemeral(s.lib.ctx, s.slot.token.TPM())

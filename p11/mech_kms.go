@@ -91,7 +91,7 @@ func guardKMS(s *session, t template) error {
 	if (extractable || !sensitive) && !s.lib.set.Config.KMS.Extractable {
 		return refuse(CKR_TEMPLATE_INCONSISTENT, "a key of KMS that can be extracted, or is not sensitive, takes extractable = true in [kms]")
 	}
-	if s.lib.restrained && s.lib.guard == nil {
+	if s.lib.restrains(s.slot) && s.lib.guard == nil {
 		return refuse(CKR_TOKEN_WRITE_PROTECTED, "%s", restraint)
 	}
 	return nil

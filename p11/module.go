@@ -18,6 +18,8 @@ type Module struct {
 	forked bool
 	guard  Guard // nil for an application that may use all
 
+	sessions int // that may be open at once; 0 for maxSessions
+
 	mu  sync.RWMutex
 	lib *library // nil outside of C_Initialize and C_Finalize
 }
@@ -31,16 +33,16 @@ func NewForked(load func() (*tokens.Set, error)) *Module { return &Module{load: 
 
 // library is what lives from C_Initialize to C_Finalize.
 type library struct {
-	set   *tokens.Set
-	guard Guard
-	log   *slog.Logger
-	kms   keyService
+	set    *tokens.Set
+	guard  Guard
+	forked bool
+	log    *slog.Logger
+	kms    keyService
+	ctx    context.Context // of everything that reaches a TPM; C_Finalize ends it
+	cancel context.CancelFunc
+	slots  []*slot
 
-	// restrained is an application that only uses what the tokens keep, and makes session objects alone.
-	restrained bool
-	ctx        context.Context // of everything that reaches a TPM; C_Finalize ends it
-	cancel     context.CancelFunc
-	slots      []*slot
+	maxSessions int // that may be open at once
 
 	// mu guards the fields below and those of slots that say so. It is held to look things up, never while a TPM or a disk works.
 	mu          sync.Mutex
@@ -67,12 +69,18 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 	}
 	m.lib = newLibrary(set)
 	m.lib.guard = m.guard
-	m.lib.restrained = m.guard != nil || m.forked && set.Config.Forked != "all"
+	m.lib.forked = m.forked
+	if m.sessions > 0 {
+		m.lib.maxSessions = min(m.sessions, maxSessions)
+	}
 	return nil
 }
 
 func newLibrary(set *tokens.Set) *library {
-	l := &library{set: set, log: set.Logger, sessions: map[SessionHandle]*session{}, lastObject: sessionObjectBit | ObjectHandle(rand.Uint64()>>8)}
+	l := &library{
+		set: set, maxSessions: maxSessions, log: set.Logger, sessions: map[SessionHandle]*session{},
+		lastObject: sessionObjectBit | ObjectHandle(rand.Uint64()>>8),
+	}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

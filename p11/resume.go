@@ -38,7 +38,7 @@ func (m *Module) resume(flags Flags, hasArgs bool, sessions []resumed) error {
 	defer l.mu.Unlock()
 	for _, r := range sessions {
 		s, err := l.slot(r.slot)
-		if err != nil || r.handle == 0 || l.sessions[r.handle] != nil || len(l.sessions) >= maxSessions {
+		if err != nil || r.handle == 0 || l.sessions[r.handle] != nil || len(l.sessions) >= l.maxSessions {
 			continue
 		}
 		opened := &session{handle: r.handle, lib: l, slot: s, flags: r.flags & (CKF_RW_SESSION | CKF_SERIAL_SESSION)}

@@ -245,7 +245,7 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 	for name, make := range map[string]func(func() (*tokens.Set, error)) *Module{
 		"a forked child": NewForked,
 		"a client": func(load func() (*tokens.Set, error)) *Module {
-			return NewServed(load, func(_, key, purpose string) bool { return key == "kept" && purpose == "decrypt" })
+			return NewServed(load, func(_, key, purpose string) bool { return key == "kept" && purpose == "decrypt" }, 0)
 		},
 	} {
 		child := w.elsewhere(make)
@@ -287,7 +287,7 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 		}
 	}
 	other := w.elsewhere(func(load func() (*tokens.Set, error)) *Module {
-		return NewServed(load, func(_, key, purpose string) bool { return purpose == "sign" })
+		return NewServed(load, func(_, key, purpose string) bool { return purpose == "sign" }, 0)
 	})
 	c := other.session(false)
 	other.refused(other.EncryptInit(c, iv, key), CKR_KEY_FUNCTION_NOT_PERMITTED)

@@ -50,7 +50,7 @@ func (m *Module) OpenSession(id SlotID, flags Flags) (SessionHandle, error) {
 	if s.role() == keystore.SO && flags&CKF_RW_SESSION == 0 {
 		return 0, CKR_SESSION_READ_WRITE_SO_EXISTS
 	}
-	if len(l.sessions) >= maxSessions {
+	if len(l.sessions) >= l.maxSessions {
 		return 0, CKR_SESSION_COUNT
 	}
 	l.lastSession++
@@ -150,7 +150,7 @@ func (s *session) userOrOpen() bool {
 // mayChange refuses what changes the token in a session that may not.
 func (s *session) mayChange() error {
 	switch {
-	case s.lib.restrained:
+	case s.lib.restrains(s.slot):
 		return refuse(CKR_TOKEN_WRITE_PROTECTED, "%s", restraint)
 	case !s.readWrite():
 		return CKR_SESSION_READ_ONLY

@@ -11,7 +11,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// maxSessions is the most sessions an application may have open at once.
+// maxSessions is the most sessions that any application may have open at once.
 const maxSessions = 65536
 
 // slot is one token of the configuration and what the application has going on in it.
@@ -98,8 +98,8 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		Model:              p11uri.OurModel,
 		SerialNumber:       s.token.Serial(),
 		Flags:              CKF_RNG,
-		MaxSessionCount:    maxSessions,
-		MaxRwSessionCount:  maxSessions,
+		MaxSessionCount:    uint64(l.maxSessions),
+		MaxRwSessionCount:  uint64(l.maxSessions),
 		MaxPinLen:          keystore.MaxPIN,
 		MinPinLen:          keystore.MinPIN,
 		TotalPublicMemory:  CK_UNAVAILABLE_INFORMATION,

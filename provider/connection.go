@@ -96,6 +96,9 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 		}
 		c.tpm.log.LogAttrs(ctx, slog.LevelDebug, "TPM command",
 			slog.String("command", name), slog.Uint64("code", uint64(code)), slog.Duration("took", time.Since(began)))
+		if c.tpm.observe != nil {
+			c.tpm.observe(name, code, time.Since(began))
+		}
 		if !isResend(code) {
 			return raw, nil
 		}

@@ -28,7 +28,8 @@ type link struct {
 	log       *slog.Logger
 	ownerAuth *secret.Bytes
 	verify    Verify
-	direct    transport.Dialer // nil unless WithDirect gave one
+	observe   func(command string, code uint32, took time.Duration) // nil unless WithObserver gave one
+	direct    transport.Dialer                                      // nil unless WithDirect gave one
 
 	closed   atomic.Bool
 	hidesNSM atomic.Bool // the resource manager was seen to refuse NitroTPM's command

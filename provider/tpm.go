@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
@@ -31,6 +32,12 @@ func WithLogger(l *slog.Logger) Option { return func(t *TPM) { t.log = l } }
 
 // WithOwnerAuth gives the owner hierarchy's auth value (empty by default). The TPM reads it as long as it lives.
 func WithOwnerAuth(auth *secret.Bytes) Option { return func(t *TPM) { t.ownerAuth = auth } }
+
+// WithObserver has each answer of the TPM told: the command by its name, the response code, and how long it took with all that was
+// sent again for it. It is called by one goroutine at a time and must not block.
+func WithObserver(observe func(command string, code uint32, took time.Duration)) Option {
+	return func(t *TPM) { t.observe = observe }
+}
 
 // Verify says which signatures are verified in software before they are returned.
 type Verify string

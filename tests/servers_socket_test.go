@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,7 +18,26 @@ import (
 type service struct {
 	*machine
 	process *exec.Cmd
-	log     *bytes.Buffer
+	log     *journal
+	told    *net.UnixConn // what it tells the service manager
+}
+
+// journal is what a running process writes.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(line)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 // newService makes two keys, "web" and, as asked for, "mail", and serves them with more lines of configuration.
@@ -44,8 +64,11 @@ func newService(t *testing.T, config string, mail ...string) *service {
 	s.begin()
 	t.Cleanup(func() {
 		if s.process != nil {
-			_ = s.process.Process.Kill()
+			// In peace: it leaves nothing in the TPM then.
+			_ = s.process.Process.Signal(syscall.SIGTERM)
+			kill := time.AfterFunc(20*time.Second, func() { _ = s.process.Process.Kill() })
 			_ = s.process.Wait()
+			kill.Stop()
 		}
 		if t.Failed() {
 			t.Logf("the service's log:\n%s", last(s.log.String(), 3000))
@@ -54,29 +77,44 @@ func newService(t *testing.T, config string, mail ...string) *service {
 	return s
 }
 
-// begin starts the service and waits until it is ready, as a service manager does.
-func (s *service) begin() {
+// begin starts the service, with more of an environment, and waits until it is ready, as a service manager does, which hears all that
+// it is told later.
+func (s *service) begin(env ...string) {
 	s.t.Helper()
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path("notify"), Net: "unixgram"})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer os.Remove(s.path("notify"))
-	defer manager.Close()
-	s.process = exec.Command(command, "--config", s.path("server.conf"), "serve", "--socket", s.path("socket"))
-	s.log = new(bytes.Buffer)
-	s.process.Env = append(s.env, "NOTIFY_SOCKET="+s.path("notify"))
+	manager := s.manage()
+	s.process = exec.Command(command, "--config", s.path("server.conf"), "serve", "--socket", s.path("socket"), "--metrics", "unix:"+s.path("metrics"))
+	s.log = new(journal)
+	s.process.Env = append(append(s.env, "NOTIFY_SOCKET="+s.path("notify")), env...)
 	s.process.Stderr = s.log
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := manager.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	s.told = manager
+	s.tells("READY=1")
+}
+
+// manage is a service manager's ear.
+func (s *service) manage() *net.UnixConn {
+	s.t.Helper()
+	_ = os.Remove(s.path("notify"))
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path("notify"), Net: "unixgram"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { manager.Close() })
+	return manager
+}
+
+// tells demands what the service tells its manager next.
+func (s *service) tells(want string) {
+	s.t.Helper()
+	if err := s.told.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		s.t.Fatal(err)
 	}
 	told := make([]byte, 100)
-	n, err := manager.Read(told)
-	if err != nil || string(told[:n]) != "READY=1" {
-		s.t.Fatalf("the service manager was told %q, %v\n%s", told[:n], err, s.log)
+	n, err := s.told.Read(told)
+	if err != nil || string(told[:n]) != want {
+		s.t.Fatalf("the service manager was told %q, not %q: %v\n%s", told[:n], want, err, s.log)
 	}
 }
 
@@ -217,6 +255,18 @@ func TestServersUnits(t *testing.T) {
 		}
 	}
 	service := filepath.Join(dir, "tpm2-p11.service")
+	page, err := os.ReadFile("../docs/serve.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dropIn, found := strings.Cut(string(page), "```ini\n")
+	dropIn, _, _ = strings.Cut(dropIn, "```")
+	if err := os.Mkdir(service+".d", 0o755); err != nil || !found {
+		t.Fatal(err, found)
+	}
+	if err := os.WriteFile(filepath.Join(service+".d", "metrics.conf"), []byte(strings.ReplaceAll(dropIn, "/usr/local/bin/tpm2-p11", command)), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	out, err := exec.Command("systemd-analyze", "verify", "--man=no", service, filepath.Join(dir, "tpm2-p11.socket")).CombinedOutput()
 	if err != nil || len(bytes.TrimSpace(out)) > 0 {
 		t.Errorf("%v\n%s", err, out)

@@ -25,6 +25,7 @@ type serveFlags struct {
 	fd         int
 	supervised bool
 	socket     string
+	metrics    string
 }
 
 func serveCommand(a *app) *cobra.Command {
@@ -36,7 +37,8 @@ func serveCommand(a *app) *cobra.Command {
 
 With --socket it is a service: programs whose configuration names the socket use its keys and need no right to the
 TPM. Who may use which keys, and for what, is in the [[access]] tables of its own configuration. A socket that systemd
-passes is taken instead. SIGHUP reads the configuration again, SIGTERM lets calls in work end.
+passes is taken instead. SIGHUP reads the configuration again, SIGTERM lets calls in work end. --metrics counts
+calls, TPM commands and refusals for Prometheus, at a unix socket or a port of this machine.
 
 With --fd it is the helper of a server that forks: the module starts it by itself, with the server's rights, and
 it ends with the last process of that server.`,
@@ -48,6 +50,7 @@ it ends with the last process of that server.`,
 	}
 	c.Flags().IntVar(&flags.fd, "fd", -1, "serve the forked children that pass their connections over this `DESCRIPTOR`")
 	c.Flags().StringVar(&flags.socket, "socket", "", "serve whoever connects to this `SOCKET` and may use keys")
+	c.Flags().StringVar(&flags.metrics, "metrics", "", "give numbers for Prometheus at this `ADDRESS`, unix:/path or 127.0.0.1:port")
 	c.Flags().BoolVar(&flags.supervised, "supervised", false, "")
 	if err := c.Flags().MarkHidden("supervised"); err != nil {
 		panic(err) // the line above defines it
@@ -59,8 +62,10 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 	switch {
 	case flags.socket != "" && flags.fd >= 0:
 		return usagef("--socket and --fd exclude each other")
+	case flags.metrics != "" && flags.socket == "":
+		return usagef("--metrics goes with --socket")
 	case flags.socket != "":
-		return a.serveSocket(ctx, flags.socket)
+		return a.serveSocket(ctx, flags.socket, flags.metrics)
 	case flags.fd >= 0:
 		return a.serveDescriptor(flags)
 	}
@@ -68,7 +73,7 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 }
 
 // serveSocket is the service.
-func (a *app) serveSocket(ctx context.Context, path string) error {
+func (a *app) serveSocket(ctx context.Context, path, metricsAddress string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return err
@@ -97,15 +102,32 @@ func (a *app) serveSocket(ctx context.Context, path string) error {
 	defer listener.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go reloadOnHangup(ctx, load, log)
+	var metrics *serve.Metrics
+	if metricsAddress != "" {
+		metrics = serve.NewMetrics()
+		stop, err := metrics.Listen(metricsAddress)
+		if err != nil {
+			return fmt.Errorf("--metrics: %w", err)
+		}
+		defer stop()
+	}
+	server := serve.NewServer(c, metrics, log)
+	go reloadOnHangup(ctx, load, server, log)
 	go serve.KeepAlive(ctx)
-	context.AfterFunc(ctx, func() { serve.Notify("STOPPING=1") })
+	told := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(told)
+		serve.Notify("STOPPING=1")
+	})
 	serve.Notify("READY=1")
-	return serve.NewServer(load, log).Serve(ctx, listener)
+	err = server.Serve(ctx, listener)
+	cancel()
+	<-told
+	return err
 }
 
-// reloadOnHangup says at once what is wrong with a changed configuration. It holds for each client that comes after the change.
-func reloadOnHangup(ctx context.Context, load func() (config.Config, error), log *slog.Logger) {
+// reloadOnHangup reads the configuration again when asked to. One that is wrong is told, and the one before stays.
+func reloadOnHangup(ctx context.Context, load func() (config.Config, error), server *serve.Server, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -115,11 +137,13 @@ func reloadOnHangup(ctx context.Context, load func() (config.Config, error), log
 			return
 		case <-hangups:
 		}
-		if _, err := load(); err != nil {
-			log.Error("the configuration cannot be read: no client is taken until it can", "reason", err.Error())
-		} else {
-			log.Info("the configuration was read again")
+		c, err := load()
+		if err != nil {
+			log.Error("the configuration cannot be read: the one before stays", "reason", err.Error())
+			continue
 		}
+		server.Reload(c)
+		log.Info("the configuration was read again")
 	}
 }
 

@@ -36,7 +36,7 @@ func newConn(n net.Conn) *conn {
 // read gives responses to whom they belong, until the connection ends.
 func (c *conn) read() {
 	for {
-		frame, err := wire.ReadFrame(c.net, nil)
+		frame, err := wire.ReadFrame(c.net, wire.MaxMessage, nil)
 		switch {
 		case err != nil:
 			c.end(fmt.Errorf("%w: %w", errLost, err))

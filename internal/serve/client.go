@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -8,15 +9,13 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+	"github.com/tpm2-p11/tpm2-p11/p11"
 )
 
 const (
-	// maxCalls is how many calls of one client are in work at once; the next is read when one of them ends.
-	maxCalls = 64
 	// patience is how long a client may take over the rest of a frame that it began, and over taking a response.
 	patience = 30 * time.Second
 	// stopPatience is how long calls in work may take to end when the server stops.
@@ -31,43 +30,59 @@ type application interface {
 	Finalize() error
 }
 
+// terms are what a client gets.
+type terms struct {
+	calls   int      // in work at once; the next is read when one of them ends
+	message int      // bytes of one request
+	pace    *pace    // nil for none
+	metrics *Metrics // nil for none
+}
+
+// defaultTerms are those of a host's children, which have its rights.
+var defaultTerms = terms{calls: 64, message: wire.MaxMessage}
+
 // client is one connection.
 type client struct {
+	terms
 	conn net.Conn
 	app  application
 	log  *slog.Logger
 
-	stopping atomic.Bool
-	calls    sync.WaitGroup
-	places   chan struct{} // one for each call in work
-	writing  sync.Mutex    // held for a whole frame, and guards told
-	told     bool          // that the client speaks another version
+	stopped context.Context // stop ends it
+	stop    context.CancelFunc
+	working sync.WaitGroup
+	places  chan struct{} // one for each call in work
+	writing sync.Mutex    // held for a whole frame, and guards told
+	told    bool          // that the client speaks another version
 }
 
-func newClient(conn net.Conn, app application, log *slog.Logger) *client {
-	return &client{conn: conn, app: app, log: log, places: make(chan struct{}, maxCalls)}
+func newClient(conn net.Conn, app application, t terms, log *slog.Logger) *client {
+	c := &client{terms: t, conn: conn, app: app, log: log, places: make(chan struct{}, t.calls)}
+	stopped, cancel := context.WithCancel(context.Background())
+	c.stopped = stopped
+	// No more calls are taken then.
+	c.stop = func() {
+		cancel()
+		_ = conn.SetReadDeadline(time.Now())
+	}
+	return c
 }
 
 // serve answers the client until it leaves, breaks the protocol or is stopped, and then ends what it had begun.
 func (c *client) serve() {
+	defer c.stop()
 	err := c.read()
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !c.stopping.Load() {
-		c.log.Warn("a client was left", "reason", err.Error())
-	}
-	if c.stopping.Load() {
+	if c.stopped.Err() != nil {
 		c.awaitCalls(stopPatience)
+	} else if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		c.log.Warn("a client was left", "reason", err.Error())
+		c.metrics.refused("protocol")
 	}
 	// Before the wait: it ends the calls that wait for the TPM.
 	_ = c.app.Finalize()
-	c.calls.Wait()
+	c.working.Wait()
 	_ = c.app.Finalize() // of a C_Initialize that was in work
 	c.conn.Close()
-}
-
-// stop takes no more calls.
-func (c *client) stop() {
-	c.stopping.Store(true)
-	_ = c.conn.SetReadDeadline(time.Now())
 }
 
 // awaitCalls waits for the calls in work, for a time.
@@ -75,7 +90,7 @@ func (c *client) awaitCalls(limit time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.calls.Wait()
+		c.working.Wait()
 	}()
 	select {
 	case <-done:
@@ -83,18 +98,26 @@ func (c *client) awaitCalls(limit time.Duration) {
 	}
 }
 
-// read takes calls until the connection ends.
+// read takes calls until the connection ends or is stopped.
 func (c *client) read() error {
-	for !c.stopping.Load() {
+	// What sets a deadline must not undo the one that stop sets.
+	patient := func(deadline time.Time) {
+		_ = c.conn.SetReadDeadline(deadline)
+		if c.stopped.Err() != nil {
+			_ = c.conn.SetReadDeadline(time.Now())
+		}
+	}
+	for c.stopped.Err() == nil {
 		c.places <- struct{}{}
-		frame, err := wire.ReadFrame(c.conn, func() { _ = c.conn.SetReadDeadline(time.Now().Add(patience)) })
+		if !c.pace.wait(c.stopped) {
+			break
+		}
+		frame, err := wire.ReadFrame(c.conn, c.message, func() { patient(time.Now().Add(patience)) })
 		if err != nil {
 			return err
 		}
-		if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
-			return err
-		}
-		c.calls.Go(func() {
+		patient(time.Time{})
+		c.working.Go(func() {
 			defer func() { <-c.places }()
 			c.answer(frame)
 		})
@@ -106,7 +129,9 @@ func (c *client) read() error {
 func (c *client) answer(request wire.Frame) {
 	var message []byte
 	if wire.Spoken(request.Version) {
+		function, began := p11.FunctionName(request.Message), time.Now()
 		message = c.app.Dispatch(request.Message)
+		c.metrics.called(function, p11.ResponseRV(message), time.Since(began))
 	} else {
 		clear(request.Message)
 		message = binary.LittleEndian.AppendUint64(nil, rvGeneralError)
@@ -124,6 +149,7 @@ func (c *client) answer(request wire.Frame) {
 func (c *client) refuseVersion(version uint32) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	c.metrics.refused("version")
 	if !c.told {
 		c.log.Warn("a client speaks another version of the protocol: restart the program, which has loaded another release of the module",
 			"version", version, "spoken", wire.Version)

@@ -53,7 +53,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 		}
 		clients.Go(func() {
 			defer func() { <-places }()
-			newClient(client, p11.NewForked(source.Open), log).serve()
+			newClient(client, p11.NewForked(source.Open), defaultTerms, log).serve()
 		})
 	}
 }

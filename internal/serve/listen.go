@@ -20,6 +20,10 @@ func Listen(path string, others bool) (*net.UnixListener, error) {
 	if os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") != "" {
 		return passed()
 	}
+	return makeSocket(path, others)
+}
+
+func makeSocket(path string, others bool) (*net.UnixListener, error) {
 	if err := checkFolder(filepath.Dir(path)); err != nil {
 		return nil, err
 	}

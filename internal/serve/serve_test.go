@@ -70,7 +70,7 @@ func connected(t *testing.T, app application, log *slog.Logger) (conn net.Conn, 
 	client.Close()
 	go func() {
 		defer close(ended)
-		newClient(served, app, log).serve()
+		newClient(served, app, defaultTerms, log).serve()
 	}()
 	t.Cleanup(func() {
 		conn.Close()
@@ -108,7 +108,7 @@ func TestCallsOfAClientPassEachOther(t *testing.T) {
 		}
 	}
 	for _, want := range []wire.Frame{{ID: 1, Message: []byte("re: quick")}, {ID: 0, Message: []byte("re: slow")}} {
-		got, err := wire.ReadFrame(conn, nil)
+		got, err := wire.ReadFrame(conn, wire.MaxMessage, nil)
 		if err != nil || got.ID != want.ID || !bytes.Equal(got.Message, want.Message) {
 			t.Fatalf("%d %q, %v; want %d %q", got.ID, got.Message, err, want.ID, want.Message)
 		}
@@ -160,7 +160,7 @@ func TestOtherVersionsAreRefused(t *testing.T) {
 		if err := wire.WriteFrame(conn, wire.Frame{Version: 7, ID: id, Message: []byte("call")}); err != nil {
 			t.Fatal(err)
 		}
-		got, err := wire.ReadFrame(conn, nil)
+		got, err := wire.ReadFrame(conn, wire.MaxMessage, nil)
 		if err != nil || got.ID != id || got.Version != wire.Version || !bytes.Equal(got.Message, binary.LittleEndian.AppendUint64(nil, rvGeneralError)) {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -221,7 +221,7 @@ func TestHelperTakesConnectionsOnly(t *testing.T) {
 	if err := wire.WriteFrame(client, wire.Frame{Version: wire.Version, ID: 5, Message: request}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := wire.ReadFrame(client, nil)
+	got, err := wire.ReadFrame(client, wire.MaxMessage, nil)
 	if err != nil || got.ID != 5 || !bytes.Equal(got.Message, binary.LittleEndian.AppendUint64(nil, 0x190)) {
 		t.Errorf("C_GetInfo before C_Initialize: %+v, %v", got, err)
 	}
@@ -257,7 +257,7 @@ func FuzzClient(f *testing.F) {
 			_ = conn.(*net.UnixConn).CloseWrite()
 		}()
 		for {
-			if _, err := wire.ReadFrame(conn, nil); err != nil {
+			if _, err := wire.ReadFrame(conn, wire.MaxMessage, nil); err != nil {
 				break
 			}
 		}

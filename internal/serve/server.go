@@ -8,16 +8,16 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/p11"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 const (
-	// maxClientsOfUser is how many connections one user has at once; the server itself has maxClients.
-	maxClientsOfUser = 256
 	// maxStrangers is how many clients without access are told so at once, and strangerPatience how long they may take over asking.
 	maxStrangers     = 64
 	strangerPatience = time.Second
@@ -25,23 +25,69 @@ const (
 
 // Server answers whoever connects to a socket and may use keys.
 type Server struct {
-	load   func() (config.Config, error)
-	source *Source
-	log    *slog.Logger
+	source  *Source
+	metrics *Metrics
+	log     *slog.Logger
 
-	mu      sync.Mutex
-	clients map[*client]struct{}
-	ofUser  map[uint32]int
+	mu      sync.Mutex // guards what follows
+	config  config.Config
+	clients map[*client]*rights
+	users   map[uint32]*usage
 	wait    sync.WaitGroup
 
 	strangers chan struct{} // one for each that is told so
 }
 
-// NewServer makes a server of the configuration that load gives, which is read anew for each client.
-func NewServer(load func() (config.Config, error), log *slog.Logger) *Server {
-	return &Server{
-		load: load, source: NewSource(load, false), log: log,
-		clients: make(map[*client]struct{}), ofUser: make(map[uint32]int), strangers: make(chan struct{}, maxStrangers),
+// usage is what one user has of the server.
+type usage struct {
+	clients int
+	pace    *pace
+	rate    int // that the pace is for
+}
+
+// rights are what a client may do, as the configuration says now.
+type rights struct {
+	peer  peer
+	guard atomic.Pointer[p11.Guard]
+}
+
+// NewServer makes a server. metrics may be nil.
+func NewServer(c config.Config, metrics *Metrics, log *slog.Logger) *Server {
+	s := &Server{
+		config: c, metrics: metrics, log: log,
+		clients: make(map[*client]*rights), users: make(map[uint32]*usage), strangers: make(chan struct{}, maxStrangers),
+	}
+	var options []provider.Option
+	if metrics != nil {
+		options = append(options, provider.WithObserver(metrics.Command))
+	}
+	s.source = NewSource(s.configuration, false, options...)
+	return s
+}
+
+func (s *Server) configuration() (config.Config, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config, nil
+}
+
+// Reload takes another configuration. Who may use what holds at once, for those that are connected too; who may use nothing any more
+// is left when its calls in work have ended. All else holds for clients that come later.
+func (s *Server) Reload(c config.Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config = c
+	for client, r := range s.clients {
+		guard, err := guardFor(c, r.peer, client.log)
+		if err != nil {
+			client.log.Warn("a client was left", "reason", err.Error())
+			s.metrics.refused("access")
+			nothing := p11.Guard(func(string, string, string) bool { return false })
+			r.guard.Store(&nothing)
+			client.stop()
+			continue
+		}
+		r.guard.Store(&guard)
 	}
 }
 
@@ -89,6 +135,10 @@ func (s *Server) welcome(conn *net.UnixConn) {
 	c, err := s.admit(conn, who, log)
 	if err != nil {
 		log.Warn("a client was refused", "reason", err.Error())
+		var why refusal
+		if errors.As(err, &why) {
+			s.metrics.refused(why.reason)
+		}
 		if errors.Is(err, errNoAccess) {
 			s.turnAway(conn)
 		} else {
@@ -96,13 +146,17 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		}
 		return
 	}
+	s.metrics.connected(1)
 	s.wait.Go(func() {
 		c.serve()
+		s.metrics.connected(-1)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.clients, c)
-		if s.ofUser[who.uid]--; s.ofUser[who.uid] == 0 {
-			delete(s.ofUser, who.uid)
+		if u := s.users[who.uid]; u.clients > 1 || u.pace.owes() {
+			u.clients--
+		} else {
+			delete(s.users, who.uid)
 		}
 	})
 }
@@ -119,7 +173,7 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 		defer func() { <-s.strangers }()
 		defer conn.Close()
 		_ = conn.SetDeadline(time.Now().Add(strangerPatience))
-		first, err := wire.ReadFrame(conn, nil)
+		first, err := wire.ReadFrame(conn, wire.MaxMessage, nil)
 		if err != nil {
 			return
 		}
@@ -129,23 +183,43 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 	})
 }
 
+// refusal is why a client is not served, and its reason among the metrics.
+type refusal struct {
+	error
+	reason string
+}
+
+func (r refusal) Unwrap() error { return r.error }
+
 func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client, error) {
-	settings, err := s.load()
-	if err != nil {
-		return nil, err
-	}
-	guard, err := guardFor(settings, who, log)
-	if err != nil {
-		return nil, err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.clients) >= maxClients || s.ofUser[who.uid] >= maxClientsOfUser {
-		return nil, fmt.Errorf("too many connections: %d, %d of this user", len(s.clients), s.ofUser[who.uid])
+	guard, err := guardFor(s.config, who, log)
+	if err != nil {
+		return nil, refusal{err, "access"}
 	}
-	c := newClient(conn, p11.NewServed(s.source.Open, guard), log)
-	s.clients[c] = struct{}{}
-	s.ofUser[who.uid]++
+	limits := s.config.Limits
+	u := s.users[who.uid]
+	if u == nil {
+		u = &usage{}
+	}
+	switch {
+	case len(s.clients) >= limits.Clients:
+		return nil, refusal{fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), "clients"}
+	case u.clients >= limits.ClientsPerUser:
+		return nil, refusal{fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), "clients_per_user"}
+	}
+	if u.rate != limits.CallsPerSecond {
+		u.pace, u.rate = newPace(limits.CallsPerSecond), limits.CallsPerSecond
+	}
+	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
+	r := &rights{peer: who}
+	r.guard.Store(&guard)
+	app := p11.NewServed(s.source.Open, func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions)
+	c := newClient(conn, app, t, log)
+	s.clients[c] = r
+	s.users[who.uid] = u
+	u.clients++
 	return c, nil
 }
 

@@ -39,6 +39,9 @@ type house struct {
 	socket string
 	stop   func()
 	log    *journal
+
+	server  *Server
+	metrics *Metrics
 }
 
 // newHouse makes the token and its keys; an empty pin makes one without. The server runs.
@@ -97,8 +100,10 @@ func (h *house) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
+	h.metrics = NewMetrics()
+	h.server = NewServer(h.config, h.metrics, h.log.logger())
 	go func() {
-		ended <- NewServer(func() (config.Config, error) { return h.config, nil }, h.log.logger()).Serve(ctx, listener)
+		ended <- h.server.Serve(ctx, listener)
 	}()
 	h.stop = func() {
 		cancel()
@@ -386,7 +391,7 @@ func rogue(t *testing.T, answer func(conn net.Conn, f wire.Frame)) string {
 			go func() {
 				defer conn.Close()
 				for {
-					f, err := wire.ReadFrame(conn, nil)
+					f, err := wire.ReadFrame(conn, wire.MaxMessage, nil)
 					if err != nil {
 						return
 					}

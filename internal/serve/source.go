@@ -6,22 +6,25 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // Source opens the configuration's tokens for one client after another. They share TPMs, with their queues, and nothing else. A
 // configuration that changed holds for the clients that come after the change. Safe for concurrent use.
 type Source struct {
-	load   func() (config.Config, error)
-	shared bool
+	load    func() (config.Config, error)
+	shared  bool
+	options []provider.Option
 
 	mu      sync.Mutex
 	current *tokens.Set
 	past    []*tokens.Set // of configurations that clients may still use
 }
 
-// NewSource reads the configuration by load, each time anew. shared tells that another process uses the same TPMs.
-func NewSource(load func() (config.Config, error), shared bool) *Source {
-	return &Source{load: load, shared: shared}
+// NewSource reads the configuration by load, each time anew. shared tells that another process uses the same TPMs. Options are for
+// every TPM.
+func NewSource(load func() (config.Config, error), shared bool, options ...provider.Option) *Source {
+	return &Source{load: load, shared: shared, options: options}
 }
 
 // Open gives the tokens as one client has them. Closing them is the client's affair.
@@ -33,7 +36,7 @@ func (s *Source) Open() (*tokens.Set, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current == nil || !reflect.DeepEqual(s.current.Config, c) {
-		set, err := tokens.Open(c)
+		set, err := tokens.Open(c, s.options...)
 		if err != nil {
 			return nil, err
 		}

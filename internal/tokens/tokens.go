@@ -28,15 +28,15 @@ type Set struct {
 // each pins an SRK of its own (provider.TPM.Share).
 //
 // An owner_auth_file that this process may not read is passed over: only making and removing persistent keys needs it, and
-// that fails with provider.ErrHierarchyAuth then.
-func Open(c config.Config) (*Set, error) {
+// that fails with provider.ErrHierarchyAuth then. More options are for every TPM.
+func Open(c config.Config, more ...provider.Option) (*Set, error) {
 	s := &Set{Config: c, Logger: newLogger(c.Log, c.Debug)}
 	tpms := make(map[string]*provider.TPM)
 	for _, t := range c.Tokens {
 		tpm, ok := tpms[t.TPM]
 		if !ok {
 			var err error
-			if tpm, err = s.openTPM(t.TPM); err != nil {
+			if tpm, err = s.openTPM(t.TPM, more); err != nil {
 				line := t.Line
 				if errors.Is(err, transport.ErrAddress) {
 					line = t.TPMLine
@@ -58,7 +58,7 @@ func (s *Set) options(t config.Token, tpm *provider.TPM) keystore.Options {
 	return keystore.Options{Dir: t.Store, TPM: tpm, Logger: s.Logger, Policy: t.Policy, Approved: t.Approved}
 }
 
-func (s *Set) openTPM(address string) (*provider.TPM, error) {
+func (s *Set) openTPM(address string, more []provider.Option) (*provider.TPM, error) {
 	dialer, err := transport.Parse(address)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (s *Set) openTPM(address string) (*provider.TPM, error) {
 		options = append(options, provider.WithOwnerAuth(auth))
 		break
 	}
-	tpm := provider.New(dialer, options...)
+	tpm := provider.New(dialer, append(options, more...)...)
 	s.tpms = append(s.tpms, tpm)
 	return tpm, nil
 }

@@ -34,10 +34,10 @@ type Frame struct {
 func Spoken(version uint32) bool { return version == Version }
 
 // ReadFrame reads one frame. io.EOF means that the stream ended between two
-// frames, ErrCutOff inside of one, ErrTooLong that the message is over
-// MaxMessage. Memory is allocated as the message comes, and what is outgrown is
+// frames, ErrCutOff inside of one, ErrTooLong that the message has more than
+// most bytes, which is MaxMessage or less. Memory is allocated as the message comes, and what is outgrown is
 // wiped. begun, if there is one, is called when the first byte is there.
-func ReadFrame(r io.Reader, begun func()) (Frame, error) {
+func ReadFrame(r io.Reader, most int, begun func()) (Frame, error) {
 	var header [HeaderSize]byte
 	if _, err := io.ReadFull(r, header[:1]); err != nil {
 		return Frame{}, err
@@ -50,7 +50,7 @@ func ReadFrame(r io.Reader, begun func()) (Frame, error) {
 	}
 	length := binary.LittleEndian.Uint32(header[:])
 	f := Frame{Version: binary.LittleEndian.Uint32(header[4:]), ID: binary.LittleEndian.Uint64(header[8:])}
-	if length > MaxMessage {
+	if length > uint32(most) {
 		return f, fmt.Errorf("a frame of %d bytes: %w", length, ErrTooLong)
 	}
 	var err error

@@ -24,12 +24,12 @@ func TestFramesComeAsTheyWent(t *testing.T) {
 	begun := 0
 	r := iotest.HalfReader(&stream)
 	for _, want := range frames {
-		got, err := ReadFrame(r, func() { begun++ })
+		got, err := ReadFrame(r, MaxMessage, func() { begun++ })
 		if err != nil || got.Version != want.Version || got.ID != want.ID || !bytes.Equal(got.Message, want.Message) {
 			t.Errorf("version %d, id %d, %d bytes, %v", got.Version, got.ID, len(got.Message), err)
 		}
 	}
-	if _, err := ReadFrame(r, nil); err != io.EOF {
+	if _, err := ReadFrame(r, MaxMessage, nil); err != io.EOF {
 		t.Errorf("after the last: %v", err)
 	}
 	if begun != len(frames) {
@@ -44,12 +44,12 @@ func TestBadFramesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 1; n < whole.Len(); n++ {
-		if _, err := ReadFrame(bytes.NewReader(whole.Bytes()[:n]), nil); !errors.Is(err, ErrCutOff) {
+		if _, err := ReadFrame(bytes.NewReader(whole.Bytes()[:n]), MaxMessage, nil); !errors.Is(err, ErrCutOff) {
 			t.Errorf("%d of %d bytes: %v", n, whole.Len(), err)
 		}
 	}
 	long := append([]byte{1, 0, 16, 0}, make([]byte, 12)...)
-	if _, err := ReadFrame(bytes.NewReader(long), nil); !errors.Is(err, ErrTooLong) {
+	if _, err := ReadFrame(bytes.NewReader(long), MaxMessage, nil); !errors.Is(err, ErrTooLong) {
 		t.Errorf("MaxMessage+1: %v", err)
 	}
 	if err := WriteFrame(io.Discard, Frame{Message: make([]byte, MaxMessage+1)}); !errors.Is(err, ErrTooLong) {
@@ -65,7 +65,7 @@ func FuzzReadFrame(f *testing.F) {
 		r := bytes.NewReader(stream)
 		for {
 			before := r.Len()
-			frame, err := ReadFrame(r, nil)
+			frame, err := ReadFrame(r, MaxMessage, nil)
 			if err != nil {
 				return
 			}

@@ -16,6 +16,6 @@ const null = ^uint64(0)
 var (
 	// ErrMalformed tells that a message is shorter, longer or other than its meaning asks for.
 	ErrMalformed = errors.New("malformed message")
-	// ErrTooLong tells that a message would be longer than MaxMessage.
-	ErrTooLong = errors.New("message over 1 MiB")
+	// ErrTooLong tells that a message is longer than MaxMessage, or than its reader takes.
+	ErrTooLong = errors.New("message too long")
 )

@@ -40,7 +40,7 @@ var testOnlyModules = []string{
 
 // apart names what a package must not reach, not even through others.
 var apart = map[string][]string{
-	"cgo":      {"github.com/spf13/cobra", module + "cmd", module + "internal/nitrosim"},
+	"cgo":      {"github.com/spf13/cobra", "github.com/VictoriaMetrics", module + "internal/serve", module + "cmd", module + "internal/nitrosim"},
 	"signer":   {"github.com/aws", module + "kms", module + "attest"},
 	"keystore": {"github.com/aws"},
 	"provider": {"github.com/aws", "github.com/BurntSushi/toml"},

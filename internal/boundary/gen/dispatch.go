@@ -15,7 +15,7 @@ func goDispatch() string {
 	b.WriteString("// handlers are the functions by their number on the wire.\nvar handlers = map[uint32]handler{\n")
 	for _, f := range boundary.Functions {
 		if f.Dispatched() {
-			fmt.Fprintf(&b, "\t%d: {%q, call%s, %t, %s},\n", f.Number, f.Name, f.Method(), f.Changes && !f.Own, goDrop(f))
+			fmt.Fprintf(&b, "\t%d: {%q, call%s, %t, %t, %s},\n", f.Number, f.Name, f.Method(), f.Changes && !f.Own, len(f.Args) > 0 && f.Args[0].Go == "SlotID", goDrop(f))
 		}
 	}
 	b.WriteString("}\n")

@@ -1,0 +1,292 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+	"github.com/tpm2-p11/tpm2-p11/p11"
+)
+
+// raw is a client without manners.
+type raw struct {
+	t *testing.T
+	net.Conn
+	id uint64
+}
+
+func (h *house) dial() *raw {
+	h.t.Helper()
+	conn, err := net.Dial("unix", h.socket)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		h.t.Fatal(err)
+	}
+	return &raw{t: h.t, Conn: conn}
+}
+
+// Numbers of functions, as package boundary has them.
+const (
+	initialize  = 1
+	getInfo     = 3
+	openSession = 13
+	signInit    = 43
+	generate    = 60
+)
+
+// ask makes a call of numbers and gives its return value; an error if the server hung up.
+func (r *raw) ask(function uint32, arguments ...uint64) (p11.RV, error) {
+	r.t.Helper()
+	var w wire.Writer
+	w.Uint32(function)
+	if function == initialize {
+		w.Bool(false)
+	}
+	for _, a := range arguments {
+		w.Uint64(a)
+	}
+	message, err := w.Message()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.id++
+	if err := wire.WriteFrame(r, wire.Frame{Version: wire.Version, ID: r.id, Message: message}); err != nil {
+		return 0, err
+	}
+	f, err := wire.ReadFrame(r, wire.MaxMessage, nil)
+	if err != nil {
+		return 0, err
+	}
+	return p11.ResponseRV(f.Message), nil
+}
+
+// answered demands a return value.
+func (r *raw) answered(want p11.RV, function uint32, arguments ...uint64) {
+	r.t.Helper()
+	if got, err := r.ask(function, arguments...); err != nil || got != want {
+		r.t.Fatalf("function %d: %v, %v; want %v", function, got, err, want)
+	}
+}
+
+// hungUp demands that the server has left.
+func (r *raw) hungUp() {
+	r.t.Helper()
+	if n, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "reset") {
+		r.t.Errorf("the server stays: %d bytes, %v", n, err)
+	}
+}
+
+// numbers are the metrics, as Prometheus reads them.
+func (h *house) numbers() string {
+	h.t.Helper()
+	w := httptest.NewRecorder()
+	h.metrics.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
+}
+
+func (h *house) limited(l config.Limits) {
+	c := h.config
+	c.Limits = l
+	h.server.Reload(c)
+}
+
+// A user has so many connections, and a connection so many sessions, as the configuration says. Who leaves makes room.
+func TestLimitsOfConnectionsAndSessions(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	h.limited(config.Limits{Clients: 10, ClientsPerUser: 2, Sessions: 3, Calls: 4, Message: 4096})
+	one, other := h.dial(), h.dial()
+	one.answered(p11.CKR_OK, initialize, 0)
+	other.answered(p11.CKR_OK, initialize, 0)
+	h.dial().hungUp()
+	for range 3 {
+		one.answered(p11.CKR_OK, openSession, 0, 4)
+	}
+	one.answered(p11.CKR_SESSION_COUNT, openSession, 0, 4)
+	other.answered(p11.CKR_OK, openSession, 0, 4)
+
+	other.Close()
+	for {
+		next := h.dial()
+		if rv, err := next.ask(initialize, 0); err == nil {
+			if rv != p11.CKR_OK {
+				t.Error(rv)
+			}
+			break
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatal("no room is made")
+		default:
+		}
+	}
+	h.limited(config.Limits{Clients: 1, ClientsPerUser: 2, Sessions: 3, Calls: 4, Message: 4096})
+	h.dial().hungUp()
+	for _, want := range []string{`tpm2_p11_refusals_total{reason="clients_per_user"}`, `tpm2_p11_refusals_total{reason="clients"} 1`,
+		`tpm2_p11_refusals_total{reason="sessions"} 1`, `tpm2_p11_calls_total{function="C_OpenSession",rv="CKR_SESSION_COUNT"} 1`} {
+		if !strings.Contains(h.numbers(), want) {
+			t.Errorf("%s is not in\n%s", want, h.numbers())
+		}
+	}
+}
+
+// A message longer than the configuration allows ends the connection before it is read, and so does one that is none.
+func TestLimitsOfMessages(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	h.limited(config.Limits{Clients: 10, ClientsPerUser: 10, Sessions: 3, Calls: 4, Message: 4096})
+	fits := h.dial()
+	if err := wire.WriteFrame(fits, wire.Frame{Version: wire.Version, ID: 1, Message: make([]byte, 4096)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wire.ReadFrame(fits, wire.MaxMessage, nil); err != nil {
+		t.Errorf("4096 bytes: %v", err)
+	}
+	long := h.dial()
+	if _, err := long.Write([]byte("\x01\x10\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")); err != nil {
+		t.Fatal(err)
+	}
+	long.hungUp()
+	if !strings.Contains(h.numbers(), `tpm2_p11_refusals_total{reason="protocol"} 1`) || !strings.Contains(h.log.String(), "message too long") {
+		t.Errorf("it is not told:\n%s\n%s", h.numbers(), h.log)
+	}
+}
+
+// Whoever is faster than the pace waits; after a pause there is a burst again. No pace delays nobody, and the end of a connection ends
+// the wait.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	p := newPace(1)
+	for range 2 {
+		if !p.wait(t.Context()) || p.owes() {
+			t.Error("a burst is delayed")
+		}
+	}
+	for range 2 {
+		p.wait(t.Context())
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !p.owes() || p.wait(ended) {
+		t.Error("the pace is not kept")
+	}
+	if none := newPace(0); !none.wait(t.Context()) || none.wait(ended) {
+		t.Error("no pace is kept")
+	}
+}
+
+// Clients that stop in the midst of a frame, ask without taking answers, or do both by the dozen delay nobody else.
+func TestSlowClientsDelayNobody(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	for range 20 {
+		if _, err := h.dial().Write([]byte("\x04\x00\x00\x00\x01\x00")); err != nil {
+			t.Fatal(err)
+		}
+		greedy := h.dial()
+		if err := greedy.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		for id := range uint64(10000) {
+			if wire.WriteFrame(greedy, wire.Frame{Version: wire.Version, ID: id, Message: []byte{getInfo, 0, 0, 0}}) != nil {
+				break
+			}
+		}
+	}
+	k := h.open("web")
+	for range 5 {
+		if err := works(k); err != nil {
+			t.Error(err)
+		}
+	}
+	k.Close()
+}
+
+// A stop lets the call in work end, gives its answer, and takes no other one.
+func TestStopFinishesWhatWasBegun(t *testing.T) {
+	t.Parallel()
+	begun, finish := make(chan struct{}), make(chan struct{})
+	app := &played{dispatch: func([]byte) []byte {
+		close(begun)
+		<-finish
+		return []byte("answered")
+	}}
+	one, other := net.Pipe()
+	defer one.Close()
+	c := newClient(other, app, defaultTerms, slog.New(slog.DiscardHandler))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.serve()
+	}()
+	if err := wire.WriteFrame(one, wire.Frame{Version: wire.Version, ID: 7, Message: []byte("call")}); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	c.stop()
+	close(finish)
+	f, err := wire.ReadFrame(one, wire.MaxMessage, nil)
+	if err != nil || f.ID != 7 || string(f.Message) != "answered" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	<-ended
+	if app.finalized == 0 {
+		t.Error("the application was not ended")
+	}
+}
+
+// What is forbidden by a new configuration is so at once, for those that are connected too.
+func TestReloadHoldsAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	r := h.dial()
+	r.answered(p11.CKR_OK, initialize, 0)
+	r.answered(p11.CKR_OK, openSession, 0, 6)
+	r.answered(p11.CKR_TOKEN_WRITE_PROTECTED, generate, 1, 0, 0)
+	c := h.config
+	c.Access = []config.Access{{Users: []string{"0"}, Purposes: []string{"manage"}}}
+	h.server.Reload(c)
+	r.answered(p11.CKR_ARGUMENTS_BAD, generate, 1, 0, 0) // it gets that far: the call is cut short
+	h.server.Reload(h.config)
+	r.answered(p11.CKR_TOKEN_WRITE_PROTECTED, generate, 1, 0, 0)
+	c.Access = []config.Access{{Users: []string{"0"}, Token: "another", Purposes: []string{"manage"}}}
+	h.server.Reload(c)
+	r.answered(p11.CKR_TOKEN_WRITE_PROTECTED, generate, 1, 0, 0)
+}
+
+// The numbers tell of calls, of TPM commands and of refusals, at this machine's addresses alone.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	k := h.open("web")
+	if err := works(k); err != nil {
+		t.Fatal(err)
+	}
+	numbers := h.numbers()
+	for _, want := range []string{
+		`tpm2_p11_calls_total{function="C_Sign",rv="CKR_OK"} 1`, `tpm2_p11_call_seconds_count{function="C_Sign"} 1`,
+		`tpm2_p11_tpm_commands_total{command="TPM2_Sign",code="0x000"} 1`, `tpm2_p11_tpm_command_seconds_count{command="TPM2_Sign"} 1`,
+		`tpm2_p11_clients 1`,
+	} {
+		if !strings.Contains(numbers, want+"\n") {
+			t.Errorf("%s is not in\n%s", want, numbers)
+		}
+	}
+	for _, address := range []string{"0.0.0.0:0", ":0", "192.0.2.1:9090", "nowhere", "unix:/nowhere/at/all"} {
+		if stop, err := h.metrics.Listen(address); err == nil {
+			stop()
+			t.Errorf("numbers are given at %s", address)
+		}
+	}
+}

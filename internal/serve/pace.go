@@ -1,0 +1,62 @@
+package serve
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// burst is for how long somebody who was idle may be faster than the pace.
+const burst = 2 * time.Second
+
+// pace lets so many calls a second be. Whoever is faster waits: nobody is refused, and nobody else is delayed. nil lets all be.
+type pace struct {
+	every time.Duration
+
+	mu   sync.Mutex
+	next time.Time // of the call after those that were let be
+}
+
+// newPace is nil for 0.
+func newPace(perSecond int) *pace {
+	if perSecond == 0 {
+		return nil
+	}
+	return &pace{every: time.Second / time.Duration(perSecond)}
+}
+
+// owes tells whether the pace was outrun lately: a new one would forgive it.
+func (p *pace) owes() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next.After(time.Now())
+}
+
+// wait waits for one call's turn; false when ctx ended.
+func (p *pace) wait(ctx context.Context) bool {
+	if p == nil {
+		return ctx.Err() == nil
+	}
+	now := time.Now()
+	p.mu.Lock()
+	if earliest := now.Add(-burst); p.next.Before(earliest) {
+		p.next = earliest
+	}
+	turn := p.next
+	p.next = p.next.Add(p.every)
+	p.mu.Unlock()
+	if !turn.After(now) {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(turn.Sub(now))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
