@@ -29,6 +29,10 @@ the key policy, and closes its answer for an RSA key that never leaves the TPM.
 
 Region, KMS key and encryption context can stand in the configuration's [kms]. The region is else taken from AWS_REGION or the
 instance, credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the instance's role.`
+	for _, verb := range c.Commands() {
+		// A variable that is not set must not mean any KMS key, or no context.
+		verb.PreRunE = func(c *cobra.Command, _ []string) error { return filled(c) }
+	}
 	return c
 }
 
