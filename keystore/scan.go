@@ -79,6 +79,11 @@ func (t *Token) Unchanged(e Entry) bool {
 	return e.seen.folder.exists() && e.seen.folder.same(d.stamp) && e.seen.files.same(d.filesOf(e.ID))
 }
 
+// Same tells whether two readings gave the same: nothing was written between them. It may be false although nothing was.
+func (e Entry) Same(other Entry) bool {
+	return e.ID == other.ID && e.OwnPIN == other.OwnPIN && e.seen.files.same(other.seen.files)
+}
+
 // unlistCopies passes over a PEM without sidecar whose key another record is, such as `cp` makes of it: it would take the
 // place of that key with its label, certificates and handle. Of PEMs alone the oldest counts.
 func unlistCopies(records []record) {
@@ -169,6 +174,21 @@ func (s *scanner) warn(records []record) {
 // Keys reads all keys, sorted by label then ID. A file that cannot be understood is skipped with a warning in the log and
 // listed by Problems. A key whose sidecar is skipped is what its PEM says, unless a newer version wrote the sidecar.
 func (t *Token) Keys() ([]Entry, error) { return t.findAll(Query{}) }
+
+// Entries are Keys and then Secrets, of one moment.
+func (t *Token) Entries() ([]Entry, error) {
+	all, err := t.list(func(*Entry) bool { return true })
+	slices.SortStableFunc(all, func(a, b Entry) int {
+		switch {
+		case a.Secret == nil && b.Secret != nil:
+			return -1
+		case a.Secret != nil && b.Secret == nil:
+			return 1
+		}
+		return 0
+	})
+	return all, err
+}
 
 // findAll gives the keys that answer to q, in the order of Keys.
 func (t *Token) findAll(q Query) ([]Entry, error) {

@@ -6,56 +6,56 @@ import "github.com/tpm2-p11/tpm2-p11/keystore"
 type inventory struct {
 	list     []*object
 	byHandle map[ObjectHandle]*object
+	hasPIN   bool
+	made     map[string]made // by the entry's ID
 }
 
-func (i *inventory) add(o *object) {
-	if i.byHandle[o.handle] == nil {
-		i.byHandle[o.handle] = o
-		i.list = append(i.list, o)
+// made is what an entry was made into.
+type made struct {
+	entry   keystore.Entry
+	objects []*object
+}
+
+func (i *inventory) add(objects ...*object) {
+	for _, o := range objects {
+		if i.byHandle[o.handle] == nil {
+			i.byHandle[o.handle] = o
+			i.list = append(i.list, o)
+		}
 	}
 }
 
-// read reads a slot's store anew. C_FindObjectsInit and the use of a private key do so each time, so
-// that keys which other processes make or delete come and go; of files that did not change only the stamps are looked at.
+// of gives the objects of an entry that is as it was.
+func (i *inventory) of(e keystore.Entry, hasPIN bool) ([]*object, bool) {
+	if i == nil || i.hasPIN != hasPIN {
+		return nil, false
+	}
+	before, found := i.made[e.ID]
+	return before.objects, found && before.entry.Same(e)
+}
+
+// read reads a slot's store anew. C_FindObjectsInit does so each time, so that keys which other processes make or delete come and go;
+// of files that did not change only the stamps are looked at, and their objects stay.
 func (l *library) read(s *slot) (*inventory, error) {
 	l.mu.Lock()
-	before := s.changes
+	before, last := s.changes, s.stored
 	l.mu.Unlock()
-	keys, err := s.token.Keys()
+	entries, err := s.token.Entries()
 	if err != nil {
 		return nil, err
 	}
-	i := &inventory{byHandle: map[ObjectHandle]*object{}}
 	serial, hasPIN, label := s.token.Serial(), s.token.HasPIN(), s.token.Label()
-	for _, entry := range keys {
+	i := &inventory{byHandle: make(map[ObjectHandle]*object, 2*len(entries)), hasPIN: hasPIN, made: make(map[string]made, len(entries))}
+	for _, entry := range entries {
 		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label) {
 			continue
 		}
-		public, err := entry.Object.Public.Key()
-		if err != nil {
-			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
-			continue
+		objects, same := last.of(entry, hasPIN)
+		if !same {
+			objects = l.objectsOf(serial, hasPIN, entry)
 		}
-		material, err := keyMaterial(public)
-		if err != nil {
-			l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
-			continue
-		}
-		key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public), l.set.Config.KMS.Line > 0}
-		i.add(key.privateObject())
-		i.add(key.publicObject())
-		for n := range entry.Certificates {
-			i.add(key.certificateObject(n))
-		}
-	}
-	secrets, err := s.token.Secrets()
-	if err != nil {
-		return nil, err
-	}
-	for _, entry := range secrets {
-		if entry.State != keystore.Deleting && l.guard.sees(label, entry.Label) {
-			i.add(storedSecret(serial, entry))
-		}
+		i.made[entry.ID] = made{entry, objects}
+		i.add(objects...)
 	}
 	for _, profile := range profiles {
 		i.add(profileObject(serial, profile))
@@ -66,6 +66,28 @@ func (l *library) read(s *slot) (*inventory, error) {
 	}
 	l.mu.Unlock()
 	return i, nil
+}
+
+// objectsOf makes the objects of an entry; none when it cannot be shown.
+func (l *library) objectsOf(serial string, hasPIN bool, entry keystore.Entry) []*object {
+	if entry.Secret != nil {
+		return []*object{storedSecret(serial, entry)}
+	}
+	var material attributes
+	public, err := entry.Object.Public.Key()
+	if err == nil {
+		material, err = keyMaterial(public)
+	}
+	if err != nil {
+		l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
+		return nil
+	}
+	key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public), l.set.Config.KMS.Line > 0}
+	objects := []*object{key.privateObject(), key.publicObject()}
+	for n := range entry.Certificates {
+		objects = append(objects, key.certificateObject(n))
+	}
+	return objects
 }
 
 // forget makes the next lookup read the store. What is being read just now may be from before the change, and is not kept.

@@ -91,7 +91,7 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 	before := s.stored
 	l.mu.Unlock()
 	if before != nil {
-		if o := before.byHandle[h]; o != nil && s.token.Unchanged(o.entry) {
+		if o := before.byHandle[h]; o != nil && s.token.Unchanged(before.made[o.entry.ID].entry) {
 			return o, nil
 		}
 	}
