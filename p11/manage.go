@@ -8,7 +8,8 @@ import (
 )
 
 // DestroyObject is C_DestroyObject (PKCS #11 v3.1, section 5.7). A private key goes with its public half and its certificates, out of
-// the TPM too unless other tools made it. A public key does not go alone. A leaf certificate takes its chain with it.
+// the TPM too unless other tools made it. A public key does not go alone. A leaf certificate takes its chain with it. Java and crypto11
+// destroy a key's objects one by one: what went along with another is destroyed once more in the same session.
 func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -16,6 +17,9 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 	}
 	defer s.lib.report("C_DestroyObject", &err)
 	o, err := s.object(object)
+	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID && s.wentAlong(object) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -30,8 +34,15 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 	}
 	switch o.class {
 	case CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKO_DATA:
+		along := s.with(o)
 		defer s.lib.forget(s.slot)
-		return s.slot.token.Delete(s.lib.ctx, o.entry, false)
+		if err := s.slot.token.Delete(s.lib.ctx, o.entry, false); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.along = along
+		return nil
 	case CKO_CERTIFICATE:
 		return s.lib.removeCertificate(s.slot, o.attributes[CKA_VALUE])
 	}
@@ -39,6 +50,31 @@ func (m *Module) DestroyObject(h SessionHandle, object ObjectHandle) (err error)
 		return refuse(CKR_ACTION_PROHIBITED, "a profile is what the token is")
 	}
 	return refuse(CKR_ACTION_PROHIBITED, "the public key %q goes with its private key", o.entry.Label)
+}
+
+// with are the other objects of a private key.
+func (s *session) with(key *object) map[ObjectHandle]bool {
+	handles := map[ObjectHandle]bool{}
+	if key.class != CKO_PRIVATE_KEY {
+		return handles
+	}
+	serial := s.slot.token.Serial()
+	public, _ := tokenHandle(serial, CKO_PUBLIC_KEY, key.entry.Object.Public.Name())
+	handles[public] = true
+	for _, c := range key.entry.Certificates {
+		certificate, _ := tokenHandle(serial, CKO_CERTIFICATE, c.Raw)
+		handles[certificate] = true
+	}
+	return handles
+}
+
+// wentAlong tells, once, whether an object went with the private key that the session destroyed last.
+func (s *session) wentAlong(h ObjectHandle) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	went := s.along[h]
+	delete(s.along, h)
+	return went
 }
 
 // SetAttributeValue is C_SetAttributeValue: the label and the CKA_ID of keys, for both halves at once, and of all else that is not a

@@ -271,6 +271,26 @@ func strangersKey(t *testing.T) *rsa.PublicKey {
 	return key
 }
 
+// Java and crypto11 destroy each object of a key, one after another.
+func TestDestroyingAKeyObjectByObject(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	entry := w.make(ecKey("web"))
+	public, err := entry.Object.Public.Key()
+	w.must(err)
+	s, other := w.session(true), w.session(true)
+	certificate, err := w.CreateObject(s, []Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, issue(t, "web", public)}, onToken})
+	w.must(err)
+	private, half := w.one(s, CKO_PRIVATE_KEY), w.one(s, CKO_PUBLIC_KEY)
+	w.must(w.DestroyObject(s, private))
+	for _, o := range []ObjectHandle{half, certificate} {
+		w.refused(w.DestroyObject(other, o), CKR_OBJECT_HANDLE_INVALID)
+		w.must(w.DestroyObject(s, o))
+		w.refused(w.DestroyObject(s, o), CKR_OBJECT_HANDLE_INVALID)
+	}
+	w.refused(w.DestroyObject(s, private), CKR_OBJECT_HANDLE_INVALID)
+}
+
 func TestRenamingAndDestroyingAKey(t *testing.T) {
 	t.Parallel()
 	w := open(t)

@@ -21,6 +21,7 @@ type session struct {
 	sealing *encryption
 	opening *decryption
 	hashing *digesting
+	along   map[ObjectHandle]bool // what went with the private key that was destroyed last
 
 	messageSigning *messageSigning
 	messageProving *messageProving
