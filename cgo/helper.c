@@ -148,7 +148,7 @@ static bool ensure(const struct settings *settings)
 	return start_helper(settings);
 }
 
-/* Passes one end of a connection to the helper. */
+/* Passes one end of a connection to the helper. One that takes none, since it hangs or has very many to take, is not waited for here. */
 static bool pass(int connection)
 {
 	struct { char name[4]; uint32_t version; } greeting = {{'t', 'p', '1', '1'}, STREAM_VERSION};
@@ -163,7 +163,7 @@ static bool pass(int connection)
 	header->cmsg_len = CMSG_LEN(sizeof connection);
 	memcpy(CMSG_DATA(header), &connection, sizeof connection);
 	do
-		sent = sendmsg(control.fd, &message, MSG_NOSIGNAL);
+		sent = sendmsg(control.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (sent < 0 && errno == EINTR);
 	return sent == (ssize_t)sizeof greeting;
 }

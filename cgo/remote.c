@@ -18,7 +18,9 @@
 #define TRIES 12                        /* to connect */
 #define FIRST_PAUSE (4L * 1000 * 1000)  /* nanoseconds, between the first and the second try; then twice as long each time */
 #define LONGEST_PAUSE (500L * 1000 * 1000)
-#define GREETING_PATIENCE 10 /* seconds that the other side may take over its first answer: it touches no TPM for it */
+#ifndef CONNECT_PATIENCE
+#define CONNECT_PATIENCE 10 /* seconds, of all tries together: the other side touches no TPM for its first answer */
+#endif
 #define RESENDS 5 /* of a request that the other side cannot have acted on */
 
 /* Guards what follows. It is held while a connection is made: the others need it too. */
@@ -33,6 +35,7 @@ static uint64_t connection; /* counts them */
 static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct timeval limit = {.tv_sec = CONNECT_PATIENCE};
 
 	if (strlen(path) >= sizeof address.sun_path)
 		return DIAL_NEVER;
@@ -40,6 +43,8 @@ static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 	*socket_ = descriptor_take(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
 	if (socket_->fd < 0)
 		return DIAL_AGAIN;
+	/* A server that takes no more connections would block this one, and one that reads nothing a request. */
+	setsockopt(socket_->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 	if (connect(socket_->fd, (struct sockaddr *)&address, sizeof address) == 0)
 		return DIALLED;
 	/* Waiting helps against a server that starts, not against missing rights. */
@@ -82,16 +87,26 @@ static enum stream_result ask(struct stream *s, const unsigned char *request, si
 	return result;
 }
 
-/* Initialises a new connection's other side, and opens the sessions there. */
-static enum stream_result greet(struct stream *s, CK_RV *rv)
+static time_t seconds_now(void)
 {
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+/* Initialises a new connection's other side, and opens the sessions there. */
+static enum stream_result greet(struct stream *s, time_t deadline, CK_RV *rv)
+{
+	time_t left = deadline - seconds_now();
+
 	enum stream_result result;
 	size_t length;
 	unsigned char *request = replay_resume(has_args ? &args : NULL, &length);
 
 	if (request == NULL)
 		return STREAM_MEMORY;
-	stream_patience(s, GREETING_PATIENCE);
+	stream_patience(s, left > 1 ? left : 1);
 	result = ask(s, request, length, rv);
 	stream_patience(s, 0);
 	free(request);
@@ -107,7 +122,7 @@ static void leave_current(void)
 }
 
 /* One try to make a connection. False if another one can help. */
-static bool connect_once(CK_RV *rv)
+static bool connect_once(time_t deadline, CK_RV *rv)
 {
 	struct descriptor socket_ = NO_DESCRIPTOR;
 	struct stream *s;
@@ -127,7 +142,7 @@ static bool connect_once(CK_RV *rv)
 		*rv = CKR_HOST_MEMORY;
 		return true;
 	}
-	switch (greet(s, rv)) {
+	switch (greet(s, deadline, rv)) {
 	case STREAM_OK:
 		if (*rv == CKR_OK) {
 			current = s;
@@ -154,10 +169,11 @@ static bool connect_once(CK_RV *rv)
 static CK_RV connect_anew(void)
 {
 	struct timespec pause = {0, FIRST_PAUSE};
+	const time_t deadline = seconds_now() + CONNECT_PATIENCE;
 	CK_RV rv;
 
 	leave_current();
-	for (int tries = 1; !connect_once(&rv) && tries < TRIES; tries++) {
+	for (int tries = 1; !connect_once(deadline, &rv) && tries < TRIES && seconds_now() < deadline; tries++) {
 		nanosleep(&pause, NULL);
 		pause.tv_nsec = 2 * pause.tv_nsec < LONGEST_PAUSE ? 2 * pause.tv_nsec : LONGEST_PAUSE;
 	}

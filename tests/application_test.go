@@ -47,30 +47,42 @@ func (s story) tell(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	var m *machine
-	if s.boot != nil {
-		m = s.boot(t)
-	} else {
-		m = newMachine(t, s.config)
+	ways := transports
+	if s.boot != nil || testing.Short() {
+		ways = ways[:1]
 	}
-	if s.before != nil {
-		s.before(m)
-	}
-	log := s.run(m)
-	if s.after != nil {
-		s.after(m, log)
-	}
+	name := t.Name()
+	over(t, ways, func(t *testing.T, by transport) {
+		var m *machine
+		if s.boot != nil {
+			m = s.boot(t)
+		} else {
+			m = newMachine(t, by.config+s.config)
+		}
+		if s.before != nil {
+			s.before(m)
+		}
+		log := s.run(m, name, by)
+		if s.after != nil {
+			s.after(m, log)
+		}
+	})
 }
 
-// run is the parent's side: it waits for the application and makes the events happen.
-func (s story) run(m *machine) (log string) {
+// run is the parent's side: it waits for the application of a test and makes the events happen.
+func (s story) run(m *machine, test string, by transport) (log string) {
 	m.t.Helper()
+	var env []string
+	more := func() string { return "" }
+	if by.prepare != nil {
+		env, more = by.prepare(m)
+	}
 	requests, requestEnd := pipe(m.t)
 	answerEnd, answers := pipe(m.t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+m.t.Name()+"$", "-test.count=1")
-	c.Env = append(m.env, storyFolder+"="+m.dir, "GOTRACEBACK=all")
+	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$", "-test.count=1")
+	c.Env = append(append(m.env, storyFolder+"="+m.dir, "GOTRACEBACK=all"), env...)
 	c.ExtraFiles = []*os.File{requestEnd, answerEnd}
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
@@ -85,7 +97,7 @@ func (s story) run(m *machine) (log string) {
 	if err := c.Wait(); err != nil {
 		m.t.Fatalf("the application: %v\n%s\nlog:\n%s", err, &stdout, last(stderr.String(), 4000))
 	}
-	return stderr.String()
+	return stderr.String() + more()
 }
 
 // last is the end of a text.

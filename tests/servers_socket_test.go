@@ -63,18 +63,24 @@ func newService(t *testing.T, config string, mail ...string) *service {
 	}
 	s.begin()
 	t.Cleanup(func() {
-		if s.process != nil {
-			// In peace: it leaves nothing in the TPM then.
-			_ = s.process.Process.Signal(syscall.SIGTERM)
-			kill := time.AfterFunc(20*time.Second, func() { _ = s.process.Process.Kill() })
-			_ = s.process.Wait()
-			kill.Stop()
-		}
+		s.end()
 		if t.Failed() {
 			t.Logf("the service's log:\n%s", last(s.log.String(), 3000))
 		}
 	})
 	return s
+}
+
+// end stops the service in peace, so that it leaves nothing in the TPM.
+func (s *service) end() {
+	if s.process == nil {
+		return
+	}
+	_ = s.process.Process.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(20*time.Second, func() { _ = s.process.Process.Kill() })
+	_ = s.process.Wait()
+	kill.Stop()
+	s.process = nil
 }
 
 // begin starts the service, with more of an environment, and waits until it is ready, as a service manager does, which hears all that

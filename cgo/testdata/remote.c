@@ -47,7 +47,7 @@ void tpm2p11Settings(char *module, void **settings, size_t *length)
 }
 
 /* What the player does with the next request that is not a greeting. */
-enum prank { NONE, HANG_UP, HALF, LONG, FOREIGN, STRANGER, SHORT, FOREIGN_GREETING };
+enum prank { NONE, HANG_UP, HALF, LONG, FOREIGN, STRANGER, SHORT, FOREIGN_GREETING, NO_GREETING };
 static _Atomic enum prank prank;
 static atomic_int greetings, sign_inits, signs, logins;
 static _Atomic uint64_t resumed; /* sessions of the last greeting */
@@ -131,6 +131,8 @@ static void answer(int fd, const struct frame *f)
 		atomic_store(&resumed, count);
 		CHECK(count == 0 || (session[0] == HANDLE && session[1] == 3 && session[2] == CKF_SESSION));
 		atomic_fetch_add(&greetings, 1);
+		if (prank == NO_GREETING)
+			return;
 		if (prank == FOREIGN_GREETING)
 			give(fd, 8, 99, f->id, "12345678", 8);
 		else
@@ -272,6 +274,20 @@ static void what_could_do_harm_is_not_sent_twice(void)
 	CHECK(logins == 1);
 }
 
+/* A server that hangs holds C_Initialize up once, not for each of the tries that help against one that starts. */
+static void who_hangs_is_left(void)
+{
+	int before;
+
+	CHECK_RV(C_Finalize(NULL), CKR_OK);
+	before = greetings;
+	atomic_store(&prank, NO_GREETING);
+	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED);
+	CHECK(greetings - before <= 2);
+	atomic_store(&prank, NONE);
+	CHECK_RV(C_Initialize(NULL), CKR_OK);
+}
+
 static void other_versions_are_refused(void)
 {
 	CK_INFO info;
@@ -311,6 +327,7 @@ int main(int argc, char **argv)
 	what_was_refused_is_over();
 	what_could_do_harm_is_not_sent_twice();
 	other_versions_are_refused();
+	who_hangs_is_left();
 	CHECK_RV(C_Finalize(NULL), CKR_OK);
 	CHECK_RV(C_Finalize(NULL), CKR_CRYPTOKI_NOT_INITIALIZED);
 	shutdown(listener, SHUT_RDWR);
