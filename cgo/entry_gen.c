@@ -777,9 +777,17 @@ CK_RV C_UnwrapKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OB
 
 CK_RV C_DeriveKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hBaseKey, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulAttributeCount, CK_OBJECT_HANDLE_PTR phKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_DeriveKey);
+	put_ulong(&call, hSession);
+	put_mechanism(&call, pMechanism);
+	put_ulong(&call, hBaseKey);
+	put_template(&call, pTemplate, ulAttributeCount);
+	need(&call, phKey);
+	call_send(&call);
+	get_ulong(&call, phKey);
+	return call_end(&call);
 }
 
 CK_RV C_SeedRandom(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pSeed, CK_ULONG ulSeedLen)

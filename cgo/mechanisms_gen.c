@@ -33,6 +33,16 @@ static const struct parameter_layout CK_GCM_PARAMS_layout = {
 	sizeof(CK_GCM_PARAMS), 4, CK_GCM_PARAMS_fields,
 };
 
+static const struct parameter_field CK_ECDH1_DERIVE_PARAMS_fields[] = {
+	{FIELD_ULONG, offsetof(CK_ECDH1_DERIVE_PARAMS, kdf), 0},
+	{FIELD_BUFFER, offsetof(CK_ECDH1_DERIVE_PARAMS, pSharedData), offsetof(CK_ECDH1_DERIVE_PARAMS, ulSharedDataLen)},
+	{FIELD_BUFFER, offsetof(CK_ECDH1_DERIVE_PARAMS, pPublicData), offsetof(CK_ECDH1_DERIVE_PARAMS, ulPublicDataLen)},
+};
+
+static const struct parameter_layout CK_ECDH1_DERIVE_PARAMS_layout = {
+	sizeof(CK_ECDH1_DERIVE_PARAMS), 3, CK_ECDH1_DERIVE_PARAMS_fields,
+};
+
 const struct parameter_layout *parameter_layout(CK_MECHANISM_TYPE mechanism)
 {
 	switch (mechanism) {
@@ -51,6 +61,8 @@ const struct parameter_layout *parameter_layout(CK_MECHANISM_TYPE mechanism)
 		return &CK_RSA_PKCS_OAEP_PARAMS_layout;
 	case CKM_AES_GCM:
 		return &CK_GCM_PARAMS_layout;
+	case CKM_ECDH1_DERIVE:
+		return &CK_ECDH1_DERIVE_PARAMS_layout;
 	}
 	return NULL;
 }

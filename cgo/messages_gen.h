@@ -60,6 +60,7 @@ enum function_number {
 	CALL_C_GenerateKeyPair = 60,
 	CALL_C_WrapKey = 61,
 	CALL_C_UnwrapKey = 62,
+	CALL_C_DeriveKey = 63,
 	CALL_C_SeedRandom = 64,
 	CALL_C_GenerateRandom = 65,
 	CALL_C_WaitForSlotEvent = 68,

@@ -41,6 +41,7 @@ static const struct replay_rule rules[] = {
 	[CALL_C_GenerateKey] = {.once = true},
 	[CALL_C_GenerateKeyPair] = {.once = true},
 	[CALL_C_UnwrapKey] = {.once = true},
+	[CALL_C_DeriveKey] = {.once = true},
 	[CALL_C_LoginUser] = {.once = true},
 	[CALL_C_SessionCancel] = {.effect = SESSION_CANCELS},
 	[CALL_C_MessageSignInit] = {.step = STEP_BEGINS, .operation = 6},

@@ -53,7 +53,7 @@ type Key struct {
 	Label       string
 	Handle      uint32        // persistent handle, required
 	Type        string        // one of KeyTypes; "rsa2048" by default
-	Use         string        // "sign" (default), "decrypt", "sign,decrypt"
+	Use         string        // "sign" (default), "decrypt", "sign,decrypt"; for elliptic curves "derive", "sign,derive"
 	Policy      policy.Policy // zero for none; may hold current values to resolve
 	Certificate string        // absolute path of a PEM chain, "" for none
 	Line        int           // where it is declared

@@ -135,10 +135,12 @@ func readKeys(v value, header string, token *Token) error {
 	for _, t := range tables {
 		k := Key{Type: "rsa2048", Use: "sign", Line: t.line()}
 		err := t.read(fields{
-			"label":       func(v value) error { return v.text(&k.Label) },
-			"handle":      func(v value) error { return v.handle(&k.Handle) },
-			"type":        func(v value) error { return v.oneOf(&k.Type, KeyTypes()...) },
-			"use":         func(v value) error { return v.oneOf(&k.Use, "sign", "decrypt", "sign,decrypt") },
+			"label":  func(v value) error { return v.text(&k.Label) },
+			"handle": func(v value) error { return v.handle(&k.Handle) },
+			"type":   func(v value) error { return v.oneOf(&k.Type, KeyTypes()...) },
+			"use": func(v value) error {
+				return v.oneOf(&k.Use, "sign", "decrypt", "sign,decrypt", "derive", "sign,derive")
+			},
 			"policy":      func(v value) error { return v.policy(&k.Policy) },
 			"certificate": func(v value) error { return v.path(&k.Certificate) },
 		})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 
@@ -31,6 +32,9 @@ func (t *Token) ImportKey(ctx context.Context, key crypto.PrivateKey, s KeySpec)
 	s.Type = ""
 	if _, ec := key.(*ecdsa.PrivateKey); ec && s.Use.Decrypt {
 		return Entry{}, fmt.Errorf("importing key %q: %w", shortened(s.Label), errDecryptEC)
+	}
+	if _, isRSA := key.(*rsa.PrivateKey); isRSA && s.Use.Derive {
+		return Entry{}, fmt.Errorf("importing key %q: %w", shortened(s.Label), errDeriveRSA)
 	}
 	e, err := t.make(ctx, s, func(p plan) (provider.Object, error) {
 		return t.tpm.ImportKey(ctx, key, p.template(s), p.value)

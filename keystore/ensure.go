@@ -3,6 +3,7 @@ package keystore
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -264,7 +265,11 @@ func describeDifferences(public provider.Public, d Declared) []string {
 		list = append(list, fmt.Sprintf("its type is %s, declared is %s", have, d.Type))
 	}
 	attributes := public.Attributes()
-	if have := (provider.Use{Sign: attributes.SignEncrypt, Decrypt: attributes.Decrypt}); have != d.Use {
+	have := provider.Use{Sign: attributes.SignEncrypt, Decrypt: attributes.Decrypt}
+	if _, ec := key.(*ecdsa.PublicKey); ec {
+		have.Decrypt, have.Derive = false, have.Decrypt
+	}
+	if have != d.Use {
 		list = append(list, fmt.Sprintf("its use is %s, declared is %s", useText(have), useText(d.Use)))
 	}
 	return list
@@ -277,6 +282,9 @@ func useText(u provider.Use) string {
 	}
 	if u.Decrypt {
 		list = append(list, "decrypt")
+	}
+	if u.Derive {
+		list = append(list, "derive")
 	}
 	return strings.Join(list, ",")
 }

@@ -48,14 +48,19 @@ func (s KeySpec) check() error {
 	if s.Use.Decrypt && (s.Type == provider.P256 || s.Type == provider.P384) {
 		return errDecryptEC
 	}
+	if s.Use.Derive && s.Type != "" && s.Type != provider.P256 && s.Type != provider.P384 {
+		return errDeriveRSA
+	}
 	if s.OwnPIN != nil && s.NoPIN {
 		return fmt.Errorf("%w: a key has a PIN of its own or no PIN, not both", ErrInvalid)
 	}
 	return nil
 }
 
-// errDecryptEC: key agreement, which is all that such a key could do besides, is not offered.
-var errDecryptEC = fmt.Errorf("%w: elliptic-curve keys sign and do not decrypt", ErrInvalid)
+var (
+	errDecryptEC = fmt.Errorf("%w: elliptic-curve keys sign and derive, and do not decrypt", ErrInvalid)
+	errDeriveRSA = fmt.Errorf("%w: RSA keys sign and decrypt, and do not derive", ErrInvalid)
+)
 
 // plan is how a new key is guarded.
 type plan struct {

@@ -154,6 +154,7 @@ const (
 	CKM_GENERIC_SECRET_KEY_GEN MechanismType = 0x350
 	CKM_EC_KEY_PAIR_GEN        MechanismType = 0x1040
 	CKM_ECDSA                  MechanismType = 0x1041
+	CKM_ECDH1_DERIVE           MechanismType = 0x1050
 	CKM_ECDSA_SHA256           MechanismType = 0x1044
 	CKM_ECDSA_SHA384           MechanismType = 0x1045
 	CKM_ECDSA_SHA512           MechanismType = 0x1046
@@ -164,6 +165,14 @@ const (
 	CKM_AES_GCM                MechanismType = 0x1087
 	CKM_AES_KEY_WRAP           MechanismType = 0x2109
 	CKM_AES_KEY_WRAP_KWP       MechanismType = 0x210b
+)
+
+// Key derivation functions.
+const (
+	CKD_NULL       uint64 = 1
+	CKD_SHA256_KDF uint64 = 6
+	CKD_SHA384_KDF uint64 = 7
+	CKD_SHA512_KDF uint64 = 8
 )
 
 // Mask generation functions and the OAEP source type.
@@ -211,6 +220,7 @@ const (
 	CKF_VERIFY            Flags = 0x2000
 	CKF_GENERATE          Flags = 0x8000
 	CKF_GENERATE_KEY_PAIR Flags = 0x10000
+	CKF_DERIVE            Flags = 0x80000
 	CKF_WRAP              Flags = 0x20000
 	CKF_UNWRAP            Flags = 0x40000
 	CKF_EC_F_P            Flags = 0x100000

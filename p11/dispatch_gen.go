@@ -64,6 +64,7 @@ var handlers = map[uint32]handler{
 	60: {"C_GenerateKeyPair", callGenerateKeyPair, true, false, nil},
 	61: {"C_WrapKey", callWrapKey, false, false, nil},
 	62: {"C_UnwrapKey", callUnwrapKey, false, false, nil},
+	63: {"C_DeriveKey", callDeriveKey, false, false, nil},
 	64: {"C_SeedRandom", callSeedRandom, false, false, nil},
 	65: {"C_GenerateRandom", callGenerateRandom, false, false, nil},
 	68: {"C_WaitForSlotEvent", callWaitForSlotEvent, false, false, nil},
@@ -658,6 +659,20 @@ func callUnwrapKey(f functions, c *call) {
 		return
 	}
 	key, err := f.UnwrapKey(session, mechanism, unwrapping, wrapped, template)
+	if c.answer(err) {
+		c.out.Uint64(uint64(key))
+	}
+}
+
+func callDeriveKey(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	base := ObjectHandle(c.in.Uint64())
+	template := c.template()
+	if !c.decoded() {
+		return
+	}
+	key, err := f.DeriveKey(session, mechanism, base, template)
 	if c.answer(err) {
 		c.out.Uint64(uint64(key))
 	}

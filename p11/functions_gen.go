@@ -61,6 +61,7 @@ type functions interface {
 	GenerateKeyPair(session SessionHandle, mechanism Mechanism, public []Attribute, private []Attribute) (ObjectHandle, ObjectHandle, error)
 	WrapKey(session SessionHandle, mechanism Mechanism, wrapping ObjectHandle, key ObjectHandle, out *Output) error
 	UnwrapKey(session SessionHandle, mechanism Mechanism, unwrapping ObjectHandle, wrapped []byte, template []Attribute) (ObjectHandle, error)
+	DeriveKey(session SessionHandle, mechanism Mechanism, base ObjectHandle, template []Attribute) (ObjectHandle, error)
 	SeedRandom(session SessionHandle, seed []byte) error
 	GenerateRandom(session SessionHandle, n uint64) ([]byte, error)
 	WaitForSlotEvent(flags Flags) (SlotID, error)

@@ -261,6 +261,13 @@ func useWanted(row *mechanism, public, private template) (provider.Use, error) {
 	if err != nil {
 		return provider.Use{}, err
 	}
+	derives, err := private.bool(CKA_DERIVE, false)
+	if err != nil {
+		return provider.Use{}, err
+	}
+	if row.keys == CKK_EC && derives && sign != yes && decrypt != yes {
+		return provider.Use{Derive: true}, nil
+	}
 	use := provider.Use{Sign: sign == yes || sign == unsaid && decrypt != yes, Decrypt: decrypt == yes}
 	switch {
 	case use.Decrypt && row.keys == CKK_EC:

@@ -2,8 +2,8 @@ package p11
 
 import "github.com/tpm2-p11/tpm2-p11/internal/tokens"
 
-// Guard tells whether an application may use a key for a purpose: "sign", "decrypt" or "unwrap"; or, with an empty key, "manage" what
-// is in a token. It is asked often, by several goroutines at once.
+// Guard tells whether an application may use a key for a purpose: "sign", "decrypt" (which deriving is, too) or "unwrap"; or, with an
+// empty key, "manage" what is in a token. It is asked often, by several goroutines at once.
 type Guard func(token, key, purpose string) bool
 
 // NewServed is New for an application of another user's. It sees only keys that it may use for something, and uses them for that; it
@@ -22,6 +22,6 @@ func (g Guard) permits(token, key string, how Flags) bool {
 	if g == nil {
 		return true
 	}
-	return (how&CKF_SIGN == 0 || g(token, key, "sign")) && (how&CKF_DECRYPT == 0 || g(token, key, "decrypt")) &&
+	return (how&CKF_SIGN == 0 || g(token, key, "sign")) && (how&(CKF_DECRYPT|CKF_DERIVE) == 0 || g(token, key, "decrypt")) &&
 		(how&CKF_UNWRAP == 0 || g(token, key, "unwrap"))
 }

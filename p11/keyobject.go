@@ -38,8 +38,9 @@ func (k storedKey) privateObject() *object {
 	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent) && len(k.entry.Object.Public.AuthPolicy()) > 0)
 	a[CKA_SIGN] = boolean(k.use.Sign)
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
+	a[CKA_DERIVE] = boolean(k.use.Derive)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
-	uses := CKF_SIGN | CKF_DECRYPT
+	uses := CKF_SIGN | CKF_DECRYPT | CKF_DERIVE
 	if k.unwraps {
 		uses |= CKF_UNWRAP
 	}

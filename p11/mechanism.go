@@ -69,7 +69,7 @@ var mechanisms []mechanism
 
 // The rows reach for the table through the attributes of what they make.
 func init() {
-	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, digestMechanisms,
+	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, deriveMechanisms, digestMechanisms,
 		aesMechanisms, aesWrapMechanisms, hmacMechanisms, kmsMechanisms)
 }
 
@@ -106,17 +106,21 @@ func keyTypeOf(public crypto.PublicKey) uint64 {
 }
 
 // use is what a token's key may be used for here.
-type use struct{ keyuse.Use }
+type use struct {
+	keyuse.Use
+	Derive bool // keys, by ECDH
+}
 
-// useOf reads a public area. EC keys do not decrypt, and sign on the curves that TPMs are made with.
+// useOf reads a public area. EC keys derive where RSA keys decrypt, and are used on the curves that TPMs are made with.
 func useOf(p provider.Public) *use {
-	u := &use{keyuse.Of(p)}
+	u := &use{Use: keyuse.Of(p)}
 	u.Sign = u.Sign && !u.Restricted
 	u.Decrypt = u.Decrypt && !u.Restricted
 	area := p.Area()
 	if detail, err := area.Parameters.ECCDetail(); err == nil {
-		u.Sign = u.Sign && (detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384)
-		u.Decrypt = false
+		offered := detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384
+		u.Sign = u.Sign && offered
+		u.Derive, u.Decrypt = u.Decrypt && offered && u.Fits(tpm2.TPMAlgECDH, 0), false
 	}
 	return u
 }
@@ -142,6 +146,9 @@ func (o *object) fits(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismType) {
 	if !u.Sign {
 		uses &^= CKF_SIGN | CKF_VERIFY
+	}
+	if !u.Derive {
+		uses &^= CKF_DERIVE
 	}
 	if !u.Decrypt {
 		uses &^= CKF_DECRYPT | CKF_ENCRYPT | CKF_UNWRAP

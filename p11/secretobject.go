@@ -89,7 +89,7 @@ func allowed(info keystore.SecretInfo, id MechanismType) bool {
 
 // takes tells whether a mechanism is for keys of a type.
 func (m *mechanism) takes(key attributes) bool {
-	if m.flags&(CKF_ENCRYPT|CKF_DECRYPT|CKF_SIGN|CKF_VERIFY|CKF_WRAP|CKF_UNWRAP) == 0 {
+	if m.flags&(CKF_ENCRYPT|CKF_DECRYPT|CKF_SIGN|CKF_VERIFY|CKF_DERIVE|CKF_WRAP|CKF_UNWRAP) == 0 {
 		return false
 	}
 	kind := key[CKA_KEY_TYPE]

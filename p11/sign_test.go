@@ -141,7 +141,7 @@ func TestKeysOfOneScheme(t *testing.T) {
 	key := func(scheme tpm2.TPMAlgID, sign, decrypt bool) *object {
 		return &object{
 			public: strangersKey(t), entry: keystore.Entry{Label: "one"},
-			tpm: &use{keyuse.Use{Sign: sign, Decrypt: decrypt, Scheme: scheme, Hash: crypto.SHA256}},
+			tpm: &use{Use: keyuse.Use{Sign: sign, Decrypt: decrypt, Scheme: scheme, Hash: crypto.SHA256}},
 		}
 	}
 	signs, opens := key(tpm2.TPMAlgRSAPSS, true, false), key(tpm2.TPMAlgOAEP, false, true)

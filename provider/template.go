@@ -74,10 +74,10 @@ func eccParameters(curve tpm2.TPMECCCurve) tpm2.TPMUPublicParms {
 	})
 }
 
-// Use says what a key may do.
-type Use struct{ Sign, Decrypt bool }
+// Use says what a key may do. An elliptic-curve key derives, an RSA key decrypts: to a TPM these are one.
+type Use struct{ Sign, Decrypt, Derive bool }
 
-// ParseUse reads "sign", "decrypt" or "sign,decrypt".
+// ParseUse reads "sign", "decrypt", "derive", or two of them with a comma.
 func ParseUse(s string) (Use, error) {
 	var u Use
 	for word := range strings.SplitSeq(s, ",") {
@@ -86,8 +86,10 @@ func ParseUse(s string) (Use, error) {
 			u.Sign = true
 		case "decrypt":
 			u.Decrypt = true
+		case "derive":
+			u.Derive = true
 		default:
-			return Use{}, fmt.Errorf("use %q: there are sign, decrypt, and sign,decrypt", s)
+			return Use{}, fmt.Errorf("use %q: there are sign, decrypt (RSA keys), derive (elliptic-curve keys), and sign with one of these", s)
 		}
 	}
 	return u, nil
@@ -130,12 +132,15 @@ func (tmpl Template) attributes() tpm2.TPMAObject {
 
 // keyArea is the public area of a key to be made.
 func (tmpl Template) keyArea(kind tpm2.TPMIAlgPublic, parms tpm2.TPMUPublicParms) (tpm2.TPMTPublic, error) {
-	if !tmpl.Use.Sign && !tmpl.Use.Decrypt {
-		return tpm2.TPMTPublic{}, fmt.Errorf("%w: a key that may neither sign nor decrypt", ErrWrongUse)
+	switch rsa := kind == tpm2.TPMAlgRSA; {
+	case tmpl.Use == Use{}:
+		return tpm2.TPMTPublic{}, fmt.Errorf("%w: a key that may neither sign nor decrypt nor derive", ErrWrongUse)
+	case rsa && tmpl.Use.Derive:
+		return tpm2.TPMTPublic{}, fmt.Errorf("%w: RSA keys do not derive", ErrWrongUse)
 	}
 	attrs := tmpl.attributes()
 	attrs.SignEncrypt = tmpl.Use.Sign
-	attrs.Decrypt = tmpl.Use.Decrypt
+	attrs.Decrypt = tmpl.Use.Decrypt || tmpl.Use.Derive
 	area := tpm2.TPMTPublic{
 		Type:             kind,
 		NameAlg:          tpm2.TPMAlgSHA256,

@@ -41,7 +41,9 @@ of the TPM's own memory. With --pcr it works only while those PCRs have the valu
 			case !slices.Contains(provider.KeyTypes(), spec.Type):
 				return usagef("--type %s: there is %s", keyType, joined(provider.KeyTypes()))
 			case spec.Use.Decrypt && (spec.Type == provider.P256 || spec.Type == provider.P384):
-				return withHint(usagef("--use %s: keys of type %s sign and do not decrypt", s.use, keyType), "only RSA keys decrypt: --type rsa2048")
+				return withHint(usagef("--use %s: keys of type %s sign and derive, and do not decrypt", s.use, keyType), "only RSA keys decrypt: --type rsa2048")
+			case spec.Use.Derive && spec.Type != provider.P256 && spec.Type != provider.P384:
+				return withHint(usagef("--use %s: keys of type %s sign and decrypt, and do not derive", s.use, keyType), "only elliptic-curve keys derive: --type p256")
 			}
 			return a.addKey(ctx, &s, spec, func(t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
 				if err := supported(ctx, t, spec.Type); err != nil {
@@ -80,11 +82,11 @@ func (s *specFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	pinFlag(c, &s.pin)
 	f.StringVar(&s.id, "id", "", "CKA_ID in `HEX` (default: SHA-1 of the public key)")
-	f.StringVar(&s.use, "use", "sign", "sign, decrypt, or sign,decrypt")
+	f.StringVar(&s.use, "use", "sign", "sign, decrypt (RSA), derive (elliptic curves), or sign with one of these")
 	f.StringVar(&s.handle, "handle", "", "persistent `HANDLE` (default: the first free one from 0x81000100 up)")
 	f.BoolVar(&s.wrapped, "wrapped", false, "do not make the key persistent: it is loaded at each use")
 	s.registerAccess(f)
-	choices(c, "use", "sign", "decrypt", "sign,decrypt")
+	choices(c, "use", "sign", "decrypt", "sign,decrypt", "derive", "sign,derive")
 }
 
 // registerAccess registers what guards a key.

@@ -57,7 +57,7 @@ func TestMistakesInUsageExitWith2AndPointToHelp(t *testing.T) {
 		{"init", "with a PIN or without? There is no terminal to ask", "add --no-pin, or --pin-file FILE and --so-pin-file FILE"},
 		{"init --no-pin --pin-file x", "--no-pin and a PIN file exclude each other", "--help"},
 		{"key create web --type dsa", "dsa", "--help"},
-		{"key create web --use frobnicate", "use \"frobnicate\": there are sign, decrypt, and sign,decrypt", "--help"},
+		{"key create web --use frobnicate", "use \"frobnicate\": there are sign, decrypt (RSA keys), derive (elliptic-curve keys)", "--help"},
 		{"key create web --handle 0x80000001", "0x80000001 is not a persistent handle", "--help"},
 		{"key create web --handle web", `"web" is not a handle: write it as 0x81000100`, "--help"},
 		{"key create web --handle 0x81000100 --wrapped", "--handle and --wrapped exclude each other", "--help"},

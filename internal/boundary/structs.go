@@ -104,4 +104,9 @@ var Parameters = []Parameter{
 		Mechanisms: []string{"CKM_AES_GCM"},
 		Fields:     []ParameterField{{C: "pIv", Length: "ulIvLen"}, {C: "ulIvBits"}, {C: "pAAD", Length: "ulAADLen"}, {C: "ulTagBits"}},
 	},
+	{
+		Name:       "CK_ECDH1_DERIVE_PARAMS",
+		Mechanisms: []string{"CKM_ECDH1_DERIVE"},
+		Fields:     []ParameterField{{C: "kdf"}, {C: "pSharedData", Length: "ulSharedDataLen"}, {C: "pPublicData", Length: "ulPublicDataLen"}},
+	},
 }

@@ -65,7 +65,7 @@ var Functions = number([]Function{
 	{Name: "C_GenerateKeyPair", Changes: true, Args: []Arg{session, mechanism, template("pPublicKeyTemplate", "ulPublicKeyAttributeCount", "public"), template("pPrivateKeyTemplate", "ulPrivateKeyAttributeCount", "private"), outObject("phPublicKey", "publicKey"), outObject("phPrivateKey", "privateKey")}},
 	{Name: "C_WrapKey", Args: []Arg{session, mechanism, object("hWrappingKey", "wrapping"), object("hKey", "key"), outBuffer("pWrappedKey", "pulWrappedKeyLen")}},
 	{Name: "C_UnwrapKey", Changes: true, Own: true, Args: []Arg{session, mechanism, object("hUnwrappingKey", "unwrapping"), bytes("pWrappedKey", "ulWrappedKeyLen", "wrapped", "CKR_WRAPPED_KEY_LEN_RANGE"), template("pTemplate", "ulAttributeCount", "template"), outObject("phKey", "key")}},
-	{Name: "C_DeriveKey", Status: Unsupported, Args: []Arg{session, mechanism, object("hBaseKey", "base"), template("pTemplate", "ulAttributeCount", "template"), outObject("phKey", "key")}},
+	{Name: "C_DeriveKey", Changes: true, Own: true, Args: []Arg{session, mechanism, object("hBaseKey", "base"), template("pTemplate", "ulAttributeCount", "template"), outObject("phKey", "key")}},
 	{Name: "C_SeedRandom", InParts: true, Args: []Arg{session, data("pSeed", "ulSeedLen", "seed")}},
 	{Name: "C_GenerateRandom", InParts: true, Args: []Arg{session, outExact("pRandomData", "ulRandomLen")}},
 	{Name: "C_GetFunctionStatus", Status: NotParallel, Args: []Arg{session}},

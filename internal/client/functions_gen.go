@@ -57,6 +57,7 @@ const (
 	callGenerateKeyPair           = 60
 	callWrapKey                   = 61
 	callUnwrapKey                 = 62
+	callDeriveKey                 = 63
 	callSeedRandom                = 64
 	callGenerateRandom            = 65
 	callWaitForSlotEvent          = 68
