@@ -21,10 +21,13 @@ func (t *Token) ApprovedFor(more []policy.Approved) func() ([]policy.Approved, e
 	}
 }
 
+// DefaultPolicy is the policy of what is made without another one, zero for none.
+func (t *Token) DefaultPolicy() policy.Policy { return t.policy }
+
 // PolicyState is what the token's TPM and folders say now, for package policy.
 func (t *Token) PolicyState(ctx context.Context) policy.State {
 	now := t.tpm.PolicyState(ctx)
-	now.File = readSigner
+	now.File = ReadSigner
 	now.Approved = t.ApprovedFor(nil)
 	return now
 }
@@ -37,8 +40,8 @@ func (t *Token) PolicyStateOf(ctx context.Context, e Entry) policy.State {
 	return now
 }
 
-// readSigner reads the public key of who approves policies: nobody else may be able to replace it before it is part of one.
-func readSigner(path string) ([]byte, error) {
+// ReadSigner reads the public key of who approves policies: nobody else may be able to replace it before it is part of one.
+func ReadSigner(path string) ([]byte, error) {
 	return trusted.Read(path, trusted.MaxText, trusted.Rules{Closed: trusted.NotWritable, Owned: true})
 }
 

@@ -146,6 +146,25 @@ func (a Approved) digest(hash crypto.Hash) ([]byte, error) {
 	return p.digest.value, nil
 }
 
+// Takes tells whether one of some approved policies bears the signature that a policy asks for.
+func (p Policy) Takes(approved []Approved) bool {
+	for n := range p.nodes() {
+		a, ok := n.(Authorize)
+		if !ok {
+			continue
+		}
+		for _, hash := range []crypto.Hash{crypto.SHA256, crypto.SHA384} {
+			for _, one := range approved {
+				digest, err := one.digest(hash)
+				if err == nil && a.Signer.Verify(digest, []byte(a.Ref), one.Signature) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 func (a Authorize) filter(State, crypto.Hash) (func(digest, signature []byte) bool, error) {
 	return func(digest, signature []byte) bool { return a.Signer.Verify(digest, []byte(a.Ref), signature) }, nil
 }

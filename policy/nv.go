@@ -291,6 +291,15 @@ func indexFromTree(value any, at path) (tpm2.TPMHandle, error) {
 	return tpm2.TPMHandle(number), nil
 }
 
+// ParseNVIndex reads the number of an NV index, "0x01800001".
+func ParseNVIndex(s string) (tpm2.TPMHandle, error) {
+	n, ok := parseNumber(s)
+	if !ok {
+		return 0, fmt.Errorf("%w: an NV index is written as 0x01800001", ErrInvalid)
+	}
+	return tpm2.TPMHandle(n), checkIndex(tpm2.TPMHandle(n))
+}
+
 // parseNumber reads "0x15d".
 func parseNumber(s string) (uint32, bool) {
 	digits, ok := strings.CutPrefix(strings.ToLower(s), "0x")

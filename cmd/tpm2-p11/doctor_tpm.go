@@ -143,7 +143,7 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		return
 	}
 	if !e.Policy.IsZero() {
-		if err := e.Policy.Check(t.TPM().PolicyState(ctx)); err != nil {
+		if err := e.Policy.Check(t.PolicyStateOf(ctx, e)); err != nil {
 			d.fail(check, err, "boot what the key was bound to, or make a new key")
 			return
 		}

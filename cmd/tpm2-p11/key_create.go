@@ -26,7 +26,8 @@ func keyCreateCommand(a *app) *cobra.Command {
 		Long: `create makes a key that is born in the TPM and never leaves it.
 
 The key gets a persistent handle, by default the first free one from 0x81000100 up, unless --wrapped keeps it out
-of the TPM's own memory. With --pcr it works only while those PCRs have the values they have now.`,
+of the TPM's own memory. With --pcr it works only while those PCRs have the values they have now, with --policy only
+while the policy of a file is met. A key's policy cannot be changed.`,
 		Example: `  tpm2-p11 key create web
   tpm2-p11 key create web --type p256 --pcr sha256:0,1,2,7
   tpm2-p11 key create mail --use decrypt --pin-file pin`,
@@ -75,6 +76,8 @@ type specFlags struct {
 	id, use, handle       string
 	ownPINFile            string
 	pcrs                  []string
+	policy                string
+	noPolicy              bool
 	noPIN, wrapped, force bool
 }
 
@@ -92,6 +95,8 @@ func (s *specFlags) register(c *cobra.Command) {
 // registerAccess registers what guards a key.
 func (s *specFlags) registerAccess(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.pcrs, "pcr", nil, "bind the key to the current values of these `PCRS`, as sha256:0,1,2,7; may be repeated for other banks")
+	f.StringVar(&s.policy, "policy", "", "bind the key to the policy in this `FILE`, TOML or JSON")
+	f.BoolVar(&s.noPolicy, "no-policy", false, "make it without the configuration's policy")
 	f.BoolVar(&s.noPIN, "no-pin", false, "in a token with a PIN: do not ask for it to use this key")
 	f.StringVar(&s.ownPINFile, "own-pin-file", "", "`FILE` (mode 0600) with a PIN of the key's own, 4 to 32 bytes")
 	f.BoolVar(&s.force, "force", false, "take a label that another key has; bind even to PCRs that look as if nothing had measured into them")
@@ -124,6 +129,10 @@ func (s *specFlags) spec(label string) (spec keystore.KeySpec, err error) {
 	if s.noPIN && s.ownPINFile != "" {
 		return spec, usagef("--no-pin and --own-pin-file exclude each other")
 	}
+	spec.NoPolicy = s.noPolicy
+	if s.noPolicy && (s.policy != "" || len(s.pcrs) > 0) || s.policy != "" && len(s.pcrs) > 0 {
+		return spec, usagef("--pcr, --policy and --no-policy exclude each other")
+	}
 	spec.Policy, err = parsePCRs(s.pcrs)
 	return spec, err
 }
@@ -151,6 +160,11 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 		return err
 	}
 	defer spec.OwnPIN.Wipe()
+	if s.policy != "" {
+		if spec.Policy, err = a.readKeyPolicy("--policy", s.policy); err != nil {
+			return err
+		}
+	}
 	_, err = t.Find(keystore.Query{Label: spec.Label})
 	taken := !errors.Is(err, keystore.ErrNotFound)
 	var e keystore.Entry
@@ -165,8 +179,9 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 	if taken {
 		a.note("another key is called %q: name this one by its CKA_ID %x or its URI", spec.Label, e.CKAID)
 	}
-	if len(s.pcrs) > 0 {
-		a.note("an update of firmware, boot loader or kernel changes PCRs, and the key refuses to work then: plan how to replace it")
+	if len(e.Policy.PCRs()) > 0 {
+		a.note("an update of firmware, boot loader or kernel changes PCRs, and the key refuses to work then, for good: " +
+			"a policy with a signer survives updates (docs/policies.md)")
 	}
 	return a.printKey(t, e)
 }

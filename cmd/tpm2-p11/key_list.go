@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
-	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
 func keyListCommand(a *app) *cobra.Command {
@@ -140,17 +139,8 @@ func showPolicy(line func(name, format string, args ...any), e keystore.Entry) {
 		line("policy", "digest %x: what gives it is not known", digest)
 		return
 	}
-	for _, pcr := range e.Policy.PCRs() {
-		for _, i := range pcr.Indices() {
-			value := hex.EncodeToString(pcr.Values[i])
-			if value == "" {
-				value = "as it was at creation"
-			}
-			line("policy", "%s PCR %d = %s", policy.BankName(pcr.Bank), i, value)
-		}
-	}
-	if e.Policy.NeedsPIN() {
-		line("policy", "the PIN")
+	for text := range strings.Lines(e.Policy.Explain()) {
+		line("policy", "%s", strings.TrimRight(text, "\n"))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"encoding/hex"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -133,6 +134,9 @@ func publicTypeName(key crypto.PublicKey) string {
 	return ""
 }
 
+// values are what a policy wants of PCRs.
+var values = regexp.MustCompile(`( digest | policy |=)[0-9a-f]{64,}`)
+
 // policySummary is a policy in a table's cell.
 func policySummary(e keystore.Entry) string {
 	public := e.Object.Public
@@ -141,28 +145,12 @@ func policySummary(e keystore.Entry) string {
 	}
 	summary := "unknown"
 	if !e.Policy.IsZero() {
-		var parts []string
-		for _, pcr := range e.Policy.PCRs() {
-			parts = append(parts, selection(pcr))
-		}
-		if e.Policy.NeedsPIN() {
-			parts = append(parts, "pin")
-		}
-		summary = strings.Join(parts, " + ")
+		summary = values.ReplaceAllString(e.Policy.String(), "")
 	}
 	if public.Attributes().UserWithAuth {
 		summary += " (not enforced)"
 	}
 	return summary
-}
-
-// selection is the PCRs of a policy without their values: "sha256:0,1,2,7".
-func selection(p policy.PCR) string {
-	var indices []string
-	for _, i := range p.Indices() {
-		indices = append(indices, strconv.FormatUint(uint64(i), 10))
-	}
-	return policy.BankName(p.Bank) + ":" + strings.Join(indices, ",")
 }
 
 // place is where a key is, in words.

@@ -3,17 +3,22 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 )
 
 func policyCommand(a *app) *cobra.Command {
 	return group("policy", "Write, sign and check policies", policyShowCommand(a), policyDigestCommand(a),
+		policySignCommand(a), policyApproveCommand(a), policyRevokeCommand(a), policyCounterCommand(a), policyCheckCommand(a),
 		policyPredictCommand(a), policyEventsCommand(a))
 }
 
@@ -33,7 +38,14 @@ asks no TPM.`,
 			return a.print(struct {
 				Hash   string        `json:"hash"`
 				Policy policy.Policy `json:"policy"`
-			}{policy.BankName(f.Hash), f.Policy}, func(w io.Writer) { fmt.Fprint(w, f.Policy.Explain()) })
+			}{policy.BankName(f.Hash), f.Policy}, func(w io.Writer) {
+				if !f.Policy.IsZero() {
+					fmt.Fprint(w, f.Policy.Explain())
+				}
+				for _, b := range f.Approved {
+					fmt.Fprintf(w, "approved %q:\n%s", b.Name, indented(b.Policy.Explain()))
+				}
+			})
 		}),
 	}
 }
@@ -51,7 +63,14 @@ values must be given in the policy: "current" ones are read when a key is made.`
 			if err != nil {
 				return err
 			}
-			digest, err := f.Policy.Digest(f.Hash)
+			p, err := f.Policy.Resolve(policy.State{File: keystore.ReadSigner}, true)
+			if errors.Is(err, policy.ErrUnknown) {
+				err = policy.ErrUnresolved
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", inputName(args[0]), err)
+			}
+			digest, err := p.Digest(f.Hash)
 			if err != nil {
 				return fmt.Errorf("%s: %w", inputName(args[0]), err)
 			}
@@ -62,6 +81,26 @@ values must be given in the policy: "current" ones are read when a key is made.`
 			}{policy.BankName(f.Hash), text}, func(w io.Writer) { fmt.Fprintln(w, text) })
 		}),
 	}
+}
+
+func indented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}
+
+// readKeyPolicy reads the policy of what is to be made, whose digest is of SHA-256.
+func (a *app) readKeyPolicy(flag, path string) (policy.Policy, error) {
+	f, err := a.readPolicy(flag, path)
+	if err == nil && f.Hash != tpm2.TPMAlgSHA256 {
+		err = fmt.Errorf("%s: its hash is %s, and what is made here has sha256", inputName(path), policy.BankName(f.Hash))
+	}
+	if err == nil && f.Policy.IsZero() {
+		err = fmt.Errorf("%s: there is no [policy] in it", inputName(path))
+	}
+	return f.Policy, err
 }
 
 // readPolicy reads the policy file that an argument or a flag names.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -28,4 +30,170 @@ all = [
 	m.refused(exitFailed, "bad.toml:3: ", "", "policy", "show", "@bad.toml")
 	m.write("now.toml", "pcr = { bank = \"sha256\", indices = [7] }\n")
 	m.refused(exitFailed, "asks for current values", "", "policy", "digest", "@now.toml")
+}
+
+// signer makes the key of a build machine, and writes its public half.
+func (m *machine) buildKey(algorithm ...string) {
+	m.t.Helper()
+	m.tool("openssl", append([]string{"genpkey", "-out", m.path("ci.pem")}, algorithm...)...)
+	m.tool("openssl", "pkey", "-in", m.path("ci.pem"), "-pubout", "-out", m.path("ci.pub"))
+}
+
+// pcr is a policy file on a PCR as it is now.
+func (m *machine) pcrPolicy(name string, pcr uint) string {
+	m.t.Helper()
+	values := m.json("pcr", "read", fmt.Sprintf("sha256:%d", pcr))["pcrs"].(map[string]any)["sha256"].(map[string]any)
+	return m.write(name, fmt.Sprintf("pcr = { bank = \"sha256\", \"%d\" = \"%s\" }\n", pcr, values[fmt.Sprint(pcr)]))
+}
+
+// A key survives updates: a build machine signs each image's policy, and the machine takes the file.
+func TestAKeyThatSurvivesUpdates(t *testing.T) {
+	t.Parallel()
+	for name, algorithm := range map[string][]string{
+		"ECDSA": {"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"}, "RSA": {"-algorithm", "RSA"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, build := newMachine(t), offline(t)
+			build.dir = m.dir
+			m.buildKey(algorithm...)
+			m.write("web.toml", "authorize = { signer = \"file:ci.pub\", ref = \"tls/v1\" }\n")
+			if got := build.run("policy", "digest", "@web.toml"); len(got) != 65 {
+				t.Errorf("digest of a signed root: %q", got)
+			}
+			m.run("init", "--no-pin")
+			m.run("key", "create", "web", "--policy", "@web.toml")
+			m.refused(exitFailed, "no approved policy was found", "", "policy", "check", "web")
+			m.pcrPolicy("today.toml", 7)
+			build.refused(exitFailed, "PCR7 is all 00", "--force", "policy", "sign", "@today.toml", "--key", "@ci.pem")
+			m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
+			m.pcrPolicy("today.toml", 7)
+			build.run("policy", "sign", "@today.toml", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@today.json")
+			contains(t, "approve", m.run("policy", "approve", "@today.json"), "1 approved policy in ", "for web")
+			contains(t, "check", m.run("policy", "check", "web"), `key "web": its policy is met now`)
+			m.write("message", "hello")
+			m.run("sign", "web", "--in", "@message", "--out", "@sig")
+
+			m.tpm.Extend(t, "sha256", 7, []byte("an update"))
+			m.refused(exitFailed, `policy "web": sha256 PCR7 is `, "", "sign", "web", "--in", "@message")
+			m.refused(exitFailed, "approved: today (", "", "policy", "check", "web")
+			r := m.try("policy", "check", "web", "--json")
+			if v := decodeJSON(t, r.stdout); r.code != exitFailed || v["allowed"] != false || !strings.Contains(v["reason"].(string), "sha256 PCR7 is ") {
+				t.Errorf("%+v", r)
+			}
+			m.pcrPolicy("tomorrow.toml", 7)
+			build.run("policy", "sign", "@tomorrow.toml", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@tomorrow.json")
+			m.write("broken.json", string(m.read("tomorrow.json")[:100]))
+			m.refused(exitFailed, "broken.json:", "", "policy", "approve", "@broken.json")
+			// By copying, as any tool can, and beside a file that was cut short.
+			for _, file := range []string{"tomorrow.json", "broken.json"} {
+				if err := os.WriteFile(m.path("store/approved.d/"+file), m.read(file), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.run("sign", "web", "--in", "@message", "--out", "@sig")
+			contains(t, "key show", m.run("key", "show", "web"), `one of the policies that were approved, for "tls/v1" by the signer`)
+			contains(t, "key list", m.run("key", "list"), "signed by ")
+
+			// Not for another purpose, and not by another signer.
+			build.run("policy", "sign", "@tomorrow.toml", "--key", "@ci.pem", "--ref", "tls/v2", "--out", "@other.json")
+			if v := m.json("policy", "approve", "@other.json"); len(v["keys"].([]any)) != 0 {
+				t.Errorf("approved for %v", v["keys"])
+			}
+			// The signer's key is part of the key: another one in its file changes nothing.
+			m.buildKey(algorithm...)
+			build.run("policy", "sign", "@tomorrow.toml", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@stranger.json")
+			if v := m.json("policy", "approve", "@stranger.json"); len(v["keys"].([]any)) != 0 {
+				t.Errorf("approved for %v", v["keys"])
+			}
+			m.run("sign", "web", "--in", "@message", "--out", "@sig")
+		})
+	}
+}
+
+func TestASealedSecretThatIsSealedAgain(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.stdin = "database password"
+	m.run("seal", "--pcr", "sha256:16", "--force", "--out", "@secret.tss2")
+	m.stdin = ""
+	m.write("later.toml", "any = [ { pcr = { bank = \"sha256\", \"16\" = \""+strings.Repeat("ab", 32)+"\" } }, { clock = { within = \"1d\" } } ]\n")
+	m.run("seal", "--again", "@secret.tss2", "--policy", "@later.toml", "--force")
+	m.tpm.Extend(t, "sha256", 16, []byte("an update"))
+	if got := m.run("unseal", "@secret.tss2"); got != "database password" {
+		t.Errorf("%q", got)
+	}
+	m.run("seal", "--again", "@secret.tss2", "--pcr", "sha256:16", "--force", "--out", "@bound.tss2")
+	m.tpm.Extend(t, "sha256", 16, []byte("another"))
+	m.refused(exitFailed, "sha256 PCR16 is ", "", "unseal", "@bound.tss2")
+	m.refused(exitFailed, "sha256 PCR16 is ", "", "seal", "--again", "@bound.tss2", "--no-policy")
+}
+
+// What is made without a policy gets the configuration's.
+func TestTheConfigurationsPolicyIsTheDefault(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.configure("policy = { clock = { within = \"1d\" } }\n")
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web")
+	contains(t, "key show", m.run("key", "show", "web"), "the TPM's clock, which runs while it has power, has not reached ")
+	m.run("key", "create", "free", "--no-policy")
+	contains(t, "policy check", m.run("policy", "check", "free"), "there is no policy that the TPM goes by")
+	m.stdin = "secret"
+	m.run("seal", "--out", "@a.tss2")
+	contains(t, "the sealed file", string(m.read("a.tss2")), `# policy: {"clock":{"before":`)
+	m.run("seal", "--no-policy", "--out", "@b.tss2")
+	if strings.Contains(string(m.read("b.tss2")), "policy") {
+		t.Error("sealed with a policy")
+	}
+	m.refused(exitUsage, "--pcr, --policy and --no-policy exclude each other", "", "key", "create", "x", "--no-policy", "--pcr", "sha256:7")
+}
+
+// An index revokes for many keys at once, and a counter ends old approvals.
+func TestWhatIsRevoked(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.pcrPolicy("image.toml", 7)
+	m.refused(exitFailed, "PCR7 is all 00", "--force", "policy", "approve", "@image.toml", "--nv", "0x01800001")
+	m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
+	m.pcrPolicy("image.toml", 7)
+	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
+	m.write("nv.toml", "authorize_nv = { index = 0x01800001 }\n")
+	m.run("key", "create", "web", "--policy", "@nv.toml")
+	m.write("message", "hello")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig")
+	m.run("policy", "revoke", "0x01800001")
+	m.refused(exitFailed, `policy "web": none of 1 policies that were found is the one whose digest it holds`, "", "sign", "web", "--in", "@message")
+	m.refused(exitFailed, "none of 1 policies", "", "policy", "check", "web")
+	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig")
+
+	m.refused(exitFailed, "there is no such NV index", "--advance makes it", "policy", "counter", "0x01800010")
+	version := strings.TrimSpace(m.run("policy", "counter", "0x01800010", "--advance"))
+	m.write("version.toml", "nv = { index = 0x01800010, op = \"le\", value = "+version+" }\n")
+	m.run("key", "create", "old", "--policy", "@version.toml")
+	m.run("sign", "old", "--in", "@message", "--out", "@sig")
+	if again := m.run("policy", "counter", "0x01800010"); strings.TrimSpace(again) != version {
+		t.Errorf("%s after %s", again, version)
+	}
+	m.run("policy", "counter", "0x01800010", "--advance")
+	m.refused(exitFailed, `policy "old": NV index 0x01800010 is `, "", "sign", "old", "--in", "@message")
+	m.refused(exitFailed, "there is no such NV index", "policy approve FILE --nv", "policy", "revoke", "0x01800002")
+	m.refused(exitUsage, "INDEX 7: invalid policy: an NV index is written as 0x01800001", "", "policy", "revoke", "7")
+}
+
+func TestWhatNobodyCanSign(t *testing.T) {
+	t.Parallel()
+	m := offline(t)
+	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+	m.write("root.toml", "authorize = { signer = \"file:ci.pub\" }\n")
+	m.write("open.toml", "pcr = { bank = \"sha256\", indices = [7] }\n")
+	m.write("pin.toml", "pin = true\n")
+	m.refused(exitFailed, "is no policy that a signer approves", "", "policy", "sign", "@root.toml", "--key", "@ci.pem")
+	m.refused(exitFailed, "asks for current values", "", "policy", "sign", "@open.toml", "--key", "@ci.pem")
+	m.refused(exitFailed, "no private key", "", "policy", "sign", "@pin.toml", "--key", "@ci.pub")
+	m.refused(exitFailed, "systemd's files have room for the PCRs of one bank", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--format", "systemd")
+	m.refused(exitUsage, "--key is missing", "", "policy", "sign", "@pin.toml")
+	m.refused(exitUsage, "--ref has 32 bytes at most", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--ref", strings.Repeat("x", 33))
 }

@@ -21,7 +21,7 @@ func TestANewcomersStory(t *testing.T) {
 		`key "web": rsa2048 for sign, at 0x81000100`)
 	contains(t, "handles", m.run("handles"), "0x81000001", "storage root key", "0x81000100", "key web")
 	contains(t, "key list", m.run("key", "list"), "web", "rsa2048", "sign", "0x81000100", "sha256:0,7")
-	contains(t, "key show", m.run("key", "show", "web"), "fixedTPM", "sensitiveDataOrigin", "sha256 PCR 7 = ", "Name", "pkcs11:token=demo;object=web")
+	contains(t, "key show", m.run("key", "show", "web"), "fixedTPM", "sensitiveDataOrigin", "sha256 PCR 7 is ", "Name", "pkcs11:token=demo;object=web")
 
 	m.run("key", "self-sign", "web", "--subject", "CN=localhost,O=Example", "--dns", "localhost", "--ip", "127.0.0.1", "--days", "30", "--out", "@web.crt")
 	m.tool("openssl", "verify", "-CAfile", "web.crt", "web.crt")

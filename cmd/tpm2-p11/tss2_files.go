@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
@@ -30,13 +31,13 @@ func encodeTSS2(k tss2.Key) ([]byte, error) {
 // decodeTSS2 reads a PEM and the line before it, which is anybody's text until its digest is the object's own.
 func decodeTSS2(text []byte) (tss2.Key, error) {
 	k, err := tss2.Decode(text)
-	if err != nil {
+	if err != nil && !errors.As(err, new(*tss2.PolicyError)) {
 		return k, err
 	}
 	if p := policyLine(text); decides(p, k.Object.Public) {
-		k.Policy = p
+		k.Policy, err = p, nil
 	}
-	return k, nil
+	return k, err
 }
 
 // policyLine is the policy with values that stands before a PEM, zero when there is none that can be read.

@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -36,11 +37,11 @@ readable by its owner alone.`,
 			if err != nil {
 				return err
 			}
-			k, name, err := a.readSealed(ctx, t.TPM(), args, f)
+			k, name, err := a.readSealed(ctx, t, args, f)
 			if err != nil {
 				return err
 			}
-			auth := provider.Auth{Policy: k.Policy, Label: name}
+			auth := provider.Auth{Policy: k.Policy, Label: name, Approved: t.ApprovedFor(k.Approved)}
 			if !k.EmptyAuth {
 				if auth.Value, err = a.pin(ctx, f.pin.flag, f.pin.file, "the PIN of "+name); err != nil {
 					return err
@@ -67,7 +68,7 @@ readable by its owner alone.`,
 }
 
 // readSealed reads what shall be opened, and what it is called in messages.
-func (a *app) readSealed(ctx context.Context, t *provider.TPM, args []string, f unsealFlags) (tss2.Key, string, error) {
+func (a *app) readSealed(ctx context.Context, t *keystore.Token, args []string, f unsealFlags) (tss2.Key, string, error) {
 	switch {
 	case len(args) == 1 && f.public == "" && f.private == "" && f.policy == "" && len(f.pcrs) == 0:
 		k, err := a.readSealedPEM(args[0])
@@ -91,7 +92,7 @@ func (a *app) readSealedPEM(path string) (tss2.Key, error) {
 	return k, checkSealed(k.Object.Public, path)
 }
 
-func (a *app) readSealedTools(ctx context.Context, t *provider.TPM, f unsealFlags) (k tss2.Key, err error) {
+func (a *app) readSealedTools(ctx context.Context, t *keystore.Token, f unsealFlags) (k tss2.Key, err error) {
 	k = tss2.Key{Sealed: true, EmptyAuth: f.pin.file == ""}
 	if k.Object, err = a.readTools(f.public, f.private); err != nil {
 		return k, err
@@ -136,10 +137,8 @@ func (a *app) sealedPolicy(f unsealFlags) (p policy.Policy, err error) {
 	if err != nil {
 		return p, err
 	}
-	if err := json.Unmarshal(text, &p); err != nil {
-		return p, fmt.Errorf("%s: %w", inputName(f.policy), err)
-	}
-	return p, nil
+	file, err := policyfile.Parse(inputName(f.policy), text)
+	return file.Policy, err
 }
 
 func checkSealed(p provider.Public, path string) error {

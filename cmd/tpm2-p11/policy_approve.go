@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/spf13/cobra"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+func policyApproveCommand(a *app) *cobra.Command {
+	var nv string
+	var force bool
+	c := &cobra.Command{
+		Use:   "approve FILE",
+		Short: "Let this machine's keys use an approved policy",
+		Long: `approve puts a file that policy sign wrote, or systemd's tpm2-pcr-signature.json, into the store's folder approved.d. Keys whose
+policy has its signer use it from then on; the newest file that fits comes first.
+
+With --nv, FILE is a policy without a signature: its digest is written into the NV index, and keys whose policy is
+authorize_nv with that index can be used by it from then on, and by nothing else. The index is made if there is none. That
+takes the owner's authorisation.`,
+		Example: `  tpm2-p11 policy approve ami-2026-11-20.json
+  tpm2-p11 policy approve web.toml --nv 0x01800001`,
+		Args: exactly("FILE"),
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			t, err := a.initialized()
+			if err != nil {
+				return err
+			}
+			if nv != "" {
+				return a.approveInNV(ctx, t, args[0], nv, force)
+			}
+			text, err := a.read("FILE", args[0], maxInput)
+			if err != nil {
+				return err
+			}
+			approved, err := policyfile.ParseApproved(inputName(args[0]), text)
+			if err != nil {
+				return err
+			}
+			name := filepath.Base(args[0])
+			if ext := filepath.Ext(name); ext != ".json" && ext != ".toml" && ext != ".pcrsig" {
+				name += ".json"
+			}
+			path, err := t.Approve(ctx, name, text)
+			if err != nil {
+				return err
+			}
+			return a.printApproved(t, approved, path)
+		}),
+	}
+	c.Flags().StringVar(&nv, "nv", "", "write the digest of the policy in FILE into this NV `INDEX`")
+	c.Flags().BoolVar(&force, "force", false, "with --nv: approve even PCRs that look as if nothing had measured into them")
+	return c
+}
+
+// printApproved says which keys take what was approved.
+func (a *app) printApproved(t *keystore.Token, approved []policy.Approved, path string) error {
+	entries, err := t.Keys()
+	if err != nil {
+		return err
+	}
+	keys := []string{}
+	for _, e := range entries {
+		if e.Policy.Takes(approved) {
+			keys = append(keys, e.Label)
+		}
+	}
+	if len(keys) == 0 {
+		a.note("no key of this token has a policy with its signer and ref yet")
+	}
+	return a.print(struct {
+		File     string   `json:"file"`
+		Policies int      `json:"policies"`
+		Keys     []string `json:"keys"`
+	}{path, len(approved), keys}, func(w io.Writer) {
+		fmt.Fprintf(w, "%s in %s\n", count(len(approved), "approved policy", "approved policies"), path)
+		if len(keys) > 0 {
+			fmt.Fprintf(w, "for %s\n", strings.Join(keys, ", "))
+		}
+	})
+}
+
+func (a *app) approveInNV(ctx context.Context, t *keystore.Token, path, nv string, force bool) error {
+	index, err := parseNVIndex("--nv", nv)
+	if err != nil {
+		return err
+	}
+	f, err := a.readPolicy("FILE", path)
+	if err != nil {
+		return err
+	}
+	if f.Policy.NeedsApproval() || f.Policy.IsZero() {
+		return fmt.Errorf("%s: %s is no policy that an index approves", inputName(path), f.Policy)
+	}
+	p, err := f.Policy.Resolve(t.PolicyState(ctx), force)
+	if err != nil {
+		return err
+	}
+	digest, err := p.Digest(f.Hash)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSuffix(filepath.Base(inputName(path)), filepath.Ext(path))
+	text, err := policyfile.EncodeApproved([]policy.Approved{{Name: name, Policy: p}})
+	if err != nil {
+		return err
+	}
+	// The file first: the index alone would keep every key from working.
+	file, err := t.Approve(ctx, name+".json", text)
+	if err != nil {
+		return err
+	}
+	if err := t.TPM().WritePolicyIndex(ctx, index, digest); err != nil {
+		return err
+	}
+	return a.print(struct {
+		File   string `json:"file"`
+		Index  string `json:"nv_index"`
+		Digest string `json:"digest"`
+	}{file, nv, fmt.Sprintf("%x", digest)}, func(w io.Writer) {
+		fmt.Fprintf(w, "NV index %s approves %s, and nothing else\n", nv, p)
+	})
+}
+
+func policyRevokeCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke INDEX",
+		Short: "Revoke, at once and for every key, what an NV index approves",
+		Long: `revoke writes a digest into the NV index that no policy has: no key whose policy is authorize_nv with this index can be used
+until policy approve --nv writes another one. It takes the owner's authorisation.
+
+What a signer approved cannot be taken back by removing its file, since somebody may have a copy. Where that matters, bind
+approved policies to a counter: nv = { index = …, op = "le", value = N }, and advance it with policy counter --advance.`,
+		Example: "  tpm2-p11 policy revoke 0x01800001",
+		Args:    exactly("INDEX"),
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			index, err := parseNVIndex("INDEX", args[0])
+			if err != nil {
+				return err
+			}
+			t, err := a.tpm()
+			if err != nil {
+				return err
+			}
+			x, err := t.ReadPolicyIndex(ctx, index)
+			if errors.Is(err, policy.ErrNoIndex) {
+				return withHint(err, "`tpm2-p11 policy approve FILE --nv %s` makes it", args[0])
+			}
+			if err != nil {
+				return err
+			}
+			if err := t.WritePolicyIndex(ctx, index, make([]byte, max(len(x.Data)-2, 0))); err != nil {
+				return err
+			}
+			return a.print(struct {
+				Index string `json:"nv_index"`
+			}{args[0]}, func(w io.Writer) { fmt.Fprintf(w, "NV index %s approves nothing any more\n", args[0]) })
+		}),
+	}
+}
+
+func policyCounterCommand(a *app) *cobra.Command {
+	var advance bool
+	c := &cobra.Command{
+		Use:   "counter INDEX",
+		Short: "Show or advance a counter that policies are bound to",
+		Long: `counter shows the value of a counter in an NV index. --advance adds one, and makes the counter if there is none: a new one
+begins above all that the TPM ever had. That takes the owner's authorisation.
+
+A policy with nv = { index = INDEX, op = "le", value = N } works until the counter passes N. Nobody can set it back.`,
+		Example: "  tpm2-p11 policy counter 0x01800010 --advance",
+		Args:    exactly("INDEX"),
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			index, err := parseNVIndex("INDEX", args[0])
+			if err != nil {
+				return err
+			}
+			t, err := a.tpm()
+			if err != nil {
+				return err
+			}
+			value, err := counter(ctx, t, index, advance)
+			if errors.Is(err, policy.ErrNoIndex) {
+				return withHint(err, "--advance makes it")
+			}
+			if err != nil {
+				return err
+			}
+			return a.print(struct {
+				Index string `json:"nv_index"`
+				Value uint64 `json:"value"`
+			}{args[0], value}, func(w io.Writer) { fmt.Fprintln(w, value) })
+		}),
+	}
+	c.Flags().BoolVar(&advance, "advance", false, "add one, and make the counter if there is none")
+	return c
+}
+
+func counter(ctx context.Context, t *provider.TPM, index provider.Handle, advance bool) (value uint64, err error) {
+	if advance {
+		return t.AdvanceCounter(ctx, index)
+	}
+	x, err := t.ReadPolicyIndex(ctx, index)
+	if err == nil && len(x.Data) != 8 {
+		err = fmt.Errorf("NV index 0x%08x is no counter: it has %d bytes", uint32(index), len(x.Data))
+	}
+	for _, b := range x.Data {
+		value = value<<8 | uint64(b)
+	}
+	return value, err
+}
+
+// parseNVIndex reads "0x01800001".
+func parseNVIndex(flag, s string) (tpm2.TPMHandle, error) {
+	index, err := policy.ParseNVIndex(s)
+	if err != nil {
+		return 0, usagef("%s %s: %w", flag, s, err)
+	}
+	return index, nil
+}
