@@ -205,3 +205,27 @@ func TestKMSUnit(t *testing.T) {
 		}
 	}
 }
+
+// With [kms.offline] a machine that was served once does without KMS for a term, as long as it is the same.
+func TestKMSOutOfReach(t *testing.T) {
+	t.Parallel()
+	m := newInstance(t)
+	m.configure(fmt.Sprintf("key_id = %q\nattempts = 1\n[kms.offline]\ndir = \"offline\"\npcrs = \"sha384:4,7\"\nfor = \"24h\"\n", m.key))
+	m.write("password", "correct horse")
+	m.encrypt("password", "password.kms")
+	decrypt := []string{"kms", "decrypt", "--in", "password.kms", "--context", "purpose=db"}
+	m.kms.Inject(keyservice.Close, 1)
+	m.refused([]string{"KMS cannot be reached", "no copy of it is kept here"}, command, decrypt...)
+	m.tpm2p11(decrypt...)
+	m.kms.Inject(keyservice.Close, 1)
+	if got := m.tpm2p11(decrypt...).stdout; got != "correct horse" {
+		t.Errorf("decrypted %q", got)
+	}
+	m.sim.Extend(t, "sha384", 4, []byte("another image"))
+	m.kms.Inject(keyservice.Close, 1)
+	m.refused([]string{"KMS cannot be reached", "the copy kept here does not open", "PCR"}, command, decrypt...)
+	m.refused([]string{"access denied by KMS"}, command, decrypt...)
+	if copies, err := os.ReadDir(m.path("offline")); err != nil || len(copies) != 0 {
+		t.Errorf("copies after a refusal: %v, %v", copies, err)
+	}
+}

@@ -156,6 +156,11 @@ func (a *app) kmsDecrypt(ctx context.Context, conf config.Config, f decryptFlags
 		defer a.progress(ctx, "waiting for KMS")()
 		return service.Decrypt(ctx, document, wanted)
 	}
+	if f.document == "" && f.keep == "" {
+		return a.withRecipient(ctx, f.recipient, conf.KMS, func(r attested.Recipient) error {
+			return a.unwrap(ctx, service, conf.KMS, r, ciphertext, q, f.out)
+		})
+	}
 	if f.document == "" {
 		return a.withRecipient(ctx, f.recipient, conf.KMS, func(r attested.Recipient) error {
 			document, err := r.Document(ctx)
@@ -178,6 +183,24 @@ func (a *app) kmsDecrypt(ctx context.Context, conf config.Config, f decryptFlags
 		}
 		return a.kmsAnswer(ctx, document, send, r, f)
 	})
+}
+
+// unwrap is all steps at once, with the copies that [kms.offline] asks for.
+func (a *app) unwrap(ctx context.Context, service *kms.Service, c config.KMS, r attested.Recipient, ciphertext []byte, q request, out string) error {
+	c.KeyID = q.keyID
+	unwrapper, err := attested.Unwrapper(service, c, r)
+	if err != nil {
+		return err
+	}
+	defer unwrapper.Close()
+	done := a.progress(ctx, "waiting for KMS")
+	plaintext, err := unwrapper.Unwrap(ctx, ciphertext, q.context)
+	done()
+	if err != nil {
+		return explainKMS(err)
+	}
+	defer plaintext.Wipe()
+	return a.deliverSecret("plaintext", out, plaintext.Bytes())
 }
 
 // documentIsFor refuses, before KMS is asked, a document for another key.
