@@ -2,7 +2,9 @@
    Usage: module /path/to/tpm2-p11.so */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,13 +130,47 @@ static void forks_amid_calls_disturb_nobody(void)
 		CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/* The host's signals and environment, as they were before the module came. */
+static struct sigaction handlers[NSIG];
+static char *variables[1024];
+
+static void remember_the_host(void)
+{
+	for (int signal = 1; signal < NSIG; signal++)
+		sigaction(signal, NULL, &handlers[signal]);
+	for (int i = 0; environ[i] != NULL && i < 1023; i++)
+		variables[i] = strdup(environ[i]);
+}
+
+/* Go's runtime has handlers for faults, for writing to nobody, and for pausing its goroutines; nothing else is touched. */
+static void the_host_is_as_it_was(void)
+{
+	static const int gos[] = {SIGSEGV, SIGBUS, SIGFPE, SIGPIPE, SIGURG};
+
+	for (int signal = 1; signal < NSIG; signal++) {
+		struct sigaction now;
+		bool of_go = false;
+
+		for (size_t i = 0; i < sizeof gos / sizeof *gos; i++)
+			of_go = of_go || gos[i] == signal;
+		if (sigaction(signal, NULL, &now) == 0 && !of_go && now.sa_handler != handlers[signal].sa_handler) {
+			fprintf(stderr, "signal %d has another handler\n", signal);
+			failures++;
+		}
+	}
+	for (int i = 0; i < 1023 && (variables[i] != NULL || environ[i] != NULL); i++)
+		CHECK(variables[i] != NULL && environ[i] != NULL && strcmp(variables[i], environ[i]) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	void *library;
 
 	if (argc != 2)
 		return 2;
+	remember_the_host();
 	library = load(argv[1]);
+	the_host_is_as_it_was();
 	nothing_works_uninitialised();
 	in_child(child_starts_anew);
 	if (failures != 0)
@@ -160,5 +196,6 @@ int main(int argc, char **argv)
 	module_works();
 	in_child(child_starts_anew);
 	CHECK_RV(p11->C_Finalize(NULL), CKR_OK);
+	the_host_is_as_it_was();
 	return failures != 0;
 }

@@ -28,7 +28,7 @@ static CK_FUNCTION_LIST_PTR p11;
 static CK_BYTE message[] = "the contract";
 static CK_MECHANISM ecdsa = {CKM_ECDSA_SHA256, NULL, 0};
 
-static inline void load(const char *path)
+static inline void *load(const char *path)
 {
 	CK_RV (*get_list)(CK_FUNCTION_LIST_PTR_PTR);
 	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -39,6 +39,7 @@ static inline void load(const char *path)
 	}
 	*(void **)&get_list = dlsym(library, "C_GetFunctionList");
 	CHECK_RV(get_list(&p11), CKR_OK);
+	return library;
 }
 
 static inline CK_SESSION_HANDLE open_session(void)

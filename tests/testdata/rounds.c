@@ -52,13 +52,15 @@ static void live(int round)
 int main(int argc, char **argv)
 {
 	long files = 0, threads = 0, memory = 0;
+	void *library;
 
 	if (argc != 2)
 		return 2;
-	load(argv[1]);
 	for (int round = 0; round < ROUNDS && failures == 0; round++) {
 		alarm(CALL_PATIENCE);
+		library = load(argv[1]);
 		live(round);
+		CHECK(dlclose(library) == 0);
 		if (round == FIRST) {
 			files = open_files();
 			threads = status("Threads:");
