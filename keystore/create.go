@@ -173,7 +173,7 @@ func (t *Token) installLink(ctx context.Context, a *anchor, side sidecar, public
 
 // install puts a wrapped object that was made for token a into the store, and makes it persistent unless the spec says otherwise.
 func (t *Token) install(ctx context.Context, a *anchor, side sidecar, o provider.Object, s KeySpec) (Entry, error) {
-	text, err := tss2.Encode(tss2.Key{Object: o, Sealed: side.Secret != nil, EmptyAuth: side.Auth == authEmpty, Policy: side.Policy})
+	text, err := tss2.Encode(tss2.Key{Object: o, Sealed: side.Secret != nil, EmptyAuth: side.Auth == authEmpty, Policy: side.Policy, Approved: s.Approved})
 	if err != nil {
 		return Entry{}, err
 	}

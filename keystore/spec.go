@@ -19,13 +19,14 @@ type KeySpec struct {
 	CKAID    []byte // nil: SHA-1 of the public key bits
 	Type     provider.KeyType
 	Use      provider.Use
-	Policy   policy.Policy   // current values are resolved now; zero for the token's default
-	NoPolicy bool            // zero Policy means none
-	NoPIN    bool            // in a token with a PIN: do not add the PIN to the policy
-	Force    bool            // allow unmeasured PCRs in the policy; take in a key whose policy is not known or not enforced
-	OwnPIN   *secret.Bytes   // an authValue of the key's own, at most 32 bytes, under dictionary-attack protection
-	Handle   provider.Handle // a wanted persistent handle; 0: first free from 0x81000100
-	Wrapped  bool            // do not persist
+	Policy   policy.Policy     // current values are resolved now; zero for the token's default
+	NoPolicy bool              // zero Policy means none
+	Approved []policy.Approved // by the policy's signer, to be kept in the key's PEM
+	NoPIN    bool              // in a token with a PIN: do not add the PIN to the policy
+	Force    bool              // allow unmeasured PCRs in the policy; take in a key whose policy is not known or not enforced
+	OwnPIN   *secret.Bytes     // an authValue of the key's own, at most 32 bytes, under dictionary-attack protection
+	Handle   provider.Handle   // a wanted persistent handle; 0: first free from 0x81000100
+	Wrapped  bool              // do not persist
 }
 
 func (s KeySpec) check() error {

@@ -162,7 +162,7 @@ func (s Signer) Key() (crypto.PublicKey, error) {
 	return nil, fmt.Errorf("%w: the signer's public area is of no RSA or ECDSA key", ErrInvalid)
 }
 
-// Fingerprint is the SHA-256 of the DER public key (PKIX), which systemd's files name a signer by.
+// Fingerprint is the SHA-256 of the DER public key (PKIX), for people to compare.
 func (s Signer) Fingerprint() ([]byte, error) {
 	der, err := s.pkix()
 	if err != nil {

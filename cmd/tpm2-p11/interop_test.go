@@ -121,7 +121,7 @@ func TestSealedFilesOfTPM2Tools(t *testing.T) {
 
 	contains(t, "seal", m.run("seal", "-i", "@data", "--pcr", "sha256:7", "--format", "tpm2-tools", "-o", "@bound"), m.path("bound.policy"))
 	unseal := []string{"unseal", "--public", "@bound.pub", "--private", "@bound.priv"}
-	m.refused(exitFailed, "was sealed with a policy, and the files do not hold it", "--policy FILE or --pcr PCRS", unseal...)
+	m.refused(exitFailed, "was sealed with a policy, and nothing says which", "--policy FILE or --pcr PCRS", unseal...)
 	m.run(append(unseal, "--policy", "@bound.policy")...)
 	m.run(append(unseal, "--pcr", "sha256:7")...)
 	m.refused(exitFailed, "is not what it was sealed to", "pcr read", append(unseal, "--pcr", "sha256:8")...)

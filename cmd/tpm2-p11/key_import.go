@@ -18,7 +18,7 @@ import (
 
 func keyImportCommand(a *app) *cobra.Command {
 	var s specFlags
-	var label, public, private string
+	var label, public, private, parent string
 	c := &cobra.Command{
 		Use:   "import [FILE]",
 		Short: "Take a private key, or a key that other tools wrapped, into the store",
@@ -36,7 +36,7 @@ func keyImportCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			source, err := a.importSource(args, public, private, s.ownPINFile == "")
+			source, err := a.importSource(args, public, private, parent, s.ownPINFile == "")
 			if err != nil {
 				return err
 			}
@@ -49,6 +49,7 @@ func keyImportCommand(a *app) *cobra.Command {
 	f.StringVar(&label, "label", "", "the key's `LABEL`")
 	f.StringVar(&public, "public", "", "`FILE` with tpm2-tools' public part (TPM2B_PUBLIC)")
 	f.StringVar(&private, "private", "", "`FILE` with tpm2-tools' private part (TPM2B_PRIVATE)")
+	parentFlag(c, &parent)
 	s.register(c)
 	return c
 }
@@ -56,12 +57,12 @@ func keyImportCommand(a *app) *cobra.Command {
 type importer func(context.Context, *keystore.Token, keystore.KeySpec) (keystore.Entry, error)
 
 // importSource reads what shall be imported.
-func (a *app) importSource(args []string, public, private string, emptyAuth bool) (importer, error) {
+func (a *app) importSource(args []string, public, private, parent string, emptyAuth bool) (importer, error) {
 	switch {
-	case len(args) == 1 && public == "" && private == "":
+	case len(args) == 1 && public == "" && private == "" && parent == "":
 		return a.importPEM(args[0])
 	case len(args) == 0 && public != "" && private != "":
-		o, err := a.readTools(public, private)
+		o, err := a.readTools(public, private, parent)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +124,7 @@ func importTSS2(path string, text []byte) (importer, error) {
 	}
 	return func(ctx context.Context, t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
 		if spec.Policy.IsZero() {
-			spec.Policy = k.Policy
+			spec.Policy, spec.Approved = k.Policy, k.Approved
 		}
 		return t.AddObject(ctx, k.Object, k.EmptyAuth, spec)
 	}, nil

@@ -21,9 +21,12 @@ func pcrCommand(a *app) *cobra.Command {
 }
 
 func pcrReadCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "read [PCRS…]",
-		Short:   "Read PCRs, all active ones or a selection",
+	var out string
+	c := &cobra.Command{
+		Use:   "read [PCRS…]",
+		Short: "Read PCRs, all active ones or a selection",
+		Long: `read prints PCRs. --out writes the values' bytes to a file instead, one after the other, as tpm2_pcrread -o does and policy
+digest --pcr-file takes them.`,
 		Example: "  tpm2-p11 pcr read\n  tpm2-p11 pcr read sha256:0,1,2,7",
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			var wanted []policy.PCR
@@ -44,6 +47,7 @@ func pcrReadCommand(a *app) *cobra.Command {
 				}
 			}
 			values := map[string]map[string]string{}
+			var raw []byte
 			for _, p := range wanted {
 				read, err := t.TPM().ReadPCRs(ctx, p.Bank, p.Indices())
 				if err != nil {
@@ -53,15 +57,23 @@ func pcrReadCommand(a *app) *cobra.Command {
 				if values[bank] == nil {
 					values[bank] = map[string]string{}
 				}
+				for _, i := range p.Indices() {
+					raw = append(raw, read[i]...)
+				}
 				for i, v := range read {
 					values[bank][strconv.FormatUint(uint64(i), 10)] = hex.EncodeToString(v)
 				}
+			}
+			if !toStdout(out) {
+				return a.deliver(map[string]any{"pcrs": values}, out, raw, 0o644)
 			}
 			return a.print(struct {
 				PCRs map[string]map[string]string `json:"pcrs"`
 			}{values}, func(w io.Writer) { printPCRs(w, values) })
 		}),
 	}
+	c.Flags().StringVarP(&out, "out", "o", "", "output `FILE` for the values' bytes")
+	return c
 }
 
 func printPCRs(w io.Writer, values map[string]map[string]string) {

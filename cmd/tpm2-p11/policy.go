@@ -50,37 +50,116 @@ asks no TPM.`,
 	}
 }
 
+// digestFlags are the flags of policy digest.
+type digestFlags struct {
+	pcrs         []string
+	pcrFile, out string
+}
+
 func policyDigestCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "digest FILE",
+	var d digestFlags
+	c := &cobra.Command{
+		Use:   "digest [FILE]",
 		Short: "Compute a policy's digest without a TPM",
 		Long: `digest computes the digest that a key with this policy has as its authPolicy, without a TPM. PCR values and other
-values must be given in the policy: "current" ones are read when a key is made.`,
-		Example: "  tpm2-p11 policy digest web.toml",
-		Args:    exactly("FILE"),
-		RunE: a.verb(func(_ context.Context, args []string) error {
-			f, err := a.readPolicy("FILE", args[0])
+values must be given in the policy: "current" ones are read when a key is made.
+
+With --pcr in place of FILE the policy is these PCRs, with the values in the file of --pcr-file, which pcr read --out and
+tpm2_pcrread -o write, or else as they are now. --out writes the digest's bytes, as tpm2_createpolicy -L does.`,
+		Example: `  tpm2-p11 policy digest web.toml
+  tpm2-p11 policy digest --pcr sha256:0,1,2,7 --pcr-file pcrs --out pcr.policy`,
+		RunE: a.verb(func(ctx context.Context, args []string) error {
+			p, hash, err := a.policyToHash(ctx, args, d)
 			if err != nil {
 				return err
 			}
-			p, err := f.Policy.Resolve(policy.State{File: keystore.ReadSigner}, true)
-			if errors.Is(err, policy.ErrUnknown) {
-				err = policy.ErrUnresolved
-			}
+			digest, err := p.Digest(hash)
 			if err != nil {
-				return fmt.Errorf("%s: %w", inputName(args[0]), err)
+				return err
 			}
-			digest, err := p.Digest(f.Hash)
-			if err != nil {
-				return fmt.Errorf("%s: %w", inputName(args[0]), err)
+			if !toStdout(d.out) {
+				return a.deliver(map[string]any{"hash": policy.BankName(hash), "digest": hex.EncodeToString(digest)}, d.out, digest, 0o644)
 			}
 			text := hex.EncodeToString(digest)
 			return a.print(struct {
 				Hash   string `json:"hash"`
 				Digest string `json:"digest"`
-			}{policy.BankName(f.Hash), text}, func(w io.Writer) { fmt.Fprintln(w, text) })
+			}{policy.BankName(hash), text}, func(w io.Writer) { fmt.Fprintln(w, text) })
 		}),
 	}
+	f := c.Flags()
+	f.StringArrayVar(&d.pcrs, "pcr", nil, "these `PCRS` alone, as sha256:0,1,2,7; may be repeated for other banks")
+	f.StringVar(&d.pcrFile, "pcr-file", "", "`FILE` with the values of --pcr, one after the other")
+	f.StringVarP(&d.out, "out", "o", "", "output `FILE` for the digest's bytes")
+	return c
+}
+
+// policyToHash is the policy that the arguments of digest mean, and the hash of its digest.
+func (a *app) policyToHash(ctx context.Context, args []string, d digestFlags) (policy.Policy, tpm2.TPMIAlgHash, error) {
+	none := policy.Policy{}
+	switch {
+	case len(args) == 1 && len(d.pcrs) == 0 && d.pcrFile == "":
+		f, err := a.readPolicy("FILE", args[0])
+		if err != nil {
+			return none, 0, err
+		}
+		p, err := f.Policy.Resolve(policy.State{File: keystore.ReadSigner}, true)
+		if errors.Is(err, policy.ErrUnknown) {
+			err = policy.ErrUnresolved
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", inputName(args[0]), err)
+		}
+		return p, f.Hash, err
+	case len(args) == 0 && len(d.pcrs) > 0:
+		p, err := parsePCRs(d.pcrs)
+		if err != nil {
+			return none, 0, err
+		}
+		now := policy.State{}
+		if d.pcrFile != "" {
+			values, err := a.read("--pcr-file", d.pcrFile, maxInput)
+			if err != nil {
+				return none, 0, err
+			}
+			if now, err = pcrFileState(p, values); err != nil {
+				return none, 0, fmt.Errorf("%s: %w", inputName(d.pcrFile), err)
+			}
+		} else {
+			t, err := a.token()
+			if err != nil {
+				return none, 0, err
+			}
+			now = t.PolicyState(ctx)
+		}
+		p, err = p.Resolve(now, true)
+		return p, tpm2.TPMAlgSHA256, err
+	}
+	return none, 0, usagef("digest takes one FILE, or --pcr")
+}
+
+// pcrFileState is a TPM whose PCRs are in a file, in the order of a policy's selections.
+func pcrFileState(p policy.Policy, values []byte) (policy.State, error) {
+	pcrs := make(map[tpm2.TPMIAlgHash]map[uint][]byte)
+	for _, pcr := range p.PCRs() {
+		h, err := pcr.Bank.Hash()
+		if err != nil {
+			return policy.State{}, err
+		}
+		if pcrs[pcr.Bank] == nil {
+			pcrs[pcr.Bank] = make(map[uint][]byte)
+		}
+		for _, i := range pcr.Indices() {
+			if len(values) < h.Size() {
+				return policy.State{}, fmt.Errorf("it ends before %s PCR %d", policy.BankName(pcr.Bank), i)
+			}
+			pcrs[pcr.Bank][i], values = values[:h.Size()], values[h.Size():]
+		}
+	}
+	if len(values) > 0 {
+		return policy.State{}, fmt.Errorf("it has %d bytes more than the PCRs that are named", len(values))
+	}
+	return policy.State{PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) { return pcrs[bank], nil }}, nil
 }
 
 func indented(text string) string {

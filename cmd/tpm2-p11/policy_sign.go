@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -170,23 +169,13 @@ func (a *app) readPrivateKey(path string) (crypto.Signer, error) {
 	}
 	defer clear(text)
 	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("there is no PEM block in it")
+	if block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
+		return nil, withHint(fmt.Errorf("it holds no private key in PEM form"), "it begins with a line like -----BEGIN PRIVATE KEY-----")
 	}
 	defer clear(block.Bytes)
-	var key any
-	switch block.Type {
-	case "PRIVATE KEY":
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(block.Bytes)
-	default:
-		return nil, fmt.Errorf("it holds a %q, no private key without a passphrase", block.Type)
-	}
+	key, err := parsePrivateKey(block)
 	if err != nil {
-		return nil, fmt.Errorf("it holds no private key that can be read")
+		return nil, err
 	}
 	s, ok := key.(crypto.Signer)
 	if !ok {

@@ -5,12 +5,24 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/spf13/cobra"
+
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
+// parentFlag registers which key the two files of tpm2-tools are wrapped to.
+func parentFlag(c *cobra.Command, parent *string) {
+	c.Flags().StringVar(parent, "parent", "", "persistent `HANDLE` of the storage key that --public and --private belong to (default: the storage root key)")
+}
+
 // readTools reads the two files of a wrapped object as tpm2-tools writes them.
-func (a *app) readTools(public, private string) (o provider.Object, err error) {
+func (a *app) readTools(public, private, parent string) (o provider.Object, err error) {
+	if parent != "" {
+		if o.Parent, err = parseHandle(parent); err != nil {
+			return o, err
+		}
+	}
 	const hint = "--public takes what `tpm2_create -u` wrote, --private what `tpm2_create -r` wrote"
 	b, err := a.read("--public", public, math.MaxUint16+2)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 type unsealFlags struct {
-	public, private, policy string
+	public, private, parent string
+	policy                  string
 	pcrs                    []string
 	pin                     pinSource
 	out                     string
@@ -24,11 +25,12 @@ type unsealFlags struct {
 func unsealCommand(a *app) *cobra.Command {
 	var f unsealFlags
 	c := &cobra.Command{
-		Use:   "unseal [FILE]",
+		Use:   "unseal [FILE | HANDLE]",
 		Short: "Open a sealed secret",
-		Long: `unseal opens what seal, tpm2-tools (--public and --private) or another writer of TSS2 files sealed in this TPM.
+		Long: `unseal opens what seal, tpm2-tools (--public and --private) or another writer of TSS2 files sealed in this TPM, and
+sealed data that lie at a persistent handle.
 
-Files of tpm2-tools hold no policy: name it with --policy FILE, which seal wrote, or with --pcr. A file is written
+Files of tpm2-tools, and the TPM, hold no policy: name it with --policy FILE, which seal wrote, or with --pcr. A file is written
 readable by its owner alone.`,
 		Example: `  tpm2-p11 unseal secret.tss2
   tpm2-p11 unseal --public secret.pub --private secret.priv --policy secret.policy --out secret`,
@@ -60,8 +62,9 @@ readable by its owner alone.`,
 	flags := c.Flags()
 	flags.StringVar(&f.public, "public", "", "`FILE` with tpm2-tools' public part")
 	flags.StringVar(&f.private, "private", "", "`FILE` with tpm2-tools' private part")
-	flags.StringVar(&f.policy, "policy", "", "`FILE` with the policy, for --public and --private")
-	flags.StringArrayVar(&f.pcrs, "pcr", nil, "the policy's `PCRS`, for --public and --private")
+	parentFlag(c, &f.parent)
+	flags.StringVar(&f.policy, "policy", "", "`FILE` with the policy, for --public and --private, or a HANDLE")
+	flags.StringArrayVar(&f.pcrs, "pcr", nil, "the policy's `PCRS`, for --public and --private, or a HANDLE")
 	flags.StringVar(&f.pin.file, "pin-file", "", "`FILE` (mode 0600) with the PIN, - for standard input")
 	flags.StringVarP(&f.out, "out", "o", "", "output `FILE` (default: standard output)")
 	return c
@@ -70,14 +73,17 @@ readable by its owner alone.`,
 // readSealed reads what shall be opened, and what it is called in messages.
 func (a *app) readSealed(ctx context.Context, t *keystore.Token, args []string, f unsealFlags) (tss2.Key, string, error) {
 	switch {
-	case len(args) == 1 && f.public == "" && f.private == "" && f.policy == "" && len(f.pcrs) == 0:
+	case len(args) == 1 && f.public == "" && f.private == "" && f.policy == "" && f.parent == "" && len(f.pcrs) == 0 && !isHandle(args[0]):
 		k, err := a.readSealedPEM(args[0])
 		return k, inputName(args[0]), err
+	case len(args) == 1 && f.public == "" && f.private == "" && f.parent == "" && isHandle(args[0]):
+		k, err := a.readSealedHandle(ctx, t, args[0], f)
+		return k, args[0], err
 	case len(args) == 0 && f.public != "" && f.private != "":
 		k, err := a.readSealedTools(ctx, t, f)
 		return k, filepath.Base(f.public), err
 	}
-	return tss2.Key{}, "", usagef("unseal takes one FILE, or --public and --private")
+	return tss2.Key{}, "", usagef("unseal takes one FILE or HANDLE, or --public and --private")
 }
 
 func (a *app) readSealedPEM(path string) (tss2.Key, error) {
@@ -94,32 +100,53 @@ func (a *app) readSealedPEM(path string) (tss2.Key, error) {
 
 func (a *app) readSealedTools(ctx context.Context, t *keystore.Token, f unsealFlags) (k tss2.Key, err error) {
 	k = tss2.Key{Sealed: true, EmptyAuth: f.pin.file == ""}
-	if k.Object, err = a.readTools(f.public, f.private); err != nil {
+	if k.Object, err = a.readTools(f.public, f.private, f.parent); err != nil {
 		return k, err
 	}
-	if err := checkSealed(k.Object.Public, f.public); err != nil {
+	return k, a.findSealedPolicy(ctx, t, &k, f.public, f)
+}
+
+// isHandle tells a handle from a file.
+func isHandle(s string) bool {
+	_, err := parseHandle(s)
+	return err == nil
+}
+
+// readSealedHandle takes sealed data that are persistent in the TPM.
+func (a *app) readSealedHandle(ctx context.Context, t *keystore.Token, handle string, f unsealFlags) (k tss2.Key, err error) {
+	k = tss2.Key{Sealed: true, EmptyAuth: f.pin.file == ""}
+	if k.Object.Handle, err = parseHandle(handle); err != nil {
 		return k, err
+	}
+	if k.Object.Public, err = t.TPM().ReadPublic(ctx, k.Object.Handle); err != nil {
+		return k, err
+	}
+	return k, a.findSealedPolicy(ctx, t, &k, handle, f)
+}
+
+// findSealedPolicy is the policy of what no file says it of.
+func (a *app) findSealedPolicy(ctx context.Context, t *keystore.Token, k *tss2.Key, name string, f unsealFlags) (err error) {
+	if err := checkSealed(k.Object.Public, name); err != nil {
+		return err
 	}
 	if k.Policy, err = a.sealedPolicy(f); err != nil {
-		return k, err
+		return err
 	}
 	public := k.Object.Public
 	if len(public.AuthPolicy()) == 0 || public.Attributes().UserWithAuth {
 		k.Policy = policy.Policy{}
-		return k, nil
+		return nil
 	}
 	if k.Policy.IsZero() {
-		return k, withHint(fmt.Errorf("%s was sealed with a policy, and the files do not hold it", f.public), "name it with --policy FILE or --pcr PCRS")
+		return withHint(fmt.Errorf("%s was sealed with a policy, and nothing says which", name), "name it with --policy FILE or --pcr PCRS")
 	}
-	if f.policy == "" {
-		if k.Policy, err = k.Policy.Resolve(t.PolicyState(ctx), true); err != nil {
-			return k, err
-		}
+	if k.Policy, err = k.Policy.Resolve(t.PolicyState(ctx), true); err != nil {
+		return err
 	}
 	if !decides(k.Policy, public) {
-		return k, fmt.Errorf("%s: %w: %s is not what it was sealed to, or these PCRs have changed since", f.public, provider.ErrPolicy, k.Policy)
+		return fmt.Errorf("%s: %w: %s is not what it was sealed to, or these PCRs have changed since", name, provider.ErrPolicy, k.Policy)
 	}
-	return k, nil
+	return nil
 }
 
 // sealedPolicy is the policy that the flags name. A PIN is part of it when one is given.

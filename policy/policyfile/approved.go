@@ -1,6 +1,9 @@
 package policyfile
 
 import (
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -110,7 +113,7 @@ func EncodeApproved(list []policy.Approved) ([]byte, error) {
 // systemdEntry is an element of a bank in systemd's file.
 type systemdEntry struct {
 	PCRs []uint `json:"pcrs"`
-	Pkfp string `json:"pkfp"` // the signer's fingerprint
+	Pkfp string `json:"pkfp"` // SHA-256 of the signer's RSAPublicKey, DER
 	Pol  string `json:"pol"`  // the policy digest, SHA-256
 	Sig  string `json:"sig"`  // RSASSA PKCS #1 v1.5 with SHA-256 over pol
 }
@@ -170,10 +173,15 @@ func (d *document) systemdEntry(bank, at string, tree any) (a policy.Approved, e
 // EncodeSystemd writes approved policies as systemd's tpm2-pcr-signature.json: each is the PCRs of one bank, approved for
 // no purpose in particular (an empty ref) by an RSA key.
 func EncodeSystemd(list []policy.Approved, signer policy.Signer) ([]byte, error) {
-	print, err := signer.Fingerprint()
+	key, err := signer.Key()
 	if err != nil {
 		return nil, err
 	}
+	rsaKey, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("systemd's files have room for signatures of RSA keys, not of %T", key)
+	}
+	print := sha256.Sum256(x509.MarshalPKCS1PublicKey(rsaKey))
 	banks := make(map[string][]systemdEntry)
 	for _, a := range list {
 		pcr, ok := alone(a.Policy)
