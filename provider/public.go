@@ -32,11 +32,14 @@ func ParsePublic(b []byte) (Public, error) {
 	if err != nil {
 		return Public{}, fmt.Errorf("public area: %w", err)
 	}
-	return newPublic(*area)
+	return publicOf(*area, bytes.Clone(b))
 }
 
-func newPublic(area tpm2.TPMTPublic) (p Public, err error) {
-	p = Public{area: area, bytes: tpm2.Marshal(area)}
+func newPublic(area tpm2.TPMTPublic) (p Public, err error) { return publicOf(area, tpm2.Marshal(area)) }
+
+// publicOf is a public area that was marshalled to b.
+func publicOf(area tpm2.TPMTPublic, b []byte) (p Public, err error) {
+	p = Public{area: area, bytes: b}
 	if p.name, err = nameOf(p.bytes); err != nil {
 		return Public{}, fmt.Errorf("public area: %w", err)
 	}
