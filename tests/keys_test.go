@@ -163,9 +163,10 @@ func TestAttributesAreHonest(t *testing.T) {
 				flags []bool // in the order above
 				made  uint
 			}{
-				"rsa":     {[]bool{true, true, true, false, true, true, true, false}, pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN},
-				"ec":      {[]bool{true, true, true, false, true, true, false, false}, pkcs11.CKM_EC_KEY_PAIR_GEN},
-				"outside": {[]bool{false, false, false, true, true, true, false, false}, unavailable},
+				"rsa": {[]bool{true, true, true, false, true, true, true, false}, pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN},
+				"ec":  {[]bool{true, true, true, false, true, true, false, false}, pkcs11.CKM_EC_KEY_PAIR_GEN},
+				// Without a policy that lets it, TPM2_Duplicate takes no key out.
+				"outside": {[]bool{false, false, false, false, true, true, false, false}, unavailable},
 			} {
 				private, public := a.private(label), a.public(label)
 				for i, flag := range flags {
