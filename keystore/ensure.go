@@ -62,6 +62,9 @@ func (t *Token) ensure(ctx context.Context, d Declared) (Entry, Outcome, error) 
 	if err := checkHandle(d.Handle); err != nil {
 		return Entry{}, "", err
 	}
+	if d.Policy.Drifts() {
+		return Entry{}, "", fmt.Errorf("%w: a declared key's clock has a fixed end (before = …), since it would be another policy each time", ErrInvalid)
+	}
 	a, err := t.initialized()
 	if err != nil {
 		return Entry{}, "", err

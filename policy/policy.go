@@ -185,6 +185,17 @@ func (p Policy) NeedsApproval() bool {
 	return false
 }
 
+// Drifts tells whether Resolve gives another policy each time it is asked, since the policy has a term that begins then, or the
+// boot of then.
+func (p Policy) Drifts() bool {
+	for n := range p.nodes() {
+		if c, ok := n.(Clock); ok && (c.Within != 0 || c.ThisBoot) {
+			return true
+		}
+	}
+	return false
+}
+
 // PCRs lists the selections that Check reads, so that a caller can read them at once.
 func (p Policy) PCRs() []PCR {
 	var found []PCR

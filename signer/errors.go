@@ -39,6 +39,7 @@ var (
 	ErrForked      = errors.New("the key was opened by another process and does not survive fork: open it in this one")
 )
 
-// PolicyError tells which PCR keeps a key's policy from being met, with its
-// current and its approved value. Get it with errors.As from an ErrPolicy.
+// PolicyError tells what keeps a key's policy from being met: which PCR, with
+// its current and its approved value, or which other node, with what it wants
+// and what the TPM has in words. Get it with errors.As from an ErrPolicy.
 type PolicyError = policy.UnsatisfiedError

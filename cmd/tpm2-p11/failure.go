@@ -119,10 +119,33 @@ func hintFor(cmd *cobra.Command, err error) string {
 	return nextStepFor(err)
 }
 
+// meetPolicy is what to do about a node that is not met, "" where it is PCRs.
+func meetPolicy(unmet *policy.UnsatisfiedError) string {
+	switch n := unmet.Node.(type) {
+	case policy.Clock:
+		return "its term is over: make it anew"
+	case policy.Authorize:
+		return "`tpm2-p11 policy approve FILE` takes what its signer signed for this machine as it is now"
+	case policy.AuthorizeNV:
+		return fmt.Sprintf("`tpm2-p11 policy approve FILE --nv 0x%08x` approves a policy there", uint32(n.Index))
+	case policy.NV:
+		return fmt.Sprintf("`tpm2-p11 policy counter 0x%08x` shows a counter; a policy that was revoked stays so", uint32(n.Index))
+	case policy.Command:
+		return "`tpm2-p11 key show` says what it may be used for"
+	}
+	return ""
+}
+
 // nextStepFor is what to do about an error without a hint of its own, "" where nobody knows or the error names a command itself.
 func nextStepFor(err error) string {
 	if strings.Contains(err.Error(), "`tpm2-p11 ") {
 		return ""
+	}
+	var unmet *policy.UnsatisfiedError
+	if errors.As(err, &unmet) {
+		if hint := meetPolicy(unmet); hint != "" {
+			return hint
+		}
 	}
 	for _, s := range nextStep {
 		if errors.Is(err, s.err) {

@@ -16,6 +16,8 @@ func TestJSONNamesAreStable(t *testing.T) {
 	m.write("in", "what is signed")
 	m.releases()
 	m.bootLog()
+	m.write("pin.toml", "pin = true")
+	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 	const key = "certificate cka_id created file handle label name pin policy policy_enforced state type uri use"
 	for _, c := range []struct{ args, path, names string }{
 		{"init --no-pin", "token", "label pin serial store tpm"},
@@ -42,6 +44,16 @@ func TestJSONNamesAreStable(t *testing.T) {
 		{"seal -i @in -o @sealed", "", "file pem"},
 		{"unseal @sealed", "", "bytes data"},
 		{"unseal @sealed -o @opened", "", "bytes file"},
+		{"policy show @pin.toml", "", "hash policy"},
+		{"policy digest @pin.toml", "", "digest hash"},
+		{"policy digest @pin.toml -o @digest", "", "digest file hash"},
+		{"policy check web", "", "allowed enforced label pin"},
+		{"policy sign @pin.toml --key @ci.pem", "", "approved version"},
+		{"policy sign @pin.toml --key @ci.pem -o @pin.json", "", "file"},
+		{"policy approve @pin.json", "", "file keys policies"},
+		{"policy approve @pin.toml --nv 0x01800001", "", "digest file nv_index"},
+		{"policy revoke 0x01800001", "", "nv_index"},
+		{"policy counter 0x01800010 --advance", "", "nv_index value"},
 		{"policy predict @november.efi", "", "images policy policy_digest policy_hash"},
 		{"policy predict @november.efi", "images", "events file name pcrs"},
 		{"policy predict @november.efi", "images.events", "digests pcr type what"},

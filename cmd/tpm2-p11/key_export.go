@@ -19,7 +19,7 @@ func keyExportCommand(a *app) *cobra.Command {
 		Long: `export writes a key as it is wrapped to the TPM: only that TPM can use it.
 
 tss2 is one TSS2 PRIVATE KEY file; tpm2-tools is FILE.pub and FILE.priv, as tpm2_load takes them, and FILE.policy with the
-policy of a key that has one.`,
+policy of a key that has one. A TSS2 file also holds the policies that a key's signer approved so far.`,
 		Example: `  tpm2-p11 key export web --out web.tss2
   tpm2-p11 key export web --format tpm2-tools --out web && tpm2_load -C 0x81000001 -u web.pub -r web.priv -c web.ctx`,
 		Args: exactly("KEY"), ValidArgsFunction: a.completeKeys,
@@ -40,6 +40,9 @@ policy of a key that has one.`,
 			exported := tss2.Key{Object: k.entry.Object, EmptyAuth: k.entry.EmptyAuth, Policy: k.entry.Policy}
 			if format == "tpm2-tools" {
 				return a.writeTools(out, exported)
+			}
+			if exported.Approved, err = k.token.ApprovedFor(k.entry.Approved)(); err != nil {
+				return err
 			}
 			text, err := encodeTSS2(exported)
 			if err != nil {

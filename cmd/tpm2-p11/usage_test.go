@@ -80,7 +80,7 @@ func TestMistakesInUsageExitWith2AndPointToHelp(t *testing.T) {
 		{"verify web", "--signature is missing", "--help"},
 		{"verify --signature x", "verify takes a KEY, or --public FILE", "--help"},
 		{"decrypt web --oaep-hash md5", "--oaep-hash md5", "--help"},
-		{"unseal", "unseal takes one FILE, or --public and --private", "--help"},
+		{"unseal", "unseal takes one FILE or HANDLE, or --public and --private", "--help"},
 	} {
 		m.refused(exitUsage, c.message, c.hint, strings.Fields(c.args)...)
 	}

@@ -58,10 +58,7 @@ func (k Key) marshal() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	alternatives, err := alternativesOf(k.Policy, k.Approved, k.Object.Public)
-	if err != nil {
-		return nil, err
-	}
+	alternatives := alternativesOf(k.Policy, k.Approved, k.Object.Public)
 	oid := oidLoadable
 	if k.Sealed {
 		oid = oidSealed

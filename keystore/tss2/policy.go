@@ -86,26 +86,28 @@ func writeStep(step policy.Step) (statement, error) {
 	return statement{command: uint32(code), body: body}, nil
 }
 
-// alternativesOf writes the approved policies of a key whose policy is to approve them. Those with branches have no form.
-func alternativesOf(p policy.Policy, approved []policy.Approved, public provider.Public) ([]alternative, error) {
+// alternativesOf writes the approved policies of a key whose policy is to approve them, as far as they are by its signer and have
+// a form: those with branches have none.
+func alternativesOf(p policy.Policy, approved []policy.Approved, public provider.Public) []alternative {
 	root, ok := approves(p)
 	if !ok {
-		return nil, nil
+		return nil
 	}
 	var list []alternative
 	for _, a := range approved {
+		if !p.Takes([]policy.Approved{a}) {
+			continue
+		}
 		steps, err := a.Policy.Steps(public.Area().NameAlg)
 		if err != nil {
-			return nil, fmt.Errorf("approved policy %q: %w", a.Name, err)
+			continue
 		}
 		steps = append(steps, policy.AuthorizeStep{Signer: root.Signer, Ref: []byte(root.Ref), Signature: a.Signature})
-		statements, err := writeSteps(steps)
-		if err != nil {
-			return nil, fmt.Errorf("approved policy %q: %w", a.Name, err)
+		if statements, err := writeSteps(steps); err == nil {
+			list = append(list, alternative{a.Name, statements})
 		}
-		list = append(list, alternative{a.Name, statements})
 	}
-	return list, nil
+	return list
 }
 
 // approves is the policy's signer, if it has one.

@@ -29,7 +29,7 @@ type Key struct {
 	Sealed    bool            // OID sealed data (2.23.133.10.1.5) rather than loadable key (…1.3)
 	EmptyAuth bool
 	Policy    policy.Policy     // zero when the file has none
-	Approved  []policy.Approved // by the policy's signer, as far as the file has them (authPolicy)
+	Approved  []policy.Approved // by the policy's signer (authPolicy); of others none is written
 }
 
 // PolicyError says why a key's policy cannot be satisfied here: a policy command that is not known, alternatives

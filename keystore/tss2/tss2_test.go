@@ -280,6 +280,8 @@ func TestAKeyWithAPolicyThatIsNotUnderstoodIsShownAndNotUsed(t *testing.T) {
 		change func(*form)
 		want   string
 	}{
+		"a cut PolicyNV":    {func(f *form) { f.policy = []statement{{0x149, []byte{1}}} }, "PolicyNV"},
+		"no signer":         {func(f *form) { f.policy = []statement{{0x16A, []byte{0, 1, 1, 0, 0, 0, 16}}} }, "PolicyAuthorize"},
 		"PolicyOR":          {func(f *form) { f.policy = []statement{{0x171, []byte{0}}} }, "PolicyOR"},
 		"an unknown one":    {func(f *form) { f.policy = []statement{{0x1FF, nil}} }, "0x1ff"},
 		"alternatives":      {func(f *form) { f.authPolicy = true }, "alternatives (authPolicy) that no signer approves"},

@@ -1,0 +1,166 @@
+package policyfile_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
+)
+
+func TestApprovedPoliciesAreReadAndWritten(t *testing.T) {
+	t.Parallel()
+	text := `version = 1
+[[approved]]
+name = "two"
+pin = true
+sig = "c2lnbmF0dXJl"
+[[approved]]
+name = "one"
+policy.all = [ { pin = true }, { command = "sign" } ]
+`
+	for name, text := range map[string]string{
+		"TOML": text,
+		"JSON": `{"approved":[{"name":"two","pin":true,"sig":"c2lnbmF0dXJl"},{"name":"one","policy":{"all":[{"pin":true},{"command":"sign"}]}}]}`,
+	} {
+		all, err := policyfile.ParseApproved(name, []byte(text))
+		if err != nil || len(all) != 2 || all[0].Name != "two" || string(all[0].Signature) != "signature" || all[1].Policy.String() != "pin + sign alone" || all[1].Signature != nil {
+			t.Fatalf("%s: %v, %v", name, all, err)
+		}
+		written, err := policyfile.EncodeApproved(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := policyfile.ParseApproved(name, written)
+		if err != nil || len(again) != 2 || !again[1].Policy.Equal(all[1].Policy) || string(again[0].Signature) != "signature" {
+			t.Errorf("%s: %s is read as %v, %v", name, written, again, err)
+		}
+	}
+}
+
+func TestWhatIsNoApproval(t *testing.T) {
+	t.Parallel()
+	area := `{"authorize":{"signer":"file:x"}}`
+	for text, want := range map[string]string{
+		`{"approved":[]}`:                                                                  "approved is written [[approved]], and is not empty",
+		`{"approved":{"name":"x"}}`:                                                        "approved is written [[approved]]",
+		`{"approved":[{"pin":true}]}`:                                                      "an approved policy has a name",
+		`{"approved":[{"name":"x"}]}`:                                                      `approved policy "x" requires nothing`,
+		`{"approved":[{"name":"x","pin":true,"policy":{"pin":true}}]}`:                     "an approved policy is there once",
+		"{\n\"approved\":[\n{\"name\":\"x\",\n\"pim\":true}]}":                             `p:4: "pim" is not known here`,
+		"{\n\"approved\":[\n{\"name\":\"x\",\n\"pin\":false}]}":                            "p:4: invalid policy: pin can only be true",
+		`{"approved":[{"name":"x","pin":true,"sig":"§"}]}`:                                 "sig is a signature in Base64",
+		`{"approved":[{"name":"x","policy":` + area + `}]}`:                                `approved policy "x" asks for approval itself`,
+		`{"approved":[{"name":"x","authorize_nv":{"index":"0x01800001"}}]}`:                `asks for approval itself`,
+		`{"policy":{"pin":true}}`:                                                          "there is no [[approved]] in it",
+		`{"sha256":{}}`:                                                                    "sha256 is a list",
+		`{"sha256":[1]}`:                                                                   "it is no table of pcrs, pkfp, pol and sig",
+		`{"sha256":[{"pcrs":[11],"pol":"00","sig":"AA=="}]}`:                               "32 or 48 bytes, not 1",
+		`{"sha256":[{"pcrs":[11],"sig":"AA=="}]}`:                                          "is a value in hexadecimal",
+		`{"sha256":[{"pcrs":[99],"pol":"` + strings.Repeat("00", 32) + `","sig":"AA=="}]}`: "is a PCR index from 0 to 23",
+		`{"sha256":[{"pcrs":[11],"pol":"` + strings.Repeat("00", 32) + `","sig":""}]}`:     "sig is a signature in Base64",
+	} {
+		if all, err := policyfile.ParseApproved("p", []byte(text)); err == nil || !strings.Contains(err.Error(), want) || all != nil {
+			t.Errorf("%s\n got: %v, %v\nwant: %s", text, all, err, want)
+		}
+	}
+}
+
+func TestSystemdsFile(t *testing.T) {
+	t.Parallel()
+	pol := strings.Repeat("ab", 32)
+	text := `{"sha1":[{"pcrs":[11],"pkfp":"x","pol":"` + pol + `","sig":"AA=="}],"sha256":[{"pcrs":[11],"pkfp":"x","pol":"` + pol + `","sig":"c2lnbmF0dXJl"}]}`
+	all, err := policyfile.ParseApproved("/run/systemd/tpm2-pcr-signature.json", []byte(text))
+	if err != nil || len(all) != 1 || all[0].Name != "tpm2-pcr-signature.json sha256[0]" || string(all[0].Signature) != "signature" {
+		t.Fatalf("%v, %v", all, err)
+	}
+	if digest, err := all[0].Policy.Digest(tpm2.TPMAlgSHA256); err != nil || len(digest) != 32 || digest[0] != 0xab {
+		t.Errorf("digest %x, %v", digest, err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := policy.NewSigner(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := policyfile.EncodeSystemd(all, s); err == nil || !strings.Contains(err.Error(), "RSA") {
+		t.Errorf("an ECDSA signer: %v", err)
+	}
+}
+
+// Folders are looked at each time: files come, go and change, and one that is broken does not keep the others away.
+func TestFoldersOfApprovedPolicies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var complaints []string
+	f := policyfile.NewFolders(func(err error) { complaints = append(complaints, err.Error()) },
+		filepath.Join(dir, "approved.d"), filepath.Join(dir, "one.json"), filepath.Join(dir, "absent"))
+	names := func() string {
+		t.Helper()
+		all, err := f.Approved()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, a := range all {
+			names = append(names, a.Name)
+		}
+		return strings.Join(names, " ")
+	}
+	put := func(file, name string, age time.Duration) {
+		t.Helper()
+		text := `{"approved":[{"name":"` + name + `","pin":true,"sig":"` + base64.StdEncoding.EncodeToString([]byte(name)) + `"}]}`
+		if name == "" {
+			text = `{"approved":[{"name":`
+		}
+		path := filepath.Join(dir, file)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if when := time.Now().Add(-age); age > 0 {
+			if err := os.Chtimes(path, when, when); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := names(); got != "" {
+		t.Errorf("nothing is there: %q", got)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "approved.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put("approved.d/a.json", "old", 3*time.Hour)
+	put("approved.d/b.json", "new", time.Hour)
+	put("approved.d/notes.txt", "never", time.Hour)
+	put("approved.d/broken.json", "", time.Hour)
+	put("one.json", "middle", 2*time.Hour)
+	for range 2 {
+		if got := names(); got != "new middle old" {
+			t.Errorf("%q", got)
+		}
+	}
+	if len(complaints) != 1 || !strings.Contains(complaints[0], "broken.json:1: ") {
+		t.Errorf("complaints: %q", complaints)
+	}
+	put("approved.d/a.json", "renewed", 0)
+	if err := os.Remove(filepath.Join(dir, "one.json")); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(); got != "renewed new" {
+		t.Errorf("%q", got)
+	}
+	put("approved.d/a.json", "RENEWED", 0) // of the same size, and perhaps at the same time
+	if got := names(); got != "RENEWED new" {
+		t.Errorf("%q", got)
+	}
+}
