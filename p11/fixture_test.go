@@ -80,8 +80,17 @@ type world struct {
 // fresh is a module after C_Initialize, with a token that is not initialised.
 func fresh(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, machine: tpmtest.Start(t), log: new(logbook)}
-	dialer, err := transport.Parse(w.machine.Address())
+	machine := tpmtest.Start(t)
+	w := freshAt(t, machine.Address())
+	w.machine = machine
+	return w
+}
+
+// freshAt is fresh with a TPM that somebody else started.
+func freshAt(t *testing.T, address string) *world {
+	t.Helper()
+	w := &world{t: t, log: new(logbook)}
+	dialer, err := transport.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,12 +136,18 @@ func open(t *testing.T) *world {
 func guarded(t *testing.T) *world {
 	t.Helper()
 	w := fresh(t)
+	w.givePINs()
+	return w
+}
+
+// givePINs initialises the token with PINs.
+func (w *world) givePINs() {
+	w.t.Helper()
 	w.must(w.InitToken(0, []byte(soPIN), padded("guarded")))
 	s := w.session(true)
 	w.must(w.Login(s, CKU_SO, []byte(soPIN)))
 	w.must(w.InitPIN(s, []byte(userPIN)))
 	w.must(w.CloseSession(s))
-	return w
 }
 
 func padded(label string) []byte {

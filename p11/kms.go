@@ -1,13 +1,14 @@
 package p11
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/attested"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
@@ -17,30 +18,52 @@ type keyService struct {
 	services map[string]*kms.Service // by region
 }
 
-// service gives the way to KMS in a region, "" for the environment's or the instance's.
+// What is kept for the next call. Applications name regions and keys as they like; beyond this nothing more of it is kept.
+const (
+	maxServices   = 16
+	maxUnwrappers = 256
+)
+
+// service gives the way to KMS in a region, "" for the environment's or the instance's. No lock is held while it is made: the metadata
+// service may be asked.
 func (l *library) service(c config.KMS) (*kms.Service, error) {
 	l.kms.mu.Lock()
-	defer l.kms.mu.Unlock()
-	if known := l.kms.services[c.Region]; known != nil {
+	known := l.kms.services[c.Region]
+	l.kms.mu.Unlock()
+	if known != nil {
 		return known, nil
 	}
 	made, err := attested.Service(l.ctx, c, l.log)
 	if err != nil {
 		return nil, err
 	}
+	l.kms.mu.Lock()
+	defer l.kms.mu.Unlock()
+	if known := l.kms.services[c.Region]; known != nil { // another thread was faster
+		return known, nil
+	}
 	if l.kms.services == nil {
 		l.kms.services = make(map[string]*kms.Service)
 	}
-	l.kms.services[c.Region] = made
+	if len(l.kms.services) < maxServices {
+		l.kms.services[c.Region] = made
+	}
 	return made, nil
+}
+
+// unwrapping is what an unwrapper is for: a recipient of the token, and a key of KMS.
+type unwrapping struct {
+	recipient     string // its Name
+	handle        provider.Handle
+	region, keyID string
 }
 
 // unwrapper unwraps for a key of the token. With a cache in [kms] it is kept until the logout, since whoever may use what is cached
 // may use the key; done ends what is not kept.
 func (s *session) unwrapper(o *object, c config.KMS) (u *kms.Unwrapper, done func(), err error) {
-	name := fmt.Sprintf("%x %x %s %s", o.entry.Object.Public.Name(), o.entry.Object.Handle, c.Region, c.KeyID)
+	use := unwrapping{string(o.entry.Object.Public.Name()), o.entry.Object.Handle, c.Region, c.KeyID}
 	s.lib.mu.Lock()
-	kept := s.slot.unwrappers[name]
+	kept := s.slot.unwrappers[use]
 	s.lib.mu.Unlock()
 	if kept != nil {
 		return kept, func() {}, nil
@@ -57,23 +80,32 @@ func (s *session) unwrapper(o *object, c config.KMS) (u *kms.Unwrapper, done fun
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.CacheFor == 0 {
-		return made, func() { made.Close(); key.Close() }, nil
+	if c.CacheFor > 0 {
+		if kept := s.keepUnwrapper(o, use, made); kept != nil {
+			return kept, func() {}, nil
+		}
 	}
+	return made, func() { made.Close(); key.Close() }, nil
+}
+
+// keepUnwrapper keeps an unwrapper until the logout, and gives the one that is kept: another thread may have been faster. It gives nil
+// for one that is not kept, as after a logout meanwhile.
+func (s *session) keepUnwrapper(o *object, use unwrapping, made *kms.Unwrapper) *kms.Unwrapper {
 	s.lib.mu.Lock()
 	defer s.lib.mu.Unlock()
-	if s.lib.sessions[s.handle] == nil { // logged out meanwhile
-		return made, func() { made.Close(); key.Close() }, nil
-	}
-	if kept := s.slot.unwrappers[name]; kept != nil { // another thread was faster
+	loggedOut := o.private && s.slot.role() != keystore.User
+	if kept := s.slot.unwrappers[use]; kept != nil && !loggedOut {
 		made.Close()
-		return kept, func() {}, nil
+		return kept
+	}
+	if s.lib.sessions[s.handle] == nil || loggedOut || len(s.slot.unwrappers) >= maxUnwrappers {
+		return nil
 	}
 	if s.slot.unwrappers == nil {
-		s.slot.unwrappers = make(map[string]*kms.Unwrapper)
+		s.slot.unwrappers = make(map[unwrapping]*kms.Unwrapper)
 	}
-	s.slot.unwrappers[name] = made
-	return made, func() {}, nil
+	s.slot.unwrappers[use] = made
+	return made
 }
 
 // forgetUnwrapped wipes what is cached; library.mu is held.
@@ -119,6 +151,9 @@ func (s *session) recipient(c config.KMS) (r attested.Recipient, done func(), er
 	}
 	if !s.lib.guard.permits(found.Token.Label(), found.Entry.Label, CKF_UNWRAP) {
 		return r, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "the recipient of [kms], %q, is not for this client to use so: an [[access]] table would say it", found.Entry.Label)
+	}
+	if !found.Entry.Object.Public.Attributes().Decrypt || found.Entry.AsksOwnPIN() {
+		return r, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "the recipient of [kms], %q, must be a key that decrypts without a PIN of its own: `tpm2-p11 key create recipient --use decrypt` makes one", found.Entry.Label)
 	}
 	key, err := signer.ForEntry(s.slot.token, found.Entry, nil)
 	if err != nil {

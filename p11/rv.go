@@ -77,6 +77,7 @@ var rvTable = []struct {
 	{cms.ErrRecipient, CKR_ENCRYPTED_DATA_INVALID},
 	{cms.ErrDecrypt, CKR_ENCRYPTED_DATA_INVALID},
 	{cms.ErrMalformed, CKR_ENCRYPTED_DATA_INVALID},
+	{cms.ErrUnsupported, CKR_ENCRYPTED_DATA_INVALID},
 	{kms.ErrDocument, CKR_DEVICE_ERROR},
 	{kms.ErrDocumentExpired, CKR_DEVICE_ERROR},
 	{kms.ErrClosed, CKR_USER_NOT_LOGGED_IN},

@@ -26,12 +26,12 @@ type slot struct {
 	login      keystore.Role // 0 for none
 	byPIN      bool          // the login's PIN opened the token's secret
 	sessions   map[SessionHandle]*session
-	objects    map[ObjectHandle]*object  // session objects
-	stored     *inventory                // the store as last read; nil before
-	unwrappers map[string]*kms.Unwrapper // with what they cache, until the logout
-	changes    uint64                    // how often stored was forgotten
-	keys       *keySizes                 // what the TPM can make; nil before it was asked
-	keysSilent time.Time                 // when it was asked in vain
+	objects    map[ObjectHandle]*object      // session objects
+	stored     *inventory                    // the store as last read; nil before
+	unwrappers map[unwrapping]*kms.Unwrapper // with what they cache, until the logout
+	changes    uint64                        // how often stored was forgotten
+	keys       *keySizes                     // what the TPM can make; nil before it was asked
+	keysSilent time.Time                     // when it was asked in vain
 }
 
 // role is who is logged in. A token that another process made anew has lost its secret, and with it the login. library.mu is held.
