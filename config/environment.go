@@ -7,8 +7,13 @@ import (
 	"sync/atomic"
 )
 
-// variables are what this package reads from the environment.
-var variables = []string{"TPM2_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME"}
+// variables are what is read from the environment: here, and on the way to AWS KMS.
+var variables = []string{
+	"TPM2_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME",
+	"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+	"AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_DISABLED",
+	"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+}
 
 // kept is the environment of KeepEnvironment.
 var kept atomic.Pointer[map[string]string]
@@ -25,7 +30,11 @@ func KeepEnvironment() {
 	kept.Store(&values)
 }
 
-// Environment lists, as NAME=VALUE, what another process needs to read the same configuration. It is empty in a secure process.
+// Getenv is one of the variables that this project reads, as KeepEnvironment kept it; "" for any in a secure process.
+func Getenv(name string) string { return thisProcess().env(name) }
+
+// Environment lists, as NAME=VALUE, what another process needs to read the same configuration and to ask AWS as the same principal.
+// It is empty in a secure process.
 func Environment() []string {
 	p := thisProcess()
 	var list []string

@@ -165,7 +165,7 @@ func TestLoadRefuses(t *testing.T) {
 func TestThisProcess(t *testing.T) {
 	path := newHome(t).write(t, "mine.conf")
 	t.Setenv("TPM2_P11_CONF", path)
-	if Secure() {
+	if secure() {
 		t.Fatal("an ordinary process counts as secure")
 	}
 	if c, err := Load(""); err != nil || c.Path != path || c.Log != "off" {

@@ -17,12 +17,12 @@ type process struct {
 }
 
 func thisProcess() process {
-	return process{secure: Secure(), euid: os.Geteuid(), getenv: getenv, etc: "/etc", state: "/var/lib"}
+	return process{secure: secure(), euid: os.Geteuid(), getenv: getenv, etc: "/etc", state: "/var/lib"}
 }
 
-// Secure tells a setuid, setgid or capability-bearing process as the dynamic linker does: by AT_SECURE (getauxval(3)).
+// secure tells a setuid, setgid or capability-bearing process as the dynamic linker does: by AT_SECURE (getauxval(3)).
 // A process that cannot know counts as one.
-func Secure() bool {
+func secure() bool {
 	if os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid() {
 		return true
 	}

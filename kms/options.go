@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"os"
 	"regexp"
 	"time"
 
@@ -44,7 +43,7 @@ type Options struct {
 	MaxBackoff time.Duration
 	// Metadata is the metadata service's URL; if empty, AWS_EC2_METADATA_SERVICE_ENDPOINT or the usual address.
 	Metadata string
-	// Getenv, if nil, is os.Getenv, or in a process with AT_SECURE an empty environment.
+	// Getenv, if nil, is config.Getenv: the environment, which a process with AT_SECURE does not listen to.
 	Getenv func(string) string
 	// Log gets warnings, and for debugging a line for each request; nil for none.
 	// Neither secrets nor the values of encryption contexts are logged.
@@ -56,7 +55,7 @@ var regionName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 // complete fills in what is not given, from the environment and the metadata service.
 func (o Options) complete(ctx context.Context) (Options, error) {
 	if o.Getenv == nil {
-		o.Getenv = environment()
+		o.Getenv = config.Getenv
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -82,13 +81,4 @@ func (o Options) complete(ctx context.Context) (Options, error) {
 	}
 	o.Credentials, err = o.credentials(metadata)
 	return o, err
-}
-
-// environment is the process's environment, which a process with more rights
-// than its caller does not listen to.
-func environment() func(string) string {
-	if config.Secure() {
-		return func(string) string { return "" }
-	}
-	return os.Getenv
 }

@@ -31,12 +31,13 @@ const (
 // application is therefore a process of its own, the test binary run again
 // with the same test.
 type story struct {
-	config string                             // more lines of the configuration
-	boot   func(t *testing.T) *machine        // in place of a machine with that configuration
-	before func(m *machine)                   // before the application starts
-	app    func(a *application)               // in the application's process
-	events map[string]func(m *machine) string // what the application lets happen by its name, and the news of it
-	after  func(m *machine, log string)       // after the application's end, with what the module logged
+	config string                                     // more lines of the configuration
+	boot   func(t *testing.T, config string) *machine // in place of newMachine
+	ways   []transport                                // in place of all of them
+	before func(m *machine)                           // before the application starts
+	app    func(a *application)                       // in the application's process
+	events map[string]func(m *machine) string         // what the application lets happen by its name, and the news of it
+	after  func(m *machine, log string)               // after the application's end, with what the module logged
 }
 
 // tell runs the story. Below it, in the application's process, only its application.
@@ -47,18 +48,19 @@ func (s story) tell(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	ways := transports
-	if s.boot != nil || testing.Short() {
+	ways := s.ways
+	if ways == nil {
+		ways = transports
+	}
+	if testing.Short() {
 		ways = ways[:1]
+	}
+	if s.boot == nil {
+		s.boot = newMachine
 	}
 	name := t.Name()
 	over(t, ways, func(t *testing.T, by transport) {
-		var m *machine
-		if s.boot != nil {
-			m = s.boot(t)
-		} else {
-			m = newMachine(t, by.config+s.config)
-		}
+		m := s.boot(t, by.config+s.config)
 		if s.before != nil {
 			s.before(m)
 		}

@@ -50,6 +50,8 @@ type machine struct {
 	tpm *tpmtest.TPM
 	dir string
 	env []string
+
+	instance *instance // that it is, where it is an attestable one
 }
 
 // newMachine starts a TPM whose PCRs were extended as a firmware would, and

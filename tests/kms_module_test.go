@@ -27,11 +27,12 @@ const (
 	ckaPublicKeyInfo = 0x129 // of PKCS #11 v3.0, which miekg/pkcs11 does not name
 )
 
-// newRecipient is an instance whose token has a key for KMS's answers, and a data key that KMS encrypted, in wrapped.kms.
-func newRecipient(t *testing.T) *instance {
+// newRecipient is an instance whose token has a key for KMS's answers, and a data key that KMS encrypted, in wrapped.kms. Its
+// configuration has more at the top, and more in [kms].
+func newRecipient(t *testing.T, top string, more ...string) *instance {
 	t.Helper()
 	m := newInstance(t)
-	m.configure(fmt.Sprintf("key_id = %q\ncontext = { purpose = \"db\" }\nrecipient = \"recipient\"\nattempts = 1\n", m.key))
+	m.configureTop(top, fmt.Sprintf("key_id = %q\ncontext = { purpose = \"db\" }\nrecipient = \"recipient\"\nattempts = 1\n%s", m.key, strings.Join(more, "")))
 	m.tpm2p11("init", "--no-pin")
 	m.tpm2p11("key", "create", "recipient", "--use", "decrypt", "--id", "01")
 	m.write("wrapped", "0123456789abcdef0123456789abcdef")
@@ -87,7 +88,7 @@ func (a *application) gcm(with, again pkcs11.ObjectHandle) {
 
 func TestModuleUnwrapsKeysOfKMS(t *testing.T) {
 	story{
-		boot: func(t *testing.T) *machine { return newRecipient(t).machine },
+		boot: func(t *testing.T, config string) *machine { return newRecipient(t, config).machine },
 		app: func(a *application) {
 			wrapped := a.read("wrapped.kms")
 			session, err := a.unwrap(nil, wrapped, aesKey(false)...)
@@ -123,13 +124,12 @@ func TestModuleUnwrapsKeysOfKMS(t *testing.T) {
 
 // What is refused leaves nothing behind, and the log says why.
 func TestModuleRefusesKeysOfKMS(t *testing.T) {
-	var m *instance // in the parent's process
 	fault := func(f keyservice.Fault) func(*machine) string {
-		return func(*machine) string { m.kms.Inject(f, 1); return "" }
+		return func(m *machine) string { m.instance.kms.Inject(f, 1); return "" }
 	}
 	story{
-		boot: func(t *testing.T) *machine {
-			m = newRecipient(t)
+		boot: func(t *testing.T, config string) *machine {
+			m := newRecipient(t, config)
 			m.write("odd", "17 bytes, no more")
 			m.encrypt("odd", "odd.kms")
 			m.as(simtest.ReleaseRole).tpm2p11("kms", "encrypt", "--in", "wrapped", "--out", "other.kms", "--context", "purpose=other")
@@ -201,7 +201,10 @@ func TestModuleRefusesKeysOfKMS(t *testing.T) {
 			"the answer is for another key": fault(keyservice.WrongKey),
 			"a bit of the answer flips":     fault(keyservice.Flip),
 			"the answer comes in the clear": fault(keyservice.Open),
-			"another image boots":           func(*machine) string { m.sim.Extend(t, "sha384", 4, []byte("another image")); return "" },
+			"another image boots": func(m *machine) string {
+				m.instance.sim.Extend(m.t, "sha384", 4, []byte("another image"))
+				return ""
+			},
 		},
 		after: func(m *machine, _ string) {
 			log := string(m.read("debug.log"))
@@ -227,10 +230,9 @@ func privateKeyOfKMS(more ...*pkcs11.Attribute) []*pkcs11.Attribute {
 
 // A private key goes from KMS into the TPM, and signs from there.
 func TestModuleImportsAPrivateKeyOfKMS(t *testing.T) {
-	var m *instance // in the parent's process
 	story{
-		boot: func(t *testing.T) *machine {
-			m = newRecipient(t)
+		boot: func(t *testing.T, config string) *machine {
+			m := newRecipient(t, config)
 			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 			if err != nil {
 				t.Fatal(err)
@@ -273,7 +275,10 @@ func TestModuleImportsAPrivateKeyOfKMS(t *testing.T) {
 			a.refused("after PCR 7 changed", pkcs11.CKR_FUNCTION_REJECTED, sign())
 		},
 		events: map[string]func(m *machine) string{
-			"another image boots": func(*machine) string { m.sim.Extend(t, "sha256", 7, []byte("another image")); return "" },
+			"another image boots": func(m *machine) string {
+				m.instance.sim.Extend(m.t, "sha256", 7, []byte("another image"))
+				return ""
+			},
 		},
 	}.tell(t)
 }
@@ -305,7 +310,7 @@ func TestModuleWithoutKMS(t *testing.T) {
 // pkcs11-tool unwraps by the mechanism's number, into a token object.
 func TestPKCS11ToolUnwrapsAKeyOfKMS(t *testing.T) {
 	t.Parallel()
-	m := newRecipient(t)
+	m := newRecipient(t, "")
 	defer func() {
 		if t.Failed() {
 			t.Log(last(string(m.read("debug.log")), 1500))

@@ -26,6 +26,7 @@ type instance struct {
 func newInstance(t *testing.T) *instance {
 	t.Helper()
 	m := &instance{machine: &machine{t: t, dir: t.TempDir()}, sim: simtest.Start(t)}
+	m.instance = m
 	m.kms = simtest.StartKMS(t, keyservice.Options{Roots: []*x509.Certificate{m.sim.Root(t)}})
 	m.configure("")
 	m.env = append(os.Environ(), "TPM2_P11_CONF="+m.path("tpm2-p11.conf"), "PKCS11_MODULE_PATH="+module,

@@ -3,6 +3,7 @@ package tests
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ type transport struct {
 var transports = []transport{
 	{name: "in process"},
 	{name: "forked", config: "forked = \"all\"\n", prepare: forkFirst},
-	{name: "socket", prepare: throughASocket},
+	through("sign", "decrypt", "unwrap", "manage"),
 }
 
 // forkFirst makes the application a forked child, which a helper serves.
@@ -31,19 +32,21 @@ func forkFirst(m *machine) (env []string, log func() string) {
 	}
 }
 
-// throughASocket serves the application by a service that lets it manage the token. All others keep the machine's own configuration.
-func throughASocket(m *machine) (env []string, log func() string) {
-	m.t.Helper()
-	conf := string(m.read("tpm2-p11.conf"))
-	m.write("server.conf", conf+fmt.Sprintf("\n[[access]]\nusers = [\"%d\"]\npurposes = [\"sign\", \"decrypt\", \"unwrap\", \"manage\"]\n", os.Geteuid()))
-	m.write("client.conf", fmt.Sprintf("socket = %q\nlog = \"stderr\"\n", m.path("socket")))
-	s := &service{machine: m}
-	s.begin()
-	m.t.Cleanup(s.end)
-	return []string{"TPM2_P11_CONF=" + m.path("client.conf")}, func() string {
-		s.end()
-		return s.log.String()
-	}
+// through serves the application by a service that lets it use the token for some purposes. All others keep the machine's own configuration.
+func through(purposes ...string) transport {
+	return transport{name: "socket", prepare: func(m *machine) (env []string, log func() string) {
+		m.t.Helper()
+		conf := string(m.read("tpm2-p11.conf"))
+		m.write("server.conf", conf+fmt.Sprintf("\n[[access]]\nusers = [\"%d\"]\npurposes = [\"%s\"]\n", os.Geteuid(), strings.Join(purposes, `", "`)))
+		m.write("client.conf", fmt.Sprintf("socket = %q\nlog = \"stderr\"\n", m.path("socket")))
+		s := &service{machine: m}
+		s.begin()
+		m.t.Cleanup(s.end)
+		return []string{"TPM2_P11_CONF=" + m.path("client.conf")}, func() string {
+			s.end()
+			return s.log.String()
+		}
+	}}
 }
 
 // over runs the rest of a test over each transport.
