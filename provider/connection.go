@@ -34,6 +34,7 @@ type connection struct {
 	found   *SRK       // without a pinned one, what was found in its place
 	srk     *loadedKey // checked on this connection
 	session *session   // salted HMAC session, reused
+	policy  *session   // policy session that waits for its next use, in which nothing was executed
 }
 
 // open opens a connection. Dialers name the address in their errors.
@@ -52,8 +53,10 @@ func open(ctx context.Context, l *link) (*connection, error) {
 
 // close closes the connection and forgets its session's key.
 func (c *connection) close() {
-	if c.session != nil {
-		c.session.wipe()
+	for _, s := range []*session{c.session, c.policy} {
+		if s != nil {
+			s.wipe()
+		}
 	}
 	c.conn.Close()
 }

@@ -44,17 +44,17 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 	return fmt.Errorf("%w: PCRs do not come to rest: %w", ErrPolicy, err)
 }
 
-// policyOnce executes the policy and uses it. With a PIN in the policy the session is salted, as its HMAC is made with
+// policyOnce executes the policy and uses it; what succeeded leaves its session to the next one. With a PIN in the policy the session is salted, as its HMAC is made with
 // the authValue, and encrypts itself. Otherwise it needs no key, and the HMAC session encrypts: whoever meets the policy
 // need not know the authValue, which would be part of the policy session's encryption key.
-func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) error {
+func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) (err error) {
 	steps, err := u.auth.Policy.Plan(u.nameAlg, c.policyState(ctx, u))
 	if err != nil {
 		return u.refused(err)
 	}
 	var auths []authorization
 	start := func(salt *loadedKey) (err error) {
-		s, err := c.startSession(ctx, tpm2.TPMSEPolicy, u.hash, salt)
+		s, err := c.policySession(ctx, u.hash, salt)
 		auths = []authorization{{session: s}}
 		return err
 	}
@@ -78,7 +78,13 @@ func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]au
 		}
 	}
 	s := auths[0].session
-	defer c.end(ctx, s)
+	defer func() {
+		if err == nil {
+			c.keepPolicy(ctx, s)
+		} else {
+			c.end(ctx, s)
+		}
+	}()
 	for _, step := range steps {
 		if err := c.policyStep(ctx, s, step); err != nil {
 			return c.explainRefusal(ctx, u, step, err)

@@ -35,7 +35,7 @@ func TestAKeyBoundToPCRsStopsSigningWhenOneChanges(t *testing.T) {
 	if err := b.trySign(t.Context(), key, auth); err != nil {
 		t.Fatal(err)
 	}
-	want := []tpm2.TPMCC{tpm2.TPMCCStartAuthSession, tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign}
+	want := []tpm2.TPMCC{tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign} // in the session that the first one left
 	if got := b.wire.Codes(); len(got) != len(want) {
 		t.Errorf("a signature took the commands %x, want %x", got, want)
 	}
@@ -149,7 +149,7 @@ func TestPCRsThatChangeWhileAPolicyRuns(t *testing.T) {
 		if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "PCRs do not come to rest") {
 			t.Errorf("PCRs never came to rest at command %x: %v", at, err)
 		}
-		if n := b.wire.Count(tpm2.TPMCCStartAuthSession); n != 16 {
+		if n := b.wire.Count(tpm2.TPMCCPolicyPCR); n != 16 {
 			t.Errorf("the policy ran %d times", n)
 		}
 		b.wire.Inject(nil)
@@ -235,6 +235,43 @@ func TestAPolicyOfAKeyWhoseNameIsOfAnotherHash(t *testing.T) {
 		})
 		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin("12345678")}); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A policy session waits for the next use of its kind, and for nothing else: keys of another hash or with a PIN have one of their
+// own, a refusal ends it, and whoever lets go of the TPM flushes it.
+func TestOnePolicySessionWaits(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	bound, withPIN := b.bound(t, currentPCRs(7)), b.bound(t, currentPCRs(7), policy.PIN{})
+	plain, pinned := b.boundKey(t, bound, ""), b.boundKey(t, withPIN, "12345678")
+	plainAuth, pinAuth := provider.Auth{Policy: bound}, provider.Auth{Policy: withPIN, Value: pin("12345678")}
+	sign := func(key provider.Object, auth provider.Auth, sessions int) {
+		t.Helper()
+		b.wire.Reset()
+		if err := b.trySign(t.Context(), key, auth); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.wire.Count(tpm2.TPMCCStartAuthSession); n != sessions {
+			t.Errorf("it took %d new sessions, want %d: %x", n, sessions, b.wire.Codes())
+		}
+	}
+	sign(plain, plainAuth, 1)
+	sign(plain, plainAuth, 0)
+	sign(pinned, pinAuth, 1)
+	sign(pinned, pinAuth, 0)
+	sign(plain, plainAuth, 1)
+	if err := b.trySign(t.Context(), pinned, provider.Auth{Policy: withPIN, Value: pin("87654321")}); !errors.Is(err, provider.ErrAuth) {
+		t.Errorf("a wrong PIN: %v", err)
+	}
+	sign(pinned, pinAuth, 1)
+	b.Release()
+	sign(pinned, pinAuth, 1)
+	b.extend(t, 7)
+	for range 3 {
+		if err := b.trySign(t.Context(), pinned, pinAuth); !errors.Is(err, provider.ErrPolicy) {
+			t.Errorf("after PCR 7 changed: %v", err)
 		}
 	}
 }

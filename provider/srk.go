@@ -204,9 +204,9 @@ func checkSRK(want SRK, have Public) error {
 // forgetSRK drops what was made with the SRK of another time.
 func (c *connection) forgetSRK() {
 	if c.session != nil {
-		c.flush(context.Background(), c.session.handle)
-		c.session.wipe()
+		c.end(context.Background(), c.session)
 	}
+	c.endPolicy(context.Background())
 	c.srk, c.found, c.session = nil, nil, nil
 }
 
