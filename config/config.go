@@ -17,6 +17,7 @@ type Config struct {
 	Forked string   // "use" (default), "all": what forked children may do with keys
 	Socket string   // absolute path of a running server's socket, "" to use the TPM in the process itself
 	Limits Limits   // of what clients of a server's socket can take
+	Legacy []string // of LegacyUses: what keys do only because the configuration says so
 	Access []Access // who may use what through a server's socket; nobody but root and the server's user where it is empty
 	KMS    KMS      // how secrets are asked of AWS KMS
 	Tokens []Token  // at least one
@@ -58,6 +59,16 @@ type Key struct {
 	Certificate string        // absolute path of a PEM chain, "" for none
 	Line        int           // where it is declared
 }
+
+// What keys can be let do for old applications' sake (`legacy`).
+const (
+	RawRSA          = "raw-rsa"          // the RSA operation without padding: CKM_RSA_X_509
+	SHA1Signatures  = "sha1-signatures"  // signatures of messages that are hashed with SHA-1
+	PKCS1Decryption = "pkcs1-decryption" // RSAES-PKCS1-v1_5
+)
+
+// LegacyUses are the words of `legacy`.
+func LegacyUses() []string { return []string{RawRSA, SHA1Signatures, PKCS1Decryption} }
 
 // KeyTypes are the types that a key can be declared with: provider's, which is above this package.
 func KeyTypes() []string { return []string{"rsa2048", "rsa3072", "rsa4096", "p256", "p384"} }

@@ -69,6 +69,7 @@ func readConfig(t table, c *Config) error {
 		"helper":            func(v value) error { return v.path(&c.Helper) },
 		"forked":            func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
 		"socket":            func(v value) error { return v.path(&c.Socket) },
+		"legacy":            func(v value) error { return v.texts(&c.Legacy, LegacyUses()...) },
 		"serve":             func(v value) error { return readLimits(v, &c.Limits) },
 		"access":            func(v value) error { return readAccess(v, &c.Access) },
 		"kms":               func(v value) error { return readKMS(v, &c.KMS) },

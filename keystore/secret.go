@@ -45,7 +45,7 @@ type SecretSpec struct {
 	Label  string // see CheckLabel
 	CKAID  []byte // may be empty
 	Info   SecretInfo
-	Policy policy.Policy // current values are resolved now
+	Policy policy.Policy // current values are resolved now; zero for the token's default
 	NoPIN  bool          // in a token with a PIN: do without it
 	Public bool          // data that is no secret: it lies in the store as it is
 }
@@ -76,7 +76,7 @@ func (t *Token) createSecret(ctx context.Context, value *secret.Bytes, s SecretS
 		side.Secret.Plain = append([]byte{}, value.Bytes()...)
 		return t.installPublic(ctx, a, side)
 	}
-	p, err := t.plan(ctx, a, KeySpec{Policy: s.Policy, NoPolicy: true, NoPIN: s.NoPIN})
+	p, err := t.plan(ctx, a, KeySpec{Policy: s.Policy, NoPIN: s.NoPIN})
 	if err != nil {
 		return Entry{}, err
 	}

@@ -127,9 +127,11 @@ const (
 const (
 	CKM_RSA_PKCS_KEY_PAIR_GEN  MechanismType = 0x0
 	CKM_RSA_PKCS               MechanismType = 0x1
+	CKM_RSA_X_509              MechanismType = 0x3
 	CKM_SHA1_RSA_PKCS          MechanismType = 0x6
 	CKM_RSA_PKCS_OAEP          MechanismType = 0x9
 	CKM_RSA_PKCS_PSS           MechanismType = 0xd
+	CKM_SHA1_RSA_PKCS_PSS      MechanismType = 0xe
 	CKM_SHA256_RSA_PKCS        MechanismType = 0x40
 	CKM_SHA384_RSA_PKCS        MechanismType = 0x41
 	CKM_SHA512_RSA_PKCS        MechanismType = 0x42
@@ -154,6 +156,7 @@ const (
 	CKM_GENERIC_SECRET_KEY_GEN MechanismType = 0x350
 	CKM_EC_KEY_PAIR_GEN        MechanismType = 0x1040
 	CKM_ECDSA                  MechanismType = 0x1041
+	CKM_ECDSA_SHA1             MechanismType = 0x1042
 	CKM_ECDH1_DERIVE           MechanismType = 0x1050
 	CKM_ECDSA_SHA256           MechanismType = 0x1044
 	CKM_ECDSA_SHA384           MechanismType = 0x1045

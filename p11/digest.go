@@ -15,7 +15,7 @@ func (m *Module) DigestInit(h SessionHandle, mechanism Mechanism) error {
 	if mechanism.cancelling() {
 		return s.cancel(CKF_DIGEST)
 	}
-	row, err := findMechanism(mechanism.Type, CKF_DIGEST)
+	row, err := mechanisms.find(mechanism.Type, CKF_DIGEST)
 	if err != nil {
 		return err
 	}

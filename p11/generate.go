@@ -48,7 +48,7 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mechanism Mechanism, public, p
 		return 0, 0, err
 	}
 	defer s.lib.report("C_GenerateKeyPair", &err)
-	row, err := findMechanism(mechanism.Type, CKF_GENERATE_KEY_PAIR)
+	row, err := mechanisms.find(mechanism.Type, CKF_GENERATE_KEY_PAIR)
 	if err != nil {
 		return 0, 0, err
 	}

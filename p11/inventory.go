@@ -82,7 +82,9 @@ func (l *library) objectsOf(serial string, hasPIN bool, entry keystore.Entry) []
 		l.log.Warn("a key cannot be shown", "label", entry.Label, "id", entry.ID, "reason", err.Error())
 		return nil
 	}
-	key := storedKey{serial, hasPIN, entry, public, material, useOf(entry.Object.Public), l.set.Config.KMS.Line > 0}
+	u := useOf(entry.Object.Public)
+	u.Bound = len(entry.Object.Public.AuthPolicy()) > 0 || l.set.Config.KMS.Line > 0
+	key := storedKey{serial, hasPIN, entry, public, material, u, l.mechanisms}
 	objects := []*object{key.privateObject(), key.publicObject()}
 	for n := range entry.Certificates {
 		objects = append(objects, key.certificateObject(n))

@@ -22,7 +22,7 @@ type storedKey struct {
 	public   crypto.PublicKey
 	material attributes
 	use      *use
-	unwraps  bool // there is something that it unwraps: [kms]
+	offered  mechanismTable
 }
 
 // privateObject is the private half. What is said of its origin follows from the TPM's public area, which the key's Name binds, and
@@ -40,12 +40,8 @@ func (k storedKey) privateObject() *object {
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
 	a[CKA_DERIVE] = boolean(k.use.Derive)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
-	uses := CKF_SIGN | CKF_DECRYPT | CKF_DERIVE
-	if k.unwraps {
-		uses |= CKF_UNWRAP
-	}
-	a[CKA_UNWRAP] = boolean(len(k.use.mechanisms(k.public, uses&CKF_UNWRAP)) > 0)
-	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, uses))
+	a[CKA_UNWRAP] = boolean(len(k.offered.of(k.use, k.public, CKF_UNWRAP)) > 0)
+	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
 	return k.object(CKO_PRIVATE_KEY, k.hasPIN, a)
 }
@@ -59,7 +55,7 @@ func (k storedKey) publicObject() *object {
 	a.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DESTROYABLE)
 	a[CKA_VERIFY] = boolean(k.use.Sign)
 	a[CKA_ENCRYPT] = boolean(k.use.Decrypt)
-	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.use.mechanisms(k.public, CKF_VERIFY|CKF_ENCRYPT))
+	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_VERIFY|CKF_ENCRYPT))
 	return k.object(CKO_PUBLIC_KEY, false, a)
 }
 

@@ -17,6 +17,7 @@ const ecdsaFlags = CKF_HW | CKF_SIGN | CKF_VERIFY | ecFlags
 // ecdsaMechanisms are ECDSA (PKCS #11 v3.1, section 6.3): signatures are r || s, each as long as the curve's order.
 var ecdsaMechanisms = []mechanism{
 	{id: CKM_ECDSA, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, sign: newECDSA, sizes: ecSizes},
+	{id: CKM_ECDSA_SHA1, flags: CKF_VERIFY | ecFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA1, sign: newECDSA, sizes: ecSizes, legacy: signsSHA1},
 	{id: CKM_ECDSA_SHA256, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA256, sign: newECDSA, sizes: ecSizes},
 	{id: CKM_ECDSA_SHA384, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA384, sign: newECDSA, sizes: ecSizes},
 	{id: CKM_ECDSA_SHA512, flags: ecdsaFlags, keys: CKK_EC, scheme: tpm2.TPMAlgECDSA, hash: crypto.SHA512, sign: newECDSA, sizes: ecSizes},
@@ -46,15 +47,14 @@ func (s ecdsaScheme) limit() int        { return rawECDSALimit }
 func (s ecdsaScheme) size() int         { return 2 * s.order() }
 
 func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) ([]byte, error) {
-	if s.h == 0 {
-		if len(digest) == 0 {
-			return nil, CKR_DATA_LEN_RANGE
-		}
-		if s.any {
-			digest = s.fit(digest)
-		}
+	h := s.h
+	if h == 0 && len(digest) == 0 {
+		return nil, CKR_DATA_LEN_RANGE
 	}
-	der, err := key.SignContext(ctx, digest, s.h)
+	if (h == 0 || h == crypto.SHA1) && s.any {
+		h, digest = 0, s.fit(digest)
+	}
+	der, err := key.SignContext(ctx, digest, h)
 	if err != nil {
 		return nil, err
 	}

@@ -7,16 +7,17 @@ import (
 	"crypto/subtle"
 	"hash"
 
+	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
 // hmacMechanisms are HMAC (PKCS #11 v3.1, sections 6.20 to 6.25), in software. The _GENERAL ones have a MAC length as their
-// parameter, and give the first bytes. With SHA-1 only what is there is verified.
+// parameter, and give the first bytes. With SHA-1 what is there is verified, and no more made unless the configuration says so.
 var hmacMechanisms = []mechanism{
 	{id: CKM_GENERIC_SECRET_KEY_GEN, flags: CKF_GENERATE, keys: CKK_GENERIC_SECRET, generate: generateHere, sizes: genericSizes},
-	{id: CKM_SHA_1_HMAC, flags: CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA_1_HMAC}, mac: crypto.SHA1, sizes: hmacSizes},
-	{id: CKM_SHA_1_HMAC_GENERAL, flags: CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA_1_HMAC}, mac: crypto.SHA1, general: true, sizes: hmacSizes},
+	{id: CKM_SHA_1_HMAC, flags: CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA_1_HMAC}, mac: crypto.SHA1, sizes: hmacSizes, legacy: legacy{config.SHA1Signatures, CKF_SIGN}},
+	{id: CKM_SHA_1_HMAC_GENERAL, flags: CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA_1_HMAC}, mac: crypto.SHA1, general: true, sizes: hmacSizes, legacy: legacy{config.SHA1Signatures, CKF_SIGN}},
 	{id: CKM_SHA224_HMAC, flags: CKF_SIGN | CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA224_HMAC}, mac: crypto.SHA224, sizes: hmacSizes},
 	{id: CKM_SHA224_HMAC_GENERAL, flags: CKF_SIGN | CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA224_HMAC}, mac: crypto.SHA224, general: true, sizes: hmacSizes},
 	{id: CKM_SHA256_HMAC, flags: CKF_SIGN | CKF_VERIFY, keys: CKK_GENERIC_SECRET, alsoKeys: []uint64{CKK_SHA256_HMAC}, mac: crypto.SHA256, sizes: hmacSizes},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
@@ -14,6 +15,7 @@ import (
 // needs a key that may also decrypt.
 var rsaPSSMechanisms = []mechanism{
 	{id: CKM_RSA_PKCS_PSS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSAPSS, sign: newRSAPSS, sizes: rsaSizes},
+	{id: CKM_SHA1_RSA_PKCS_PSS, flags: CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSAPSS, hash: crypto.SHA1, sign: newRSAPSS, sizes: rsaSizes, legacy: signsSHA1},
 	{id: CKM_SHA256_RSA_PKCS_PSS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSAPSS, hash: crypto.SHA256, sign: newRSAPSS, sizes: rsaSizes},
 	{id: CKM_SHA384_RSA_PKCS_PSS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSAPSS, hash: crypto.SHA384, sign: newRSAPSS, sizes: rsaSizes},
 	{id: CKM_SHA512_RSA_PKCS_PSS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSAPSS, hash: crypto.SHA512, sign: newRSAPSS, sizes: rsaSizes},
@@ -66,7 +68,7 @@ func (s rsaPSS) mayVerify() error {
 // maySign refuses what a key of the token would not do.
 func (s rsaPSS) maySign(m *mechanism, o *object) error {
 	switch {
-	case s.h == crypto.SHA1:
+	case s.h == crypto.SHA1 && m.hash != crypto.SHA1:
 		return refuse(CKR_MECHANISM_PARAM_INVALID, "signatures with SHA-1 can be forged")
 	case s.salt != s.h.Size() && !o.tpm.Raw():
 		return refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q may only sign, and salts with %d bytes then: another salt, of %d bytes, needs a key that may also decrypt",
@@ -89,11 +91,14 @@ func (s rsaPSS) sign(ctx context.Context, key *signer.Key, digest []byte) ([]byt
 	if len(digest) != s.h.Size() {
 		return nil, CKR_DATA_LEN_RANGE
 	}
-	options := rsa.PSSOptions{Hash: s.h, SaltLength: s.salt}
-	if s.salt == 0 {
-		options.SaltLength = signer.PSSSaltLengthZero
+	salt := s.salt
+	if salt == 0 {
+		salt = signer.PSSSaltLengthZero
 	}
-	return key.SignContext(ctx, digest, &options)
+	if s.h == crypto.SHA1 {
+		return key.SignContext(ctx, digest, keyuse.SHA1PSS{SaltLength: salt})
+	}
+	return key.SignContext(ctx, digest, &rsa.PSSOptions{Hash: s.h, SaltLength: salt})
 }
 
 func (s rsaPSS) verify(digest, signature []byte) error {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
@@ -39,6 +40,14 @@ type mechanism struct {
 	guards   func(*session, template) error // more that a template of what is made must fulfil; nil for nothing
 	private  bool                           // it unwraps private keys too
 	kms      bool                           // it is there with [kms] alone
+	legacy   legacy                         // what it does besides where the configuration says so
+	raw      bool                           // it shows what the bare RSA operation makes of anything
+}
+
+// legacy is what a mechanism does for old applications alone: one of config.LegacyUses, and the flags of it.
+type legacy struct {
+	word  string
+	flags Flags
 }
 
 // newSignature checks a mechanism's parameter and makes its scheme for one key, if the key can do that: how is CKF_SIGN or CKF_VERIFY.
@@ -64,39 +73,57 @@ type cipher interface {
 	decrypt(ctx context.Context, key *signer.Key, ciphertext []byte) ([]byte, error)
 }
 
-// mechanisms is the table, in the order of C_GetMechanismList.
-var mechanisms []mechanism
+// mechanismTable are mechanisms in the order of C_GetMechanismList.
+type mechanismTable []mechanism
+
+// mechanisms are all that there can be.
+var mechanisms mechanismTable
 
 // The rows reach for the table through the attributes of what they make.
 func init() {
-	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, deriveMechanisms, digestMechanisms,
-		aesMechanisms, aesWrapMechanisms, hmacMechanisms, kmsMechanisms)
+	mechanisms = slices.Concat(keyGenerations, rsaPKCS1Mechanisms, rsaX509Mechanisms, rsaPSSMechanisms, rsaOAEPMechanisms, ecdsaMechanisms, deriveMechanisms,
+		digestMechanisms, aesMechanisms, aesWrapMechanisms, hmacMechanisms, kmsMechanisms)
 }
 
-// findMechanism gives a mechanism that does all of uses.
-func findMechanism(id MechanismType, uses Flags) (*mechanism, error) {
-	for i := range mechanisms {
-		if m := &mechanisms[i]; m.id == id && m.flags&uses == uses {
+// offered are those that a configuration has.
+func offered(c config.Config) (t mechanismTable) {
+	for _, m := range mechanisms {
+		if slices.Contains(c.Legacy, m.legacy.word) {
+			m.flags |= m.legacy.flags
+		}
+		if m.flags != 0 && (!m.kms || c.KMS.Line > 0) {
+			t = append(t, m)
+		}
+	}
+	return t
+}
+
+// find gives a mechanism that does all of uses.
+func (t mechanismTable) find(id MechanismType, uses Flags) (*mechanism, error) {
+	for i := range t {
+		if m := &t[i]; m.id == id && m.flags&uses == uses {
 			return m, nil
 		}
 	}
 	return nil, CKR_MECHANISM_INVALID
 }
 
-// mechanism is findMechanism among those that the configuration has.
+// mechanism finds one among those that the configuration has.
 func (l *library) mechanism(id MechanismType, uses Flags) (*mechanism, error) {
-	m, err := findMechanism(id, uses)
-	switch {
-	case err != nil:
-		return nil, refuse(RVOf(err), "mechanism 0x%x", uint64(id))
-	case !l.offers(m):
-		return nil, refuse(CKR_MECHANISM_INVALID, "mechanism 0x%x takes a [kms] table in the configuration", uint64(id))
+	m, err := l.mechanisms.find(id, uses)
+	if err == nil {
+		return m, nil
 	}
-	return m, nil
+	for i := range mechanisms {
+		switch m := &mechanisms[i]; {
+		case m.id == id && m.kms:
+			return nil, refuse(CKR_MECHANISM_INVALID, "mechanism 0x%x takes a [kms] table in the configuration", uint64(id))
+		case m.id == id && m.legacy.flags != 0 && (m.flags|m.legacy.flags)&uses == uses:
+			return nil, refuse(CKR_MECHANISM_INVALID, "mechanism 0x%x does this only where the configuration's legacy has %q", uint64(id), m.legacy.word)
+		}
+	}
+	return nil, refuse(CKR_MECHANISM_INVALID, "mechanism 0x%x", uint64(id))
 }
-
-// offers tells whether a mechanism is there.
-func (l *library) offers(m *mechanism) bool { return !m.kms || l.set.Config.KMS.Line > 0 }
 
 func keyTypeOf(public crypto.PublicKey) uint64 {
 	if _, ok := public.(*ecdsa.PublicKey); ok {
@@ -109,6 +136,7 @@ func keyTypeOf(public crypto.PublicKey) uint64 {
 type use struct {
 	keyuse.Use
 	Derive bool // keys, by ECDH
+	Bound  bool // to a policy, or it may be KMS's recipient: the bare RSA operation is not for it
 }
 
 // useOf reads a public area. EC keys derive where RSA keys decrypt, and are used on the curves that TPMs are made with.
@@ -131,6 +159,9 @@ func (u *use) permits(m *mechanism, uses Flags) bool {
 	if m.flags&CKF_DECRYPT == 0 {
 		uses &^= CKF_ENCRYPT
 	}
+	if m.raw && (u.Bound || !u.Decrypt) { // to a TPM the bare operation is a decryption
+		return false
+	}
 	return uses != 0 && u.Fits(m.scheme, m.hash)
 }
 
@@ -142,8 +173,8 @@ func (o *object) fits(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 	return refuse(CKR_MECHANISM_PARAM_INVALID, "key %q was made for %v only", o.entry.Label, o.tpm.Hash)
 }
 
-// mechanisms are those a key may be used with for any of some uses.
-func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismType) {
+// of are those a key of a token may be used with for any of some uses.
+func (t mechanismTable) of(u *use, public crypto.PublicKey, uses Flags) (ids []MechanismType) {
 	if !u.Sign {
 		uses &^= CKF_SIGN | CKF_VERIFY
 	}
@@ -153,8 +184,8 @@ func (u *use) mechanisms(public crypto.PublicKey, uses Flags) (ids []MechanismTy
 	if !u.Decrypt {
 		uses &^= CKF_DECRYPT | CKF_ENCRYPT | CKF_UNWRAP
 	}
-	for i := range mechanisms {
-		m := &mechanisms[i]
+	for i := range t {
+		m := &t[i]
 		if m.keys == keyTypeOf(public) && u.permits(m, uses) {
 			ids = append(ids, m.id)
 		}

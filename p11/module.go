@@ -42,7 +42,8 @@ type library struct {
 	cancel context.CancelFunc
 	slots  []*slot
 
-	maxSessions int // that may be open at once
+	mechanisms  mechanismTable // that the configuration has
+	maxSessions int            // that may be open at once
 
 	// mu guards the fields below and those of slots that say so. It is held to look things up, never while a TPM or a disk works.
 	mu          sync.Mutex
@@ -78,7 +79,7 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 
 func newLibrary(set *tokens.Set) *library {
 	l := &library{
-		set: set, maxSessions: maxSessions, log: set.Logger, sessions: map[SessionHandle]*session{},
+		set: set, mechanisms: offered(set.Config), maxSessions: maxSessions, log: set.Logger, sessions: map[SessionHandle]*session{},
 		lastObject: sessionObjectBit | ObjectHandle(rand.Uint64()>>8),
 	}
 	if l.log == nil {

@@ -56,7 +56,7 @@ func TestAttributesOfAnImportedRSAKey(t *testing.T) {
 		{public, CKA_MODULUS_BITS, ulong(2048)},
 		// Nothing is encrypted to it that it does not decrypt.
 		{public, CKA_ALLOWED_MECHANISMS, numbers(uint64(CKM_RSA_PKCS), uint64(CKM_SHA1_RSA_PKCS), uint64(CKM_SHA256_RSA_PKCS), uint64(CKM_SHA384_RSA_PKCS), uint64(CKM_SHA512_RSA_PKCS),
-			uint64(CKM_RSA_PKCS_PSS), uint64(CKM_SHA256_RSA_PKCS_PSS), uint64(CKM_SHA384_RSA_PKCS_PSS), uint64(CKM_SHA512_RSA_PKCS_PSS), uint64(CKM_RSA_PKCS_OAEP))},
+			uint64(CKM_RSA_PKCS_PSS), uint64(CKM_SHA1_RSA_PKCS_PSS), uint64(CKM_SHA256_RSA_PKCS_PSS), uint64(CKM_SHA384_RSA_PKCS_PSS), uint64(CKM_SHA512_RSA_PKCS_PSS), uint64(CKM_RSA_PKCS_OAEP))},
 	} {
 		if got := w.attribute(s, c.object, c.a); !bytes.Equal(got, c.want) {
 			t.Errorf("object %x, attribute 0x%x: %x, want %x", c.object, uint64(c.a), got, c.want)

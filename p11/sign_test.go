@@ -161,7 +161,7 @@ func TestKeysOfOneScheme(t *testing.T) {
 		{"another label", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256), label("l")...), CKR_MECHANISM_PARAM_INVALID},
 		{"OAEP with another hash", opens, CKM_RSA_PKCS_OAEP, CKF_DECRYPT, append(numbers(uint64(CKM_SHA_1), CKG_MGF1_SHA1), label("")...), CKR_MECHANISM_PARAM_INVALID},
 	} {
-		row, err := findMechanism(c.id, c.how)
+		row, err := mechanisms.find(c.id, c.how)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -77,11 +77,9 @@ func (m *Module) GetMechanismList(id SlotID) ([]MechanismType, error) {
 	if _, err := l.slot(id); err != nil {
 		return nil, err
 	}
-	ids := make([]MechanismType, 0, len(mechanisms))
-	for i := range mechanisms {
-		if m := &mechanisms[i]; l.offers(m) {
-			ids = append(ids, m.id)
-		}
+	ids := make([]MechanismType, len(l.mechanisms))
+	for i := range l.mechanisms {
+		ids[i] = l.mechanisms[i].id
 	}
 	return ids, nil
 }

@@ -66,7 +66,7 @@ func restore(state []byte) (*digesting, error) {
 	if !ours || len(rest) < 9 {
 		return nil, CKR_SAVED_STATE_INVALID
 	}
-	row, err := findMechanism(MechanismType(binary.LittleEndian.Uint64(rest)), CKF_DIGEST)
+	row, err := mechanisms.find(MechanismType(binary.LittleEndian.Uint64(rest)), CKF_DIGEST)
 	if err != nil {
 		return nil, CKR_SAVED_STATE_INVALID
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -35,6 +36,9 @@ func (k *Key) planDecrypt(ciphertext []byte, opts crypto.DecrypterOpts) (task, e
 	if !ok {
 		return task{}, fmt.Errorf("%w: only RSA keys decrypt", ErrWrongUse)
 	}
+	if _, ok := opts.(keyuse.Unpadded); ok {
+		return planUnpadded(k.limits, public, ciphertext)
+	}
 	oaep, err := oaepOptions(opts)
 	if err != nil {
 		return task{}, err
@@ -56,6 +60,31 @@ func (k *Key) planDecrypt(ciphertext []byte, opts crypto.DecrypterOpts) (task, e
 		},
 		served: client.DecryptOAEP(oaep.Hash, oaep.Label, ciphertext),
 	}, nil
+}
+
+// planUnpadded is the RSA operation alone. What becomes of it is the caller's to answer for.
+func planUnpadded(l limits, public *rsa.PublicKey, in []byte) (task, error) {
+	if err := l.allowDecrypt(0); err != nil {
+		return task{}, err
+	}
+	return task{
+		inTPM: func(ctx context.Context, t *provider.TPM, o provider.Object, a provider.Auth) ([]byte, error) {
+			out, err := t.RawRSA(ctx, o, a, in)
+			if err != nil {
+				return nil, err
+			}
+			defer out.Wipe()
+			return wholeBlock(out.Bytes(), public.Size()), nil
+		},
+		served: client.DecryptUnpadded(in),
+	}, nil
+}
+
+// wholeBlock is a copy of k bytes: a TPM may leave out the zeros that a number begins with.
+func wholeBlock(number []byte, k int) []byte {
+	block := make([]byte, max(k, len(number)))
+	copy(block[len(block)-len(number):], number)
+	return block
 }
 
 func oaepOptions(opts crypto.DecrypterOpts) (*rsa.OAEPOptions, error) {

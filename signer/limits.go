@@ -25,7 +25,7 @@ func (l limits) allowSign(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 	return nil
 }
 
-// allowDecrypt is allowSign for OAEP.
+// allowDecrypt is allowSign for OAEP; hash 0 is for what no key is made for alone.
 func (l limits) allowDecrypt(h crypto.Hash) error {
 	switch {
 	case !l.Decrypt:

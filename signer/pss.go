@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -30,10 +31,15 @@ func planPSS(l limits, public *rsa.PublicKey, digest []byte, opts *rsa.PSSOption
 	if err := checkDigest(h, digest); err != nil {
 		return task{}, err
 	}
+	return planHashedPSS(l, public, h, digest, opts.SaltLength)
+}
+
+// planHashedPSS is planPSS for a digest that was found good.
+func planHashedPSS(l limits, public *rsa.PublicKey, h crypto.Hash, digest []byte, saltLength int) (task, error) {
 	if err := l.allowSign(tpm2.TPMAlgRSAPSS, h); err != nil {
 		return task{}, err
 	}
-	switch n := opts.SaltLength; {
+	switch n := saltLength; {
 	case n == rsa.PSSSaltLengthAuto || n == rsa.PSSSaltLengthEqualsHash || n == h.Size():
 		return signInTPM(provider.RSAPSS, h, digest, client.SignPSS(h, h.Size(), digest)), nil
 	case n == PSSSaltLengthZero:
@@ -43,6 +49,14 @@ func planPSS(l limits, public *rsa.PublicKey, digest []byte, opts *rsa.PSSOption
 	default:
 		return planSalted(l, public, h, digest, n)
 	}
+}
+
+// planSHA1PSS is planPSS with SHA-1, which the caller has to answer for.
+func planSHA1PSS(l limits, public *rsa.PublicKey, digest []byte, opts keyuse.SHA1PSS) (task, error) {
+	if len(digest) != crypto.SHA1.Size() {
+		return task{}, fmt.Errorf("%w: a SHA-1 digest has %d bytes, not %d", ErrLength, crypto.SHA1.Size(), len(digest))
+	}
+	return planHashedPSS(l, public, crypto.SHA1, digest, opts.SaltLength)
 }
 
 // planSalted is a signature with a salt of a length that TPMs do not know.

@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
+	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -43,8 +44,11 @@ func (k *Key) planSign(digest []byte, opts crypto.SignerOpts) (task, error) {
 	}
 	switch public := k.public.(type) {
 	case *rsa.PublicKey:
-		if pss, ok := opts.(*rsa.PSSOptions); ok {
-			return planPSS(k.limits, public, digest, pss)
+		switch opts := opts.(type) {
+		case *rsa.PSSOptions:
+			return planPSS(k.limits, public, digest, opts)
+		case keyuse.SHA1PSS:
+			return planSHA1PSS(k.limits, public, digest, opts)
 		}
 		return planPKCS1(k.limits, public, digest, opts.HashFunc())
 	case *ecdsa.PublicKey:
@@ -75,9 +79,7 @@ func signBlock(encode func() []byte, verify func(signature []byte) error, served
 				return nil, err
 			}
 			defer out.Wipe()
-			// A TPM may leave out the zeros that a number begins with; a signature has all k bytes.
-			signature := make([]byte, max(len(block), out.Len()))
-			copy(signature[len(signature)-out.Len():], out.Bytes())
+			signature := wholeBlock(out.Bytes(), len(block))
 			if verify(signature) != nil {
 				return nil, fmt.Errorf("sign with key %q: %w: the signature does not verify", a.Label, provider.ErrIntegrity)
 			}

@@ -9,6 +9,7 @@ import (
 // Mechanisms (PKCS #11 v3.1 current mechanisms).
 const (
 	MechanismRSAPKCS      = 0x1
+	MechanismRSAX509      = 0x3
 	MechanismRSAOAEP      = 0x9
 	MechanismRSAPSS       = 0xD
 	MechanismSHA256RSA    = 0x40
@@ -51,6 +52,11 @@ func DecryptOAEP(h crypto.Hash, label, ciphertext []byte) Operation {
 	w.Bytes(append([]byte{}, label...))
 	source, _ := w.Message() // a label that is too long is refused with the call
 	return Operation{Decrypt: true, Mechanism: MechanismRSAOAEP, Parameter: append(parameter(h, oaepDataSpecified), source...), Input: ciphertext}
+}
+
+// DecryptUnpadded is the RSA operation without padding, on k bytes. A server does it only where its configuration says so.
+func DecryptUnpadded(in []byte) Operation {
+	return Operation{Decrypt: true, Mechanism: MechanismRSAX509, Input: in}
 }
 
 // parameter is what the parameters of PSS and OAEP begin with.
