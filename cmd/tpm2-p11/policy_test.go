@@ -193,7 +193,9 @@ func TestWhatNobodyCanSign(t *testing.T) {
 	m.refused(exitFailed, "is no policy that a signer approves", "", "policy", "sign", "@root.toml", "--key", "@ci.pem")
 	m.refused(exitFailed, "asks for current values", "", "policy", "sign", "@open.toml", "--key", "@ci.pem")
 	m.refused(exitFailed, "no private key", "", "policy", "sign", "@pin.toml", "--key", "@ci.pub")
-	m.refused(exitFailed, "systemd's files have room for the PCRs of one bank", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--format", "systemd")
+	m.refused(exitFailed, "systemd's files have room for signatures of RSA keys", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--format", "systemd")
 	m.refused(exitUsage, "--key is missing", "", "policy", "sign", "@pin.toml")
 	m.refused(exitUsage, "--ref has 32 bytes at most", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--ref", strings.Repeat("x", 33))
+	m.buildKey("-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
+	m.refused(exitFailed, "systemd's files have room for the PCRs of one bank", "", "policy", "sign", "@pin.toml", "--key", "@ci.pem", "--format", "systemd")
 }
