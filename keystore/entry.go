@@ -46,7 +46,7 @@ func (e Entry) PolicyIgnored() bool {
 }
 
 // AsksPIN tells whether a use of the key takes its authValue, the token's secret or a PIN of its own: a policy that is
-// enforced takes it only where it says so.
+// enforced takes it only where it says so, and not where a branch does without.
 func (e Entry) AsksPIN() bool {
 	switch {
 	case e.EmptyAuth, e.PolicyErr != nil:
@@ -54,7 +54,12 @@ func (e Entry) AsksPIN() bool {
 	case e.Policy.IsZero(), e.PolicyIgnored():
 		return true
 	}
-	return e.Policy.NeedsPIN()
+	return e.Policy.RequiresPIN()
+}
+
+// TakesPIN tells whether a use of the key may take its authValue: where AsksPIN does, or in one of the policy's branches.
+func (e Entry) TakesPIN() bool {
+	return e.AsksPIN() || !e.EmptyAuth && e.PolicyErr == nil && !e.PolicyIgnored() && e.Policy.NeedsPIN()
 }
 
 // AsksOwnPIN tells whether a use of the key takes a PIN of its own, which whoever uses it must be asked for.

@@ -266,8 +266,27 @@ func (a *anchor) samePIN(b *anchor, r Role) bool {
 	return bytes.Equal(x.Private, y.Private)
 }
 
+// atHand is the authValue of a key that can be used without, nil when it was not given.
+func (t *Token) atHand(e Entry, ownPIN *secret.Bytes) *secret.Bytes {
+	switch {
+	case e.EmptyAuth && e.Policy.NeedsPIN():
+		return secret.From(nil)
+	case !e.TakesPIN():
+	case e.OwnPIN:
+		if ownPIN.Len() > 0 && ownPIN.Len() <= MaxPIN {
+			return ownPIN.Clone()
+		}
+	default:
+		if value, err := t.tokenSecret(); err == nil {
+			return value
+		}
+	}
+	return nil
+}
+
 // Auth is what provider needs to use an entry's key: the token's secret (ErrLoginNeeded before a login), ownPIN
-// (ErrKeyPINNeeded without one) or nothing, and the policy. The caller wipes its Value, which is a copy, after use.
+// (ErrKeyPINNeeded without one) or nothing, and the policy. Where a branch of the policy does without, a PIN that was not
+// given is not asked for. The caller wipes its Value, which is a copy, after use.
 // ErrPolicyUnknown and ErrUnfinished for keys that cannot be used.
 func (t *Token) Auth(e Entry, ownPIN *secret.Bytes) (provider.Auth, error) {
 	auth := provider.Auth{Policy: e.Policy, Label: e.Label, Approved: t.ApprovedFor(e.Approved)}
@@ -281,6 +300,7 @@ func (t *Token) Auth(e Entry, ownPIN *secret.Bytes) (provider.Auth, error) {
 	case e.PolicyErr != nil:
 		err = e.PolicyErr
 	case !e.AsksPIN():
+		auth.Value = t.atHand(e, ownPIN)
 	case e.OwnPIN && ownPIN.Len() == 0:
 		err = ErrKeyPINNeeded
 	case e.OwnPIN && ownPIN.Len() > MaxPIN:

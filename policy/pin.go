@@ -12,7 +12,7 @@ func (p PIN) resolve(State, bool) (Node, error) { return p, nil }
 
 func (p PIN) check(now State) error {
 	if now.NoPIN {
-		return &UnsatisfiedError{Node: p, Wants: "the PIN", Has: "none was given"}
+		return &UnsatisfiedError{Node: p, Wants: "the PIN", Has: "no PIN was given"}
 	}
 	return nil
 }

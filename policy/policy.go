@@ -10,6 +10,7 @@ import (
 	"errors"
 	"iter"
 	"reflect"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -171,6 +172,21 @@ func (p Policy) NeedsPIN() bool {
 		if _, ok := n.(PIN); ok {
 			return true
 		}
+	}
+	return false
+}
+
+// RequiresPIN tells whether the object's authValue takes part in every branch.
+func (p Policy) RequiresPIN() bool { return !p.IsZero() && requiresPIN(p.Root) }
+
+func requiresPIN(n Node) bool {
+	switch n := n.(type) {
+	case PIN:
+		return true
+	case All:
+		return slices.ContainsFunc(n, requiresPIN)
+	case Any:
+		return len(n) > 0 && !slices.ContainsFunc(n, func(b Node) bool { return !requiresPIN(b) })
 	}
 	return false
 }

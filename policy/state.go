@@ -25,7 +25,7 @@ type State struct {
 	Hash tpm2.TPMIAlgHash
 	// Command is what is to be authorised, 0 if that is not known.
 	Command tpm2.TPMCC
-	// NoPIN: the object's authValue is not at hand. Branches without it come before those that ask for it.
+	// NoPIN: the object's authValue is not at hand, and branches that ask for it are not met.
 	NoPIN bool
 }
 
@@ -92,18 +92,7 @@ type outline struct{ undecided }
 func (outline) choose(Any) (int, error)                         { return -1, nil }
 func (outline) approve(approver, crypto.Hash) (Approved, error) { return Approved{}, nil }
 
-// choose is the first branch that the state meets. If all that is missing is the PIN, it is a branch that asks for
-// one, so that the TPM's answer is about the PIN.
-func (s State) choose(a Any) (int, error) {
-	first, err := a.firstMet(s)
-	if err == nil || !s.NoPIN || !isUnmet(err) {
-		return first, err
-	}
-	s.NoPIN = false
-	if first, unmet := a.firstMet(s); unmet == nil {
-		return first, nil
-	}
-	return 0, err
-}
+// choose is the first branch that the state meets.
+func (s State) choose(a Any) (int, error) { return a.firstMet(s) }
 
 func (s State) allow(c Command) error { return c.check(s) }

@@ -350,7 +350,7 @@ func TestABranchIsChosenBeforeTheTPMIsAsked(t *testing.T) {
 	b := newStore(t)
 	here := b.bound(t, currentPCRs(7)).Root
 	p := policy.Policy{Root: policy.Any{policy.PIN{}, elsewhere().Root, here}}
-	key := b.boundKey(t, p, "12345678")
+	key := b.key(t, provider.Template{Type: provider.P256, Use: provider.Use{Sign: true}, AuthPolicy: digestOf(t, p), DictionaryAttack: true}, "12345678")
 	b.wire.Reset()
 	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
 		t.Fatal(err)
@@ -362,8 +362,14 @@ func TestABranchIsChosenBeforeTheTPMIsAsked(t *testing.T) {
 	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Value: pin("12345678")}); err != nil {
 		t.Errorf("by the PIN, after PCR 7 changed: %v", err)
 	}
-	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); !errors.Is(err, provider.ErrAuth) {
-		t.Errorf("without the PIN, after PCR 7 changed: %v", err)
+	for range 3 {
+		err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Label: "web"})
+		if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "branch 1: no PIN was given, approved: the PIN") {
+			t.Errorf("without the PIN, after PCR 7 changed: %v", err)
+		}
+	}
+	if n, err := b.Properties(t.Context()); err != nil || n.LockoutCounter != 0 {
+		t.Errorf("a PIN that nobody gave was counted as wrong: %d, %v", n.LockoutCounter, err)
 	}
 	noPIN := policy.Policy{Root: policy.Any{elsewhere().Root, here}}
 	err := b.trySign(t.Context(), b.boundKey(t, noPIN, ""), provider.Auth{Policy: noPIN, Label: "web"})

@@ -14,7 +14,8 @@ import (
 
 // Auth is what a caller brings to use an object.
 type Auth struct {
-	// Value is the object's authValue; nil is the empty one. Trailing zero bytes do not count (TPM 2.0 Part 1).
+	// Value is the object's authValue; nil is the empty one, and one that is not at hand where a policy has branches with a PIN and
+	// others. Trailing zero bytes do not count (TPM 2.0 Part 1).
 	Value *secret.Bytes
 	// Policy is the policy the object was made with; zero when userWithAuth alone decides.
 	Policy policy.Policy

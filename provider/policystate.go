@@ -44,7 +44,7 @@ func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State
 	return policy.State{
 		Hash:     u.nameAlg,
 		Command:  u.code,
-		NoPIN:    len(authValue(u.auth.Value)) == 0,
+		NoPIN:    u.auth.Value == nil,
 		Approved: approved,
 		Clock:    func() (policy.ClockInfo, error) { return c.readClock(ctx) },
 		PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) {

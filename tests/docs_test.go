@@ -24,15 +24,22 @@ var pagesNotRun = map[string]string{
 	"crypto11.md":     "TestCrypto11Suite runs what it tells of",
 	"haproxy.md":      "it has no commands",
 	"kms.md":          "its commands ask KMS: TestKMSDocs runs them",
-	"policies.md":     "it has no commands",
 	"secrets.md":      "it has no commands",
 	"serve.md":        "its commands ask systemd",
 }
 
 // What pages begin with beyond what all do.
 var pagesPrepared = map[string]func(m *machine){
+	"policies.md":   approvals,
 	"prediction.md": images,
 	"ssh.md":        sshServer,
+}
+
+// approvals is a machine with a token, whose image is what a build said it would be.
+func approvals(m *machine) {
+	m.t.Helper()
+	m.tpm2p11("init", "--no-pin")
+	m.write("ami-2026-11-20.toml", m.pcrPolicy(7))
 }
 
 // images are what a build gave, for pages that begin there.

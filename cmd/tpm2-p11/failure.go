@@ -122,6 +122,13 @@ func hintFor(cmd *cobra.Command, err error) string {
 // meetPolicy is what to do about a node that is not met, "" where it is PCRs.
 func meetPolicy(unmet *policy.UnsatisfiedError) string {
 	switch n := unmet.Node.(type) {
+	case policy.Any:
+		for _, b := range unmet.Branches {
+			var pin *policy.UnsatisfiedError
+			if errors.As(b.Err, &pin) && pin.Node == policy.Node(policy.PIN{}) {
+				return "give the PIN by --pin-file FILE (- is standard input)"
+			}
+		}
 	case policy.Clock:
 		return "its term is over: make it anew"
 	case policy.Authorize:

@@ -72,11 +72,17 @@ func (a *app) withLogin(ctx context.Context, t *keystore.Token, p pinSource, do 
 
 // use opens a key for private operations, asking for what it needs, and closes it after do.
 func (a *app) use(ctx context.Context, k target, do func(*signer.Key) error) error {
-	if k.pin.file != "" && !k.entry.AsksPIN() && !k.token.HasPIN() {
+	if k.pin.file != "" && !k.entry.TakesPIN() && !k.token.HasPIN() {
 		a.note("key %q takes no PIN, and token %q has none: what %s names was not looked at", k.entry.Label, k.token.Label(), k.pin.flag)
 	}
 	var own *secret.Bytes
-	if k.entry.AsksOwnPIN() {
+	given := k.pin.file != "" || k.pin.uri.PINSource != ""
+	if k.entry.TakesPIN() && !k.entry.AsksPIN() && !k.entry.OwnPIN && given {
+		if err := a.login(ctx, k.token, k.pin); err != nil {
+			return err
+		}
+	}
+	if k.entry.AsksOwnPIN() || k.entry.OwnPIN && k.entry.TakesPIN() && given {
 		var err error
 		if own, err = a.pinFrom(ctx, k.pin, "the PIN of key "+k.entry.Label); err != nil {
 			return err

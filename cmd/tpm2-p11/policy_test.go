@@ -129,6 +129,35 @@ func TestASealedSecretThatIsSealedAgain(t *testing.T) {
 	m.refused(exitFailed, "sha256 PCR16 is ", "", "seal", "--again", "@bound.tss2", "--no-policy")
 }
 
+// A branch without a PIN needs none, and the other one is the way back in.
+func TestAPINForWhenPCRsChange(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
+	m.write("pin", canaryPIN)
+	m.write("so", "so-pin")
+	m.write("message", "hello")
+	m.write("web.toml", "any = [ { pcr = { bank = \"sha256\", indices = [7] } }, { pin = true } ]\n")
+	m.run("init", "--pin-file", "@pin", "--so-pin-file", "@so")
+	m.run("key", "create", "web", "--type", "p256", "--policy", "@web.toml", "--pin-file", "@pin")
+	m.run("key", "create", "own", "--type", "p256", "--policy", "@web.toml", "--own-pin-file", "@pin")
+	m.stdin = "database password"
+	m.run("seal", "--policy", "@web.toml", "--pin-file", "@pin", "--out", "@secret.tss2")
+	m.stdin = ""
+	uses := [][]string{{"sign", "web", "--in", "@message", "--out", "@sig"}, {"sign", "own", "--in", "@message", "--out", "@sig"}, {"unseal", "@secret.tss2"}}
+	for _, use := range uses {
+		m.run(use...)
+	}
+	m.tpm.Extend(t, "sha256", 7, []byte("an update"))
+	for _, use := range uses {
+		m.refused(exitFailed, "branch 1: sha256 PCR7 is ", "give the PIN by --pin-file FILE", use...)
+		m.run(append(use, "--pin-file", "@pin")...)
+	}
+	if tries := m.json("lockout", "show")["counter"]; tries != 0.0 {
+		t.Errorf("a PIN that nobody gave was counted as wrong: %v", tries)
+	}
+}
+
 // What is made without a policy gets the configuration's.
 func TestTheConfigurationsPolicyIsTheDefault(t *testing.T) {
 	t.Parallel()

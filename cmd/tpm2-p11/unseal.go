@@ -44,7 +44,7 @@ readable by its owner alone.`,
 				return err
 			}
 			auth := provider.Auth{Policy: k.Policy, Label: name, Approved: t.ApprovedFor(k.Approved)}
-			if !k.EmptyAuth {
+			if !k.EmptyAuth && (f.pin.file != "" || k.Policy.IsZero() || k.Policy.RequiresPIN()) {
 				if auth.Value, err = a.pin(ctx, f.pin.flag, f.pin.file, "the PIN of "+name); err != nil {
 					return err
 				}
