@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"sync"
 )
 
@@ -20,6 +21,11 @@ type proxy struct {
 func newProxy(path, tpm string) (*proxy, error) {
 	l, err := net.Listen("unix", path)
 	if err != nil {
+		return nil, err
+	}
+	// The control channel, which tpm2-tss opens too, is the TPM's own.
+	if err := os.Symlink(tpm+".ctrl", path+".ctrl"); err != nil {
+		l.Close()
 		return nil, err
 	}
 	p := &proxy{path: path, tpm: tpm, listener: l}

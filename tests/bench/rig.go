@@ -28,7 +28,10 @@ type rig struct {
 	proxy  *proxy // between the TPM and processes whose commands are counted
 
 	handles     map[string]string // of keys, by label
+	files       map[string]string // of keys in the open token, by label
 	ciphertexts map[string][]byte // for keys that decrypt
+	theirs      map[string]string // files with ciphertexts for keys of tpm2-pkcs11, by label
+	hasProvider bool              // tpm2-openssl is there
 	stop        []func()
 }
 
@@ -39,7 +42,7 @@ func newRig(ctx context.Context, p plan) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{plan: p, dir: dir, socket: filepath.Join(dir, "tpm"), handles: map[string]string{}, ciphertexts: map[string][]byte{}}
+	r := &rig{plan: p, dir: dir, socket: filepath.Join(dir, "tpm"), handles: map[string]string{}, files: map[string]string{}, theirs: map[string]string{}, ciphertexts: map[string][]byte{}}
 	r.stop = append(r.stop, func() { os.RemoveAll(dir) })
 	if err := r.start(ctx); err != nil {
 		r.close()
@@ -70,6 +73,9 @@ func (r *rig) start(ctx context.Context) (err error) {
 	}
 	if err == nil {
 		_, err = r.output(ctx, nil, "cc", "-O2", "-o", r.path("host"), filepath.Join(r.build, "../tests/bench/testdata/host.c"), "-ldl", "-lpthread")
+	}
+	if err == nil {
+		err = r.others(ctx)
 	}
 	return err
 }
@@ -167,11 +173,11 @@ func (r *rig) makeKey(ctx context.Context, env []string, c column) error {
 	if err != nil {
 		return err
 	}
-	var answer struct{ Key struct{ Handle string } }
+	var answer struct{ Key struct{ Handle, File string } }
 	if err := json.Unmarshal(made, &answer); err != nil {
 		return fmt.Errorf("%s: %w", made, err)
 	}
-	r.handles[c.label()] = answer.Key.Handle
+	r.handles[c.label()], r.files[c.label()] = answer.Key.Handle, filepath.Join(r.path(c.token()), answer.Key.File+".pem")
 	if c.use != "decrypt" {
 		return nil
 	}

@@ -44,6 +44,8 @@ var rows = []row{
 	}},
 }
 
+func init() { rows = append(rows, otherRows...) }
+
 func always(*rig, batchOf) bool { return true }
 
 // own is this program, for rows that are Go.
