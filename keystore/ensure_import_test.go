@@ -12,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 // fleetKey is a private key that is known outside, and how often somebody asked for it.
@@ -245,5 +247,65 @@ func TestAnImportedKeyThatTheTPMLost(t *testing.T) {
 	i.Spec.Wrapped = false
 	if e := other.brought(t, token, i, Updated); e.Object.Handle == 0 {
 		t.Error("it is still wrapped")
+	}
+}
+
+// The TPM goes at any of the commands that replacing an imported key takes. What the store calls ready is whole then, and the next try
+// ends as if nothing had been: one key, which signs, and nothing else in the TPM.
+func TestAnImportWhoseTPMIsLostInTheMiddle(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	k := newFleetKey(t)
+	i := k.wanted()
+	i.Replace = true
+	boot := func(image string) {
+		s.swtpm.Restart(t)
+		s.swtpm.Extend(t, "sha256", 7, []byte(image))
+	}
+	boot("November")
+	token := s.initialized(t, "", "")
+	k.brought(t, token, i, Created)
+	count := len(handlesOf(t, token))
+	_ = token.TPM().Close()
+	images := []string{"December", "November"}
+	replaced := false
+	for round := 0; !replaced; round++ {
+		n, image := round/2, images[round%2]
+		boot(image)
+		dialer, err := transport.Parse(s.address)
+		must(t, err)
+		left := n
+		tpm := provider.New(&dyingTPM{Dialer: dialer, afterwards: round%2 == 1, at: func([]byte) bool { left--; return left < 0 }})
+		token, err = Open(Options{Dir: s.dir, TPM: tpm})
+		must(t, err)
+		_, _, err = token.EnsureImported(ctx, i, k.private)
+		replaced = err == nil && left >= 0
+		if replaced && n < 10 {
+			t.Errorf("it took only %d commands: the test proves nothing", n)
+		}
+		_ = tpm.Close()
+
+		boot(image)
+		token = s.open(t)
+		entries, err := token.findAll(Query{Label: "web"})
+		must(t, err)
+		for _, e := range entries {
+			var unsatisfied *policy.UnsatisfiedError
+			if err := sign(token, e, nil); e.State == Ready && err != nil && !errors.As(err, &unsatisfied) {
+				t.Errorf("lost at command %d: %s: %v", n, e, err)
+			}
+		}
+		e, outcome, err := token.EnsureImported(ctx, i, k.private)
+		if err != nil {
+			t.Fatalf("after the loss at command %d: %v", n, err)
+		}
+		signs(t, token, e, nil)
+		if now := handlesOf(t, token); len(now) != count {
+			t.Errorf("lost at command %d, then %s: handles %x, there were %d", n, outcome, now, count)
+		}
+		if list := labels(t, token); len(list) != 1 {
+			t.Errorf("lost at command %d: keys %v", n, list)
+		}
+		_ = token.TPM().Close()
 	}
 }

@@ -18,10 +18,11 @@ import (
 
 const evictControl = 0x120 // TPM_CC_EvictControl
 
-// dyingTPM is a TPM whose connection breaks at the first EvictControl, for good.
+// dyingTPM is a TPM whose connection breaks for good at the first EvictControl, or at another command.
 type dyingTPM struct {
 	transport.Dialer
-	afterwards bool // the command is carried out, and only its response lost
+	at         func(command []byte) bool // nil: EvictControl
+	afterwards bool                      // the command is carried out, and only its response lost
 	dead       atomic.Bool
 }
 
@@ -44,7 +45,11 @@ func (c *dyingConn) Transmit(ctx context.Context, command []byte) ([]byte, error
 	if c.tpm.dead.Load() {
 		return nil, errDead
 	}
-	if binary.BigEndian.Uint32(command[6:]) != evictControl {
+	due := binary.BigEndian.Uint32(command[6:]) == evictControl
+	if c.tpm.at != nil {
+		due = c.tpm.at(command)
+	}
+	if !due {
 		return c.Conn.Transmit(ctx, command)
 	}
 	c.tpm.dead.Store(true)
