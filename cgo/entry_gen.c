@@ -604,16 +604,27 @@ CK_RV C_SignFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pSignature, CK_ULONG_P
 
 CK_RV C_SignRecoverInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_SignRecoverInit);
+	put_ulong(&call, hSession);
+	put_optional_mechanism(&call, pMechanism);
+	put_ulong(&call, hKey);
+	call_send(&call);
+	return call_end(&call);
 }
 
 CK_RV C_SignRecover(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pData, CK_ULONG ulDataLen, CK_BYTE_PTR pSignature, CK_ULONG_PTR pulSignatureLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_SignRecover);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pData, ulDataLen, CKR_DATA_LEN_RANGE);
+	put_buffer(&call, pSignature, pulSignatureLen);
+	call_send(&call);
+	get_buffer(&call, pSignature, pulSignatureLen);
+	return call_end(&call);
 }
 
 CK_RV C_VerifyInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
@@ -673,44 +684,27 @@ CK_RV C_VerifyFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pSignature, CK_ULONG
 
 CK_RV C_VerifyRecoverInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_VerifyRecoverInit);
+	put_ulong(&call, hSession);
+	put_optional_mechanism(&call, pMechanism);
+	put_ulong(&call, hKey);
+	call_send(&call);
+	return call_end(&call);
 }
 
 CK_RV C_VerifyRecover(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pSignature, CK_ULONG ulSignatureLen, CK_BYTE_PTR pData, CK_ULONG_PTR pulDataLen)
 {
-	CK_RV rv = boundary_ready();
+	struct call call;
 
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
-}
-
-CK_RV C_DigestEncryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPartLen, CK_BYTE_PTR pEncryptedPart, CK_ULONG_PTR pulEncryptedPartLen)
-{
-	CK_RV rv = boundary_ready();
-
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
-}
-
-CK_RV C_DecryptDigestUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPart, CK_ULONG ulEncryptedPartLen, CK_BYTE_PTR pPart, CK_ULONG_PTR pulPartLen)
-{
-	CK_RV rv = boundary_ready();
-
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
-}
-
-CK_RV C_SignEncryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPartLen, CK_BYTE_PTR pEncryptedPart, CK_ULONG_PTR pulEncryptedPartLen)
-{
-	CK_RV rv = boundary_ready();
-
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
-}
-
-CK_RV C_DecryptVerifyUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPart, CK_ULONG ulEncryptedPartLen, CK_BYTE_PTR pPart, CK_ULONG_PTR pulPartLen)
-{
-	CK_RV rv = boundary_ready();
-
-	return rv != CKR_OK ? rv : CKR_FUNCTION_NOT_SUPPORTED;
+	call_begin(&call, CALL_C_VerifyRecover);
+	put_ulong(&call, hSession);
+	put_bytes(&call, pSignature, ulSignatureLen, CKR_SIGNATURE_LEN_RANGE);
+	put_buffer(&call, pData, pulDataLen);
+	call_send(&call);
+	get_buffer(&call, pData, pulDataLen);
+	return call_end(&call);
 }
 
 CK_RV C_GenerateKey(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_ATTRIBUTE_PTR pTemplate, CK_ULONG ulCount, CK_OBJECT_HANDLE_PTR phKey)

@@ -52,10 +52,14 @@ enum function_number {
 	CALL_C_Sign = 44,
 	CALL_C_SignUpdate = 45,
 	CALL_C_SignFinal = 46,
+	CALL_C_SignRecoverInit = 47,
+	CALL_C_SignRecover = 48,
 	CALL_C_VerifyInit = 49,
 	CALL_C_Verify = 50,
 	CALL_C_VerifyUpdate = 51,
 	CALL_C_VerifyFinal = 52,
+	CALL_C_VerifyRecoverInit = 53,
+	CALL_C_VerifyRecover = 54,
 	CALL_C_GenerateKey = 59,
 	CALL_C_GenerateKeyPair = 60,
 	CALL_C_WrapKey = 61,
@@ -86,6 +90,6 @@ enum function_number {
 #define CALL_RESUME 2147483648U
 #define CALL_REFUSED 2147483649U
 
-#define OPERATIONS 8 /* kinds of them */
+#define OPERATIONS 10 /* kinds of them */
 
 #endif

@@ -54,6 +54,8 @@ func (s *session) operations() []operation {
 		{CKF_SIGN, s.signing != nil, s.dropSigning},
 		{CKF_VERIFY, s.proving != nil, s.dropVerifying},
 		{CKF_MESSAGE_SIGN, s.messageSigning != nil, func() { s.messageSigning.auth.wipe(); s.messageSigning = nil }},
+		{CKF_SIGN_RECOVER, s.recovering != nil, s.dropRecovering},
+		{CKF_VERIFY_RECOVER, s.uncovering != nil, s.dropUncovering},
 		{CKF_MESSAGE_VERIFY, s.messageProving != nil, func() { s.messageProving = nil }},
 	}
 }

@@ -220,7 +220,9 @@ const (
 	CKF_DECRYPT           Flags = 0x200
 	CKF_DIGEST            Flags = 0x400
 	CKF_SIGN              Flags = 0x800
+	CKF_SIGN_RECOVER      Flags = 0x1000
 	CKF_VERIFY            Flags = 0x2000
+	CKF_VERIFY_RECOVER    Flags = 0x4000
 	CKF_GENERATE          Flags = 0x8000
 	CKF_GENERATE_KEY_PAIR Flags = 0x10000
 	CKF_DERIVE            Flags = 0x80000

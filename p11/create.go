@@ -146,13 +146,13 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 	if err := t.mustEqual(CKA_PUBLIC_KEY_INFO, material[CKA_PUBLIC_KEY_INFO]); err != nil {
 		return 0, err
 	}
-	if err := t.mustBe(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DERIVE); err != nil {
+	if err := t.mustBe(false, CKA_TRUSTED, CKA_WRAP, CKA_DERIVE); err != nil {
 		return 0, err
 	}
 	o.attributes = common(CKO_PUBLIC_KEY, false, false, string(t[CKA_LABEL]), t[CKA_ID])
 	maps.Copy(o.attributes, material)
 	o.attributes[CKA_COPYABLE] = boolean(copyable)
-	o.attributes.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DERIVE, CKA_LOCAL)
+	o.attributes.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_DERIVE, CKA_LOCAL)
 	o.attributes[CKA_KEY_GEN_MECHANISM] = ulong(CK_UNAVAILABLE_INFORMATION)
 	for _, kept := range []AttributeType{CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
 		o.attributes[kept] = append([]byte{}, t[kept]...)
@@ -160,7 +160,7 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 	if key, ok := o.public.(*rsa.PublicKey); ok {
 		o.attributes[CKA_MODULUS_BITS] = ulong(uint64(key.N.BitLen()))
 	}
-	for use, otherwise := range map[AttributeType]bool{CKA_VERIFY: true, CKA_ENCRYPT: kind == CKK_RSA} {
+	for use, otherwise := range map[AttributeType]bool{CKA_VERIFY: true, CKA_ENCRYPT: kind == CKK_RSA, CKA_VERIFY_RECOVER: kind == CKK_RSA} {
 		allowed, err := t.bool(use, otherwise)
 		if err != nil {
 			return 0, err

@@ -56,10 +56,14 @@ var handlers = map[uint32]handler{
 	44: {"C_Sign", callSign, false, false, (*session).dropSigning},
 	45: {"C_SignUpdate", callSignUpdate, false, false, (*session).dropSigning},
 	46: {"C_SignFinal", callSignFinal, false, false, (*session).dropSigning},
+	47: {"C_SignRecoverInit", callSignRecoverInit, false, false, nil},
+	48: {"C_SignRecover", callSignRecover, false, false, (*session).dropRecovering},
 	49: {"C_VerifyInit", callVerifyInit, false, false, nil},
 	50: {"C_Verify", callVerify, false, false, (*session).dropVerifying},
 	51: {"C_VerifyUpdate", callVerifyUpdate, false, false, (*session).dropVerifying},
 	52: {"C_VerifyFinal", callVerifyFinal, false, false, (*session).dropVerifying},
+	53: {"C_VerifyRecoverInit", callVerifyRecoverInit, false, false, nil},
+	54: {"C_VerifyRecover", callVerifyRecover, false, false, (*session).dropUncovering},
 	59: {"C_GenerateKey", callGenerateKey, false, false, nil},
 	60: {"C_GenerateKeyPair", callGenerateKeyPair, true, false, nil},
 	61: {"C_WrapKey", callWrapKey, false, false, nil},
@@ -568,6 +572,29 @@ func callSignFinal(f functions, c *call) {
 	}
 }
 
+func callSignRecoverInit(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	key := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.SignRecoverInit(session, mechanism, key))
+}
+
+func callSignRecover(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	data := c.in.Bytes()
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.SignRecover(session, data, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
+}
+
 func callVerifyInit(f functions, c *call) {
 	session := SessionHandle(c.in.Uint64())
 	mechanism := c.mechanism()
@@ -604,6 +631,29 @@ func callVerifyFinal(f functions, c *call) {
 		return
 	}
 	c.answer(f.VerifyFinal(session, signature))
+}
+
+func callVerifyRecoverInit(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	mechanism := c.mechanism()
+	key := ObjectHandle(c.in.Uint64())
+	if !c.decoded() {
+		return
+	}
+	c.answer(f.VerifyRecoverInit(session, mechanism, key))
+}
+
+func callVerifyRecover(f functions, c *call) {
+	session := SessionHandle(c.in.Uint64())
+	signature := c.in.Bytes()
+	out := c.output()
+	if !c.decoded() {
+		return
+	}
+	err := f.VerifyRecover(session, signature, out)
+	if c.answerPartly(err) {
+		c.putOutput(out)
+	}
 }
 
 func callGenerateKey(f functions, c *call) {

@@ -53,10 +53,14 @@ type functions interface {
 	Sign(session SessionHandle, data []byte, out *Output) error
 	SignUpdate(session SessionHandle, part []byte) error
 	SignFinal(session SessionHandle, out *Output) error
+	SignRecoverInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
+	SignRecover(session SessionHandle, data []byte, out *Output) error
 	VerifyInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
 	Verify(session SessionHandle, data []byte, signature []byte) error
 	VerifyUpdate(session SessionHandle, part []byte) error
 	VerifyFinal(session SessionHandle, signature []byte) error
+	VerifyRecoverInit(session SessionHandle, mechanism Mechanism, key ObjectHandle) error
+	VerifyRecover(session SessionHandle, signature []byte, out *Output) error
 	GenerateKey(session SessionHandle, mechanism Mechanism, template []Attribute) (ObjectHandle, error)
 	GenerateKeyPair(session SessionHandle, mechanism Mechanism, public []Attribute, private []Attribute) (ObjectHandle, ObjectHandle, error)
 	WrapKey(session SessionHandle, mechanism Mechanism, wrapping ObjectHandle, key ObjectHandle, out *Output) error

@@ -167,7 +167,7 @@ func checkPair(row *mechanism, hasPIN bool, public, private template) error {
 			return err
 		}
 	}
-	if err := public.mustBe(false, CKA_PRIVATE, CKA_COPYABLE, CKA_TRUSTED, CKA_VERIFY_RECOVER, CKA_WRAP); err != nil {
+	if err := public.mustBe(false, CKA_PRIVATE, CKA_COPYABLE, CKA_TRUSTED, CKA_WRAP); err != nil {
 		return err
 	}
 	if err := public.mustBe(true, CKA_MODIFIABLE); err != nil {
@@ -198,8 +198,8 @@ func (t template) mayNotChoose() error {
 			return refuse(CKR_TEMPLATE_INCONSISTENT, "attribute 0x%x cannot be chosen", uint64(fixed))
 		}
 	}
-	// pkcs11-tool asks every EC key to derive, NSS every key to sign with recovery. The key made does not, and says so.
-	for _, ignored := range []AttributeType{CKA_DERIVE, CKA_SIGN_RECOVER} {
+	// pkcs11-tool asks every EC key to derive, NSS every key to sign with recovery. The key made says what it does.
+	for _, ignored := range []AttributeType{CKA_DERIVE, CKA_SIGN_RECOVER, CKA_VERIFY_RECOVER} {
 		if _, err := t.bool(ignored, false); err != nil {
 			return err
 		}

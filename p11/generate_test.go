@@ -52,8 +52,8 @@ func TestKeyAsNSSAsksForIt(t *testing.T) {
 		[]Attribute{onToken, yesTo(CKA_PRIVATE), yesTo(CKA_SENSITIVE), noTo(CKA_UNWRAP), yesTo(CKA_SIGN), yesTo(CKA_SIGN_RECOVER), noTo(CKA_DECRYPT)})
 	w.must(err)
 	for key, attributes := range map[ObjectHandle]map[AttributeType]byte{
-		public:  {CKA_VERIFY: 1, CKA_ENCRYPT: 0, CKA_VERIFY_RECOVER: 0},
-		private: {CKA_SIGN: 1, CKA_DECRYPT: 0, CKA_SIGN_RECOVER: 0},
+		public:  {CKA_VERIFY: 1, CKA_ENCRYPT: 0, CKA_VERIFY_RECOVER: 1},
+		private: {CKA_SIGN: 1, CKA_DECRYPT: 0, CKA_SIGN_RECOVER: 1},
 	} {
 		for a, want := range attributes {
 			if got := w.attribute(s, key, a)[0]; got != want {

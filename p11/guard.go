@@ -22,6 +22,6 @@ func (g Guard) permits(token, key string, how Flags) bool {
 	if g == nil {
 		return true
 	}
-	return (how&CKF_SIGN == 0 || g(token, key, "sign")) && (how&(CKF_DECRYPT|CKF_DERIVE) == 0 || g(token, key, "decrypt")) &&
+	return (how&(CKF_SIGN|CKF_SIGN_RECOVER) == 0 || g(token, key, "sign")) && (how&(CKF_DECRYPT|CKF_DERIVE) == 0 || g(token, key, "decrypt")) &&
 		(how&CKF_UNWRAP == 0 || g(token, key, "unwrap"))
 }

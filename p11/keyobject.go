@@ -32,7 +32,8 @@ func (k storedKey) privateObject() *object {
 	tpm := k.entry.Object.Public.Attributes()
 	born := tpm.FixedTPM && tpm.SensitiveDataOrigin
 	a.setBools(true, CKA_SENSITIVE)
-	a.setBools(false, CKA_SIGN_RECOVER, CKA_WRAP_WITH_TRUSTED)
+	a.setBools(false, CKA_WRAP_WITH_TRUSTED)
+	a[CKA_SIGN_RECOVER] = boolean(len(k.offered.of(k.use, k.public, CKF_SIGN_RECOVER)) > 0)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
 	// TPM2_Duplicate wants a policy that lets it: without one no key leaves its TPM.
 	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent) && len(k.entry.Object.Public.AuthPolicy()) > 0)
@@ -52,7 +53,8 @@ func (k storedKey) publicObject() *object {
 	if key, ok := k.public.(*rsa.PublicKey); ok {
 		a[CKA_MODULUS_BITS] = ulong(uint64(key.N.BitLen()))
 	}
-	a.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_VERIFY_RECOVER, CKA_DESTROYABLE)
+	a.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_DESTROYABLE)
+	a[CKA_VERIFY_RECOVER] = boolean(len(k.offered.of(k.use, k.public, CKF_VERIFY_RECOVER)) > 0)
 	a[CKA_VERIFY] = boolean(k.use.Sign)
 	a[CKA_ENCRYPT] = boolean(k.use.Decrypt)
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_VERIFY|CKF_ENCRYPT))

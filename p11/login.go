@@ -131,6 +131,9 @@ func (s *session) waiting() (auths []*ownAuth) {
 	if s.opening != nil {
 		auths = append(auths, &s.opening.auth)
 	}
+	if s.recovering != nil {
+		auths = append(auths, &s.recovering.auth)
+	}
 	if s.messageSigning != nil {
 		auths = append(auths, &s.messageSigning.auth)
 	}

@@ -18,7 +18,7 @@ import (
 // configuration says so, and public keys of the token encrypt no more than that; those of others always do. CKM_SHA1_RSA_PKCS verifies
 // only, unless the configuration says more; who needs a SHA-1 signature for an old protocol gives its DigestInfo to CKM_RSA_PKCS.
 var rsaPKCS1Mechanisms = []mechanism{
-	{id: CKM_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY | CKF_ENCRYPT, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, sign: newRSAPKCS1, cipher: newRSAPKCS1Cipher, sizes: rsaSizes,
+	{id: CKM_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY | CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER | CKF_ENCRYPT, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, sign: newRSAPKCS1, cipher: newRSAPKCS1Cipher, sizes: rsaSizes,
 		legacy: legacy{config.PKCS1Decryption, CKF_DECRYPT}},
 	{id: CKM_SHA1_RSA_PKCS, flags: CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA1, sign: newRSAPKCS1, sizes: rsaSizes, legacy: signsSHA1},
 	{id: CKM_SHA256_RSA_PKCS, flags: CKF_HW | CKF_SIGN | CKF_VERIFY, keys: CKK_RSA, scheme: tpm2.TPMAlgRSASSA, hash: crypto.SHA256, sign: newRSAPKCS1, sizes: rsaSizes},

@@ -176,7 +176,7 @@ func (o *object) fits(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 // of are those a key of a token may be used with for any of some uses.
 func (t mechanismTable) of(u *use, public crypto.PublicKey, uses Flags) (ids []MechanismType) {
 	if !u.Sign {
-		uses &^= CKF_SIGN | CKF_VERIFY
+		uses &^= CKF_SIGN | CKF_VERIFY | CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER
 	}
 	if !u.Derive {
 		uses &^= CKF_DERIVE

@@ -25,6 +25,8 @@ type session struct {
 
 	messageSigning *messageSigning
 	messageProving *messageProving
+	recovering     *recovering
+	uncovering     *recoverable
 }
 
 func (s *session) readWrite() bool { return s.flags&CKF_RW_SESSION != 0 }

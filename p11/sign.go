@@ -140,7 +140,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, err
 	}
 	find := s.lib.lookup
-	if how&(CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP) != 0 {
+	if how&(CKF_SIGN|CKF_SIGN_RECOVER|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP) != 0 {
 		find = s.lib.lookupNow
 	}
 	o, err := find(s.slot, h)

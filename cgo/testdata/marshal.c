@@ -416,7 +416,7 @@ static void what_is_not_there_says_so(void)
 {
 	CK_MECHANISM mechanism = {CKM_RSA_PKCS_OAEP, NULL, 0};
 
-	CHECK_REFUSED(C_VerifyRecoverInit(1, &mechanism, 1), CKR_FUNCTION_NOT_SUPPORTED);
+	CHECK_REFUSED(C_MessageEncryptInit(1, &mechanism, 1), CKR_FUNCTION_NOT_SUPPORTED);
 	CHECK_REFUSED(C_GetFunctionStatus(1), CKR_FUNCTION_NOT_PARALLEL);
 	CHECK_REFUSED(C_CancelFunction(1), CKR_FUNCTION_NOT_PARALLEL);
 }

@@ -54,16 +54,18 @@ const (
 	Verifying
 	MessageSigning
 	MessageVerifying
+	Recovering // signing data that the signature holds
+	Uncovering // verifying that
 )
 
 func (o Operation) String() string {
-	return [...]string{"nothing", "Search", "Encryption", "Decryption", "Digesting", "Signing", "Verifying", "MessageSigning", "MessageVerifying"}[o]
+	return [...]string{"nothing", "Search", "Encryption", "Decryption", "Digesting", "Signing", "Verifying", "MessageSigning", "MessageVerifying", "Recovering", "Uncovering"}[o]
 }
 
 // Operations are what C_SessionCancel calls the operations (CKF_ flags of PKCS #11 v3.2, section 3.5), in their order.
 var Operations = []uint64{
 	Search: 0x40, Encryption: 0x100, Decryption: 0x200, Digesting: 0x400, Signing: 0x800, Verifying: 0x2000,
-	MessageSigning: 0x08, MessageVerifying: 0x10,
+	MessageSigning: 0x08, MessageVerifying: 0x10, Recovering: 0x1000, Uncovering: 0x4000,
 }
 
 // Step is where in an operation a call stands.
@@ -94,6 +96,7 @@ const (
 	Supported   Status = iota // goes to the method of p11.Module of the same name
 	ByHand                    // the same, with a C entry point written by hand
 	InC                       // answered in hand-written C, unknown to p11
+	Composed                  // the same, by two other functions on the same data
 	Unsupported               // answered with CKR_FUNCTION_NOT_SUPPORTED
 	NotParallel               // answered with CKR_FUNCTION_NOT_PARALLEL, as the legacy functions are
 )

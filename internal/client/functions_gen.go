@@ -49,10 +49,14 @@ const (
 	callSign                      = 44
 	callSignUpdate                = 45
 	callSignFinal                 = 46
+	callSignRecoverInit           = 47
+	callSignRecover               = 48
 	callVerifyInit                = 49
 	callVerify                    = 50
 	callVerifyUpdate              = 51
 	callVerifyFinal               = 52
+	callVerifyRecoverInit         = 53
+	callVerifyRecover             = 54
 	callGenerateKey               = 59
 	callGenerateKeyPair           = 60
 	callWrapKey                   = 61

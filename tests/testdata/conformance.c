@@ -8,6 +8,13 @@
 #define CKR_SLOT_ID_INVALID 0x03UL
 #define CKR_NO_EVENT 0x08UL
 #define CKR_OPERATION_ACTIVE 0x90UL
+#define CKR_KEY_HANDLE_INVALID 0x60UL
+#define CKR_OBJECT_HANDLE_INVALID 0x82UL
+#define CKA_ENCRYPT 0x104UL
+#define CKA_DECRYPT 0x105UL
+#define CKA_VALUE_LEN 0x161UL
+#define CKM_AES_KEY_GEN 0x1080UL
+#define CKM_AES_CBC_PAD 0x1085UL
 #define ABSURD (~0UL)
 #define CLOSED 1UL /* the first session */
 #define NOT_TRIED (~0UL)
@@ -218,6 +225,72 @@ static void messages_are_signed(void)
 	CHECK_RV(all->C_MessageVerifyFinal(session), CKR_OK);
 }
 
+/* Digest and encryption of the same data, and back; the same with a signature. In place, since a buffer may be both. */
+static void two_operations_on_the_same_data(void)
+{
+	static CK_BYTE iv[16], data[48], sum[32], again[32], out[64];
+	CK_ULONG bytes = 16, n, m, total;
+	CK_BBOOL yes = CK_TRUE;
+	CK_ATTRIBUTE wanted[] = {{CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_ENCRYPT, &yes, sizeof yes}, {CKA_DECRYPT, &yes, sizeof yes}};
+	CK_MECHANISM generate = {CKM_AES_KEY_GEN, NULL, 0}, cbc = {CKM_AES_CBC_PAD, iv, sizeof iv}, sha256 = {CKM_SHA256, NULL, 0};
+	CK_OBJECT_HANDLE aes = 0, public = find(session, CKO_PUBLIC_KEY, "web");
+
+	CHECK_RV(all->C_GenerateKey(session, &generate, wanted, 3, &aes), CKR_OK);
+	n = sizeof sum;
+	CHECK_RV(all->C_DigestInit(session, &sha256), CKR_OK);
+	CHECK_RV(all->C_Digest(session, data, sizeof data, sum, &n), CKR_OK);
+
+	CHECK_RV(all->C_DigestInit(session, &sha256), CKR_OK);
+	n = sizeof out;
+	CHECK_RV(all->C_DigestEncryptUpdate(session, data, sizeof data, out, &n), CKR_OPERATION_NOT_INITIALIZED);
+	CHECK_RV(all->C_EncryptInit(session, &cbc, aes), CKR_OK);
+	CHECK_RV(all->C_DigestEncryptUpdate(session, data, sizeof data, NULL, &n), CKR_OK);
+	CHECK(n == sizeof data);
+	n--;
+	CHECK_RV(all->C_DigestEncryptUpdate(session, data, sizeof data, out, &n), CKR_BUFFER_TOO_SMALL);
+	CHECK(n == sizeof data);
+	memcpy(out, data, sizeof data);
+	CHECK_RV(all->C_DigestEncryptUpdate(session, out, sizeof data, out, &n), CKR_OK);
+	m = sizeof out - n;
+	CHECK_RV(all->C_EncryptFinal(session, out + n, &m), CKR_OK);
+	total = n + m;
+	n = sizeof again;
+	CHECK_RV(all->C_DigestFinal(session, again, &n), CKR_OK);
+	CHECK(memcmp(sum, again, sizeof sum) == 0 && memcmp(out, data, sizeof data) != 0);
+
+	CHECK_RV(all->C_DigestInit(session, &sha256), CKR_OK);
+	CHECK_RV(all->C_DecryptInit(session, &cbc, aes), CKR_OK);
+	n = sizeof out;
+	CHECK_RV(all->C_DecryptDigestUpdate(session, out, total, out, &n), CKR_OK);
+	CHECK(n == sizeof data && memcmp(out, data, n) == 0);
+	m = sizeof out - n;
+	CHECK_RV(all->C_DecryptFinal(session, out + n, &m), CKR_OK);
+	CHECK(m == 0);
+	n = sizeof again;
+	CHECK_RV(all->C_DigestFinal(session, again, &n), CKR_OK);
+	CHECK(memcmp(sum, again, sizeof sum) == 0);
+
+	CHECK_RV(all->C_SignInit(session, &mechanism, key), CKR_OK);
+	CHECK_RV(all->C_EncryptInit(session, &cbc, aes), CKR_OK);
+	n = sizeof out;
+	CHECK_RV(all->C_SignEncryptUpdate(session, data, sizeof data, out, &n), CKR_OK);
+	m = sizeof out - n;
+	CHECK_RV(all->C_EncryptFinal(session, out + n, &m), CKR_OK);
+	total = n + m;
+	n = sizeof buffer;
+	CHECK_RV(all->C_SignFinal(session, buffer, &n), CKR_OK);
+	CHECK_RV(all->C_VerifyInit(session, &mechanism, public), CKR_OK);
+	CHECK_RV(all->C_DecryptInit(session, &cbc, aes), CKR_OK);
+	m = sizeof out;
+	CHECK_RV(all->C_DecryptVerifyUpdate(session, out, total, out, &m), CKR_OK);
+	CHECK_RV(all->C_VerifyFinal(session, buffer, n), CKR_OK);
+	CHECK_RV(all->C_DecryptDigestUpdate(session, out, 16, out, &m), CKR_OPERATION_NOT_INITIALIZED);
+	CHECK_RV(all->C_DestroyObject(session, aes), CKR_OK);
+	CHECK_RV(all->C_EncryptInit(session, &cbc, aes), CKR_KEY_HANDLE_INVALID);
+	CHECK_RV(all->C_GetObjectSize(session, aes, &n), CKR_OBJECT_HANDLE_INVALID);
+	CHECK_RV(all->C_SessionCancel(session, ~0UL), CKR_OK);
+}
+
 int main(int argc, char **argv)
 {
 	void *library;
@@ -238,6 +311,7 @@ int main(int argc, char **argv)
 	each_misuse_has_its_answer();
 	operations_begin_and_end();
 	messages_are_signed();
+	two_operations_on_the_same_data();
 	CHECK_RV(all->C_WaitForSlotEvent(CKF_DONT_BLOCK, &number, NULL), CKR_NO_EVENT);
 	CHECK_RV(all->C_Finalize(NULL), CKR_OK);
 	nothing_is_done_uninitialised();

@@ -21,7 +21,7 @@ func cConformance() string {
 	}
 	b.WriteString("};\n\nstatic const struct misuse misuses[] = {\n")
 	for i, f := range boundary.Functions {
-		if !f.Dispatched() || f.Name == "C_Initialize" {
+		if !f.Dispatched() && f.Status != boundary.Composed || f.Name == "C_Initialize" {
 			continue
 		}
 		at := 0
@@ -111,7 +111,7 @@ func cUsualAnswer(f boundary.Function) string {
 		return "CKR_FUNCTION_NOT_SUPPORTED"
 	case f.Status == boundary.NotParallel:
 		return "CKR_FUNCTION_NOT_PARALLEL"
-	case f.Step == boundary.Continues, f.Step == boundary.Uses, f.Step == boundary.Ends:
+	case f.Status == boundary.Composed, f.Step == boundary.Continues, f.Step == boundary.Uses, f.Step == boundary.Ends:
 		return "CKR_OPERATION_NOT_INITIALIZED"
 	}
 	return "NOT_TRIED"
