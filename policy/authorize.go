@@ -29,7 +29,7 @@ const MaxRef = 32
 // one there revokes it at once, for every object with this node. It stands first where it is.
 type AuthorizeNV struct {
 	Index tpm2.TPMHandle // 0x01…
-	// Name is the index's, once it was written; nil asks Resolve for it. It changes when the index is made anew.
+	// Name is the index's, once it was written; nil asks Resolve for it.
 	Name []byte
 }
 
@@ -175,11 +175,11 @@ func (a AuthorizeNV) filter(now State, hash crypto.Hash) (func(digest, signature
 	if err != nil {
 		return nil, err
 	}
-	return func(digest, _ []byte) bool { return bytes.Equal(x.Data, NVContent(hash, digest)) }, nil
+	return func(digest, _ []byte) bool { return bytes.Equal(x.Data, nvContent(hash, digest)) }, nil
 }
 
-// NVContent is what an NV index holds that approves a policy's digest: TPMT_HA.
-func NVContent(hash crypto.Hash, policyDigest []byte) []byte {
+// nvContent is what an NV index holds that approves a policy's digest: TPMT_HA.
+func nvContent(hash crypto.Hash, policyDigest []byte) []byte {
 	alg := tpm2.TPMAlgSHA256
 	if hash == crypto.SHA384 {
 		alg = tpm2.TPMAlgSHA384

@@ -16,7 +16,8 @@ import (
 // NV compares bytes of an NV index (TPM2_PolicyNV). Numbers are big-endian and without sign.
 type NV struct {
 	Index tpm2.TPMHandle // 0x01…
-	// Name is the index's, once it was written; nil asks Resolve for it. It changes when the index is made anew.
+	// Name is the index's, once it was written; nil asks Resolve for it. It follows from its number, attributes and size, and
+	// not from its content.
 	Name   []byte
 	Offset uint16
 	Op     tpm2.TPMEO
@@ -86,7 +87,7 @@ func (n NV) check(now State) error {
 	return nil
 }
 
-// namedIndex reads the index that a node means; one that is gone, or was made anew, does not meet it.
+// namedIndex reads the index that a node means; one that is gone, or of another kind, does not meet it.
 func (s State) namedIndex(n Node, index tpm2.TPMHandle, name []byte) (NVIndex, error) {
 	x, err := s.nv(index)
 	wants := "the one with the Name " + hex.EncodeToString(name)
@@ -94,7 +95,7 @@ func (s State) namedIndex(n Node, index tpm2.TPMHandle, name []byte) (NVIndex, e
 	case errors.Is(err, ErrNoIndex):
 		return x, &UnsatisfiedError{Node: n, Wants: wants, Has: fmt.Sprintf("there is no NV index 0x%08x, or nothing was written to it", uint32(index))}
 	case err == nil && !bytes.Equal(x.Name, name):
-		return x, &UnsatisfiedError{Node: n, Wants: wants, Has: fmt.Sprintf("NV index 0x%08x was made anew and has the Name %x", uint32(index), x.Name)}
+		return x, &UnsatisfiedError{Node: n, Wants: wants, Has: fmt.Sprintf("NV index 0x%08x is another one, with the Name %x", uint32(index), x.Name)}
 	}
 	return x, err
 }

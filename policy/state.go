@@ -31,7 +31,7 @@ type State struct {
 
 // NVIndex is what is known of an NV index.
 type NVIndex struct {
-	Name []byte // as it is now: the first write and a new making change it
+	Name []byte // as it is now: the first write changes it
 	Data []byte
 }
 

@@ -51,8 +51,8 @@ func (t *TPM) AdvanceCounter(ctx context.Context, index Handle) (value uint64, e
 	return value, err
 }
 
-// RemovePolicyIndex undefines an NV index that policies look at. No object with that index in its policy can be used any
-// more, not even when the index is made again. It takes the owner's authorisation.
+// RemovePolicyIndex undefines an NV index that policies look at: no object with that index in its policy can be used until it is
+// made again. A counter begins above all values then, so that what it ended stays ended. It takes the owner's authorisation.
 func (t *TPM) RemovePolicyIndex(ctx context.Context, index Handle) error {
 	err := t.doOnce(ctx, func(ctx context.Context, c *connection) error {
 		x, err := c.nvReadPublic(ctx, index)

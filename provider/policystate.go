@@ -144,7 +144,7 @@ const maxPolicyIndex = 64
 // asReader calls use with who may read an index: anybody, by its empty authValue, or else the owner.
 func (c *connection) asReader(ctx context.Context, x nvIndex, use func(by entity, auth authorization) error) error {
 	switch attrs := x.area.Attributes; {
-	case attrs.AuthRead:
+	case attrs.AuthRead && (attrs.NoDA || !attrs.OwnerRead): // a guess at an authValue that is not empty would count otherwise
 		return use(x.entity(), authorization{})
 	case attrs.OwnerRead:
 		return c.asHierarchy(ctx, tpm2.TPMRHOwner, c.tpm.ownerAuth, func(auth authorization) error {

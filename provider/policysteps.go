@@ -48,7 +48,7 @@ func (c *connection) withPolicyIndex(ctx context.Context, h Handle, name []byte,
 	case err != nil:
 		return err
 	case !bytes.Equal(x.name, name):
-		return fmt.Errorf("%w: %v was made anew: its Name is %v, the policy's %x", errOtherIndex, x, x.name, name)
+		return fmt.Errorf("%w: %v is another one: its Name is %v, the policy's %x", errOtherIndex, x, x.name, name)
 	}
 	return c.asReader(ctx, x, func(by entity, auth authorization) error { return use(x, by, auth) })
 }

@@ -19,7 +19,7 @@ import (
 
 func policyApproveCommand(a *app) *cobra.Command {
 	var nv string
-	var force bool
+	var force, remove bool
 	c := &cobra.Command{
 		Use:   "approve FILE",
 		Short: "Let this machine's keys use an approved policy",
@@ -28,7 +28,9 @@ policy has its signer use it from then on; the newest file that fits comes first
 
 With --nv, FILE is a policy without a signature: its digest is written into the NV index, and keys whose policy is
 authorize_nv with that index can be used by it from then on, and by nothing else. The index is made if there is none. That
-takes the owner's authorisation.`,
+takes the owner's authorisation.
+
+With --remove, FILE is taken out of the folder again. That revokes nothing: whoever has a copy can put it back.`,
 		Example: `  tpm2-p11 policy approve ami-2026-11-20.json
   tpm2-p11 policy approve web.toml --nv 0x01800001`,
 		Args: exactly("FILE"),
@@ -37,7 +39,12 @@ takes the owner's authorisation.`,
 			if err != nil {
 				return err
 			}
-			if nv != "" {
+			switch {
+			case nv != "" && remove:
+				return usagef("--nv and --remove exclude each other")
+			case remove:
+				return a.disapprove(ctx, t, filepath.Base(args[0]))
+			case nv != "":
 				return a.approveInNV(ctx, t, args[0], nv, force)
 			}
 			text, err := a.read("FILE", args[0], maxInput)
@@ -60,8 +67,18 @@ takes the owner's authorisation.`,
 		}),
 	}
 	c.Flags().StringVar(&nv, "nv", "", "write the digest of the policy in FILE into this NV `INDEX`")
+	c.Flags().BoolVar(&remove, "remove", false, "take FILE out of the store's folder")
 	c.Flags().BoolVar(&force, "force", false, "with --nv: approve even PCRs that look as if nothing had measured into them")
 	return c
+}
+
+func (a *app) disapprove(ctx context.Context, t *keystore.Token, name string) error {
+	if err := t.Disapprove(ctx, name); err != nil {
+		return err
+	}
+	return a.print(struct {
+		Removed string `json:"removed"`
+	}{name}, func(w io.Writer) { fmt.Fprintf(w, "%s is no longer among the approved policies\n", name) })
 }
 
 // printApproved says which keys take what was approved.
@@ -134,11 +151,13 @@ func (a *app) approveInNV(ctx context.Context, t *keystore.Token, path, nv strin
 }
 
 func policyRevokeCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var remove bool
+	c := &cobra.Command{
 		Use:   "revoke INDEX",
 		Short: "Revoke, at once and for every key, what an NV index approves",
 		Long: `revoke writes a digest into the NV index that no policy has: no key whose policy is authorize_nv with this index can be used
-until policy approve --nv writes another one. It takes the owner's authorisation.
+until policy approve --nv writes another one. With --remove the index, or a counter, itself is removed: what is bound to it cannot be
+used until it is made again, and what a counter ended not even then. It takes the owner's authorisation.
 
 What a signer approved cannot be taken back by removing its file, since somebody may have a copy. Where that matters, bind
 approved policies to a counter: nv = { index = …, op = "le", value = N }, and advance it with policy counter --advance.`,
@@ -160,7 +179,12 @@ approved policies to a counter: nv = { index = …, op = "le", value = N }, and 
 			if err != nil {
 				return err
 			}
-			if err := t.WritePolicyIndex(ctx, index, make([]byte, max(len(x.Data)-2, 0))); err != nil {
+			if remove {
+				err = t.RemovePolicyIndex(ctx, index)
+			} else {
+				err = t.WritePolicyIndex(ctx, index, make([]byte, max(len(x.Data)-2, 0)))
+			}
+			if err != nil {
 				return err
 			}
 			return a.print(struct {
@@ -168,6 +192,8 @@ approved policies to a counter: nv = { index = …, op = "le", value = N }, and 
 			}{args[0]}, func(w io.Writer) { fmt.Fprintf(w, "NV index %s approves nothing any more\n", args[0]) })
 		}),
 	}
+	c.Flags().BoolVar(&remove, "remove", false, "remove the index")
+	return c
 }
 
 func policyCounterCommand(a *app) *cobra.Command {

@@ -35,6 +35,7 @@ type predictFlags struct {
 	pcr, hash        string
 	format, out      string
 	events           bool
+	sign             signerFlags
 	principals       policyPrincipals
 }
 
@@ -50,7 +51,8 @@ an update; PCRs of two images never mix.
 Secure boot is on when --pk is given. --format prints something to use elsewhere:
   aws     the measurements of one image, as nitro-tpm-pcr-compute prints them
   policy  a policy for keys that work under each of the images
-  kms     a key policy for AWS KMS that approves each of the images`,
+  kms     a key policy for AWS KMS that approves each of the images
+  signed  what policy sign makes of a policy for each image, with the signer's --key and the --ref of the keys' policy`,
 		Example: `  tpm2-p11 policy predict image.efi
   tpm2-p11 policy predict november.efi december.efi --pcr sha384:4,7,12 --format policy --out fleet.json
   tpm2-p11 policy predict signed.efi --pk PK.esl --kek KEK.esl --db db.esl --pcr sha384:7 --format kms \
@@ -61,7 +63,7 @@ Secure boot is on when --pk is given. --format prints something to use elsewhere
 			}
 			return nil
 		},
-		RunE: a.verb(func(_ context.Context, args []string) error { return a.predict(flags, args) }),
+		RunE: a.verb(func(ctx context.Context, args []string) error { return a.predict(ctx, flags, args) }),
 	}
 	f := c.Flags()
 	f.StringVar(&flags.pk, "pk", "", "`FILE` with the platform key: an ESL, an .auth file, or one of efivarfs; secure boot is on then")
@@ -78,7 +80,8 @@ Secure boot is on when --pk is given. --format prints something to use elsewhere
 	f.StringVar(&flags.format, "format", "", "aws, policy or kms, instead of text or --json")
 	f.StringVarP(&flags.out, "out", "o", "", "output `FILE` for --format (default: standard output)")
 	flags.principals.register(c)
-	choices(c, "format", "aws", "policy", "kms")
+	flags.sign.register(c)
+	choices(c, "format", "aws", "policy", "kms", "signed")
 	choices(c, "hash", "sha256", "sha384")
 	return c
 }
@@ -91,7 +94,7 @@ type prediction struct {
 	events      map[string][]predict.Event // by bank, of the same order
 }
 
-func (a *app) predict(flags predictFlags, args []string) error {
+func (a *app) predict(ctx context.Context, flags predictFlags, args []string) error {
 	selected, err := flags.selection()
 	if err != nil {
 		return err
@@ -132,6 +135,8 @@ func (a *app) predict(flags predictFlags, args []string) error {
 			return err
 		}
 		return a.deliverText(flags.out, text)
+	case "signed":
+		return a.signPredictions(ctx, flags, selected, all)
 	}
 	return a.predictKeyPolicy(flags, selected, all)
 }
@@ -152,8 +157,12 @@ func (f predictFlags) selection() (policy.PCR, error) {
 	}
 	principals := len(f.principals.Machines) + len(f.principals.Administrators) + len(f.principals.Encrypters)
 	switch {
-	case !slices.Contains([]string{"", "aws", "policy", "kms"}, f.format):
-		return selected, usagef("--format %s: there is aws, policy and kms", f.format)
+	case !slices.Contains([]string{"", "aws", "policy", "kms", "signed"}, f.format):
+		return selected, usagef("--format %s: there is aws, policy, kms and signed", f.format)
+	case f.format == "signed" && f.sign.key == "":
+		return selected, withHint(usagef("--key is missing"), "name the signer's private key, a PEM file or a key of a token")
+	case f.format != "signed" && f.sign.key+f.sign.ref != "":
+		return selected, usagef("--key and --ref go with --format signed")
 	case f.hash != "sha256" && f.hash != "sha384":
 		return selected, usagef("--hash %s: there is sha256 and sha384", f.hash)
 	case f.out != "" && f.format == "":
@@ -268,14 +277,46 @@ func (a *app) readPE(flag, path string) (*pe.Image, error) {
 	return image, nil
 }
 
+// node requires the selected PCRs of an image.
+func (p prediction) node(selected policy.PCR) policy.PCR {
+	node := policy.PCR{Bank: selected.Bank, Values: map[uint][]byte{}}
+	for _, i := range selected.Indices() {
+		node.Values[i] = p.pcrs[policy.BankName(selected.Bank)][i]
+	}
+	return node
+}
+
+// signPredictions approves each image by a policy of its own.
+func (a *app) signPredictions(ctx context.Context, flags predictFlags, selected policy.PCR, all []prediction) error {
+	var policies []toSign
+	for _, p := range all {
+		s := toSign{name: p.name, policy: policy.Policy{Root: p.node(selected)}}
+		hash := tpm2.TPMIAlgHash(tpm2.TPMAlgSHA256)
+		if flags.hash == "sha384" {
+			hash = tpm2.TPMAlgSHA384
+		}
+		var err error
+		if s.digest, err = s.policy.Digest(hash); err != nil {
+			return err
+		}
+		policies = append(policies, s)
+	}
+	var text []byte
+	err := a.withSigningKey(ctx, flags.sign, func(key crypto.Signer) (err error) {
+		text, err = signPolicies(key, policies, flags.sign.ref, false)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.deliverText(flags.out, text)
+}
+
 // policyOf requires the selected PCRs of one of the images.
 func policyOf(selected policy.PCR, all []prediction) policy.Policy {
 	var images policy.Any
 	for _, p := range all {
-		node := policy.PCR{Bank: selected.Bank, Values: map[uint][]byte{}}
-		for _, i := range selected.Indices() {
-			node.Values[i] = p.pcrs[policy.BankName(selected.Bank)][i]
-		}
+		node := p.node(selected)
 		if !slices.ContainsFunc(images, func(n policy.Node) bool { return (policy.Policy{Root: n}).Equal(policy.Policy{Root: node}) }) {
 			images = append(images, node)
 		}

@@ -70,6 +70,12 @@ func TestFromImagesToPolicies(t *testing.T) {
 		t.Errorf("the policy's digest is %s, predicted was %s", got, both["policy_digest"])
 	}
 	contains(t, "the policy in words", m.run("policy", "show", "@fleet.json"), "one of", november, december)
+	// A signer approves each image by itself.
+	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+	m.run("policy", "predict", "@november.efi", "@december.efi", "--format", "signed", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@signed.json")
+	contains(t, "what is signed", m.run("policy", "show", "@signed.json"), `approved "november":`, november, `approved "december":`, december)
+	m.refused(exitUsage, "--key is missing", "PEM file", "policy", "predict", "@november.efi", "--format", "signed")
+	m.refused(exitUsage, "--key and --ref go with --format signed", "", "policy", "predict", "@november.efi", "--ref", "x")
 	// Images that look the same are one branch.
 	if one := m.json("policy", "predict", "@november.efi", "again="+m.path("november.efi")); one["policy_digest"] !=
 		m.json("policy", "predict", "@november.efi")["policy_digest"] {
@@ -150,7 +156,7 @@ func TestPredictionsThatBindNothingOrMakeNoSense(t *testing.T) {
 		{exitUsage, image + "--pcr sha512:4", "sha256 and sha384", "--help"},
 		{exitUsage, image + "--pcr sha1:4", "sha1", "--help"},
 		{exitUsage, image + "--hash sha1", "there is sha256 and sha384", "--help"},
-		{exitUsage, image + "--format xml", "there is aws, policy and kms", "--help"},
+		{exitUsage, image + "--format xml", "there is aws, policy, kms and signed", "--help"},
 		{exitUsage, image + "--out x", "--out goes with --format", "--help"},
 		{exitUsage, image + "--machine " + roleOfMachines, "go with --format kms", "--help"},
 		{exitUsage, image + "--format kms", "--machine is missing", "--help"},

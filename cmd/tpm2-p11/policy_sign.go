@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,11 +21,25 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
+// signerFlags say who approves, and for what.
+type signerFlags struct {
+	key, ref string
+	pin      pinSource
+}
+
+func (s *signerFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.key, "key", "", "private `KEY` of the signer: a PEM file, or a key of a token by its label or URI")
+	f.StringVar(&s.ref, "ref", "", "what it is approved for, the `REF` of the keys' policy")
+	pinFlag(c, &s.pin)
+}
+
 // signFlags are the flags of policy sign.
 type signFlags struct {
-	key, ref, name, format, out string
-	current, force              bool
-	pin                         pinSource
+	signerFlags
+	name, format, out            string
+	toSign, publicKey, signature string
+	current, force               bool
 }
 
 func policySignCommand(a *app) *cobra.Command {
@@ -33,51 +51,80 @@ func policySignCommand(a *app) *cobra.Command {
 key in PEM, or a key of a token by its label or URI. What it writes belongs into a folder where keys look for approved
 policies: policy approve puts it there, and so does a copy.
 
+Where the key is elsewhere, in another PKCS #11 module or a signing service, --to-sign writes what is to be signed, by RSASSA
+PKCS #1 v1.5 or ECDSA with SHA-256, and --signature with --public-key takes the signature.
+
 --ref must be the ref of the keys' policy. systemd is the format of tpm2-pcr-signature.json, which has room for an RSA
 signer, PCRs of one bank, and no ref.`,
 		Example: `  tpm2-p11 policy sign ami-2026-11-20.toml --key ci.pem --ref tls/v1 --out ami-2026-11-20.json
   tpm2-p11 policy approve ami-2026-11-20.json`,
 		RunE: a.verb(func(ctx context.Context, args []string) error {
-			switch {
-			case len(args) == 0:
-				return usagef("FILE is missing")
-			case s.key == "":
-				return withHint(usagef("--key is missing"), "name the signer's private key, a PEM file or a key of a token")
-			case s.format != "tpm2-p11" && s.format != "systemd":
-				return usagef("--format %s: there is tpm2-p11 and systemd", s.format)
-			case s.format == "systemd" && s.ref != "":
-				return usagef("--ref and --format systemd exclude each other")
-			case len(s.ref) > policy.MaxRef:
-				return usagef("--ref has %d bytes at most", policy.MaxRef)
-			case s.name != "" && len(args) > 1:
-				return usagef("--name is for one FILE")
+			if err := s.check(args); err != nil {
+				return err
 			}
 			policies, err := a.readToSign(ctx, args, s)
 			if err != nil {
 				return err
 			}
+			if s.toSign != "" {
+				return a.deliver(map[string]any{}, s.toSign, append(policies[0].digest, s.ref...), 0o644)
+			}
 			var text []byte
-			err = a.withSigningKey(ctx, s, func(key crypto.Signer) (err error) {
-				text, err = signPolicies(key, policies, s)
+			sign := func(key crypto.Signer) (err error) {
+				text, err = signPolicies(key, policies, s.ref, s.format == "systemd")
 				return err
-			})
+			}
+			if s.signature != "" {
+				err = a.withSignature(s, sign)
+			} else {
+				err = a.withSigningKey(ctx, s.signerFlags, sign)
+			}
 			if err != nil {
 				return err
 			}
 			return a.deliverText(s.out, text)
 		}),
 	}
+	s.register(c)
 	f := c.Flags()
-	f.StringVar(&s.key, "key", "", "private `KEY` of the signer: a PEM file, or a key of a token by its label or URI")
-	f.StringVar(&s.ref, "ref", "", "what it is approved for, the `REF` of the keys' policy")
 	f.StringVar(&s.name, "name", "", "what it is called in messages (default: FILE without its ending)")
 	f.BoolVar(&s.current, "current", false, "read values that a policy leaves open from this machine's TPM")
 	f.BoolVar(&s.force, "force", false, "approve even PCRs that look as if nothing had measured into them")
+	f.StringVar(&s.toSign, "to-sign", "", "write to this `FILE` what is to be signed elsewhere")
+	f.StringVar(&s.signature, "signature", "", "`FILE` with the signature that was made elsewhere")
+	f.StringVar(&s.publicKey, "public-key", "", "`FILE` with the signer's public key in PEM, for --signature")
 	f.StringVar(&s.format, "format", "tpm2-p11", "tpm2-p11 or systemd")
 	f.StringVarP(&s.out, "out", "o", "", "output `FILE` (default: standard output)")
-	pinFlag(c, &s.pin)
 	choices(c, "format", "tpm2-p11", "systemd")
 	return c
+}
+
+func (s signFlags) check(args []string) error {
+	ways := 0
+	for _, way := range []string{s.key, s.toSign, s.signature} {
+		if way != "" {
+			ways++
+		}
+	}
+	switch {
+	case len(args) == 0:
+		return usagef("FILE is missing")
+	case ways == 0:
+		return withHint(usagef("--key is missing"), "name the signer's private key, a PEM file or a key of a token")
+	case ways > 1:
+		return usagef("--key, --to-sign and --signature exclude each other")
+	case (s.signature == "") != (s.publicKey == ""):
+		return usagef("--signature and --public-key go together")
+	case s.format != "tpm2-p11" && s.format != "systemd":
+		return usagef("--format %s: there is tpm2-p11 and systemd", s.format)
+	case s.format == "systemd" && s.ref != "":
+		return usagef("--ref and --format systemd exclude each other")
+	case len(s.ref) > policy.MaxRef:
+		return usagef("--ref has %d bytes at most", policy.MaxRef)
+	case (s.name != "" || s.key == "") && len(args) > 1:
+		return usagef("--name, --to-sign and --signature are for one FILE")
+	}
+	return nil
 }
 
 // toSign is a policy, and its digest in the hash of what it is for.
@@ -125,16 +172,16 @@ func (a *app) readToSign(ctx context.Context, files []string, s signFlags) ([]to
 	return all, nil
 }
 
-func signPolicies(key crypto.Signer, policies []toSign, s signFlags) ([]byte, error) {
+func signPolicies(key crypto.Signer, policies []toSign, ref string, forSystemd bool) ([]byte, error) {
 	var approved []policy.Approved
 	for _, p := range policies {
-		signature, err := policy.Sign(key, p.digest, []byte(s.ref))
+		signature, err := policy.Sign(key, p.digest, []byte(ref))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 		approved = append(approved, policy.Approved{Name: p.name, Policy: p.policy, Signature: signature})
 	}
-	if s.format != "systemd" {
+	if !forSystemd {
 		return policyfile.EncodeApproved(approved)
 	}
 	who, err := policy.NewSigner(key.Public())
@@ -145,7 +192,7 @@ func signPolicies(key crypto.Signer, policies []toSign, s signFlags) ([]byte, er
 }
 
 // withSigningKey calls sign with the private key of a PEM file or of a token.
-func (a *app) withSigningKey(ctx context.Context, s signFlags, sign func(crypto.Signer) error) error {
+func (a *app) withSigningKey(ctx context.Context, s signerFlags, sign func(crypto.Signer) error) error {
 	if _, err := os.Stat(s.key); err == nil {
 		key, err := a.readPrivateKey(s.key)
 		if err != nil {
@@ -159,6 +206,44 @@ func (a *app) withSigningKey(ctx context.Context, s signFlags, sign func(crypto.
 	}
 	k.pin = k.pinOf(s.pin)
 	return a.use(ctx, k, func(key *signer.Key) error { return sign(key) })
+}
+
+// withSignature calls sign with a signer whose one signature was made elsewhere.
+func (a *app) withSignature(s signFlags, sign func(crypto.Signer) error) error {
+	text, err := a.read("--public-key", s.publicKey, maxInput)
+	if err != nil {
+		return err
+	}
+	who, err := policy.ParseSigner(text)
+	if err != nil {
+		return fmt.Errorf("--public-key %s: %w", s.publicKey, err)
+	}
+	public, err := who.Key()
+	if err != nil {
+		return err
+	}
+	signature, err := a.read("--signature", s.signature, maxInput)
+	if err != nil {
+		return err
+	}
+	return sign(madeSignature{public, signature})
+}
+
+// madeSignature is a signer that has signed already. ECDSA signatures may be r || s, as PKCS #11 has them.
+type madeSignature struct {
+	public    crypto.PublicKey
+	signature []byte
+}
+
+func (m madeSignature) Public() crypto.PublicKey { return m.public }
+
+func (m madeSignature) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	key, ok := m.public.(*ecdsa.PublicKey)
+	if size := len(m.signature) / 2; ok && size == (key.Params().BitSize+7)/8 && len(m.signature)%2 == 0 {
+		r, s := new(big.Int).SetBytes(m.signature[:size]), new(big.Int).SetBytes(m.signature[size:])
+		return asn1.Marshal(struct{ R, S *big.Int }{r, s})
+	}
+	return m.signature, nil
 }
 
 // readPrivateKey reads PKCS #8, PKCS #1 or SEC 1 in PEM, without a passphrase.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/asn1"
+	"encoding/base64"
 	"fmt"
+	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -107,6 +110,9 @@ func TestAKeyThatSurvivesUpdates(t *testing.T) {
 				t.Errorf("approved for %v", v["keys"])
 			}
 			m.run("sign", "web", "--in", "@message", "--out", "@sig")
+			m.run("policy", "approve", "@tomorrow.json", "--remove")
+			m.refused(exitFailed, `policy "web": sha256 PCR7 is `, "", "sign", "web", "--in", "@message")
+			m.refused(exitFailed, "no such file", "", "policy", "approve", "@tomorrow.json", "--remove")
 		})
 	}
 }
@@ -208,8 +214,41 @@ func TestWhatIsRevoked(t *testing.T) {
 	}
 	m.run("policy", "counter", "0x01800010", "--advance")
 	m.refused(exitFailed, `policy "old": NV index 0x01800010 is `, "", "sign", "old", "--in", "@message")
+	m.run("policy", "revoke", "0x01800001", "--remove")
+	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig") // the index made again has the Name of the old one
+	m.run("policy", "revoke", "0x01800010", "--remove")
+	m.refused(exitFailed, `policy "old": there is no NV index 0x01800010`, "", "sign", "old", "--in", "@message")
 	m.refused(exitFailed, "there is no such NV index", "policy approve FILE --nv", "policy", "revoke", "0x01800002")
 	m.refused(exitUsage, "INDEX 7: invalid policy: an NV index is written as 0x01800001", "", "policy", "revoke", "7")
+}
+
+// The signer's key may be in any module or service: it signs a file, and its signature is taken, as openssl and as PKCS #11 have it.
+func TestASignatureThatIsMadeElsewhere(t *testing.T) {
+	t.Parallel()
+	for name, algorithm := range map[string][]string{
+		"ECDSA": {"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"}, "RSA": {"-algorithm", "RSA"},
+	} {
+		m := offline(t)
+		m.buildKey(algorithm...)
+		m.write("pin.toml", "pin = true\n")
+		m.run("policy", "sign", "@pin.toml", "--ref", "tls/v1", "--to-sign", "@pin.bin")
+		m.tool("openssl", "dgst", "-sha256", "-sign", "ci.pem", "-out", "sig", "pin.bin")
+		taken := []string{"policy", "sign", "@pin.toml", "--ref", "tls/v1", "--public-key", "@ci.pub", "--signature"}
+		contains(t, name, m.run(append(taken, "@sig")...), `{"name":"pin","policy":{"pin":true},"sig":"`)
+		if name == "ECDSA" {
+			var rs struct{ R, S *big.Int }
+			if _, err := asn1.Unmarshal(m.read("sig"), &rs); err != nil {
+				t.Fatal(err)
+			}
+			m.write("raw", string(append(rs.R.FillBytes(make([]byte, 48)), rs.S.FillBytes(make([]byte, 48))...)))
+			contains(t, name, m.run(append(taken, "@raw")...), `"sig":"`+base64.StdEncoding.EncodeToString(m.read("sig"))+`"`)
+		}
+		m.write("other.toml", "clock = { before = 5 }\n")
+		m.refused(exitFailed, "other: signing the policy: the key's signature does not verify", "", append([]string{"policy", "sign", "@other.toml"}, append(taken[3:], "@sig")...)...)
+		m.refused(exitUsage, "--key, --to-sign and --signature exclude each other", "", append(taken, "@sig", "--key", "@ci.pem")...)
+		m.refused(exitUsage, "--signature and --public-key go together", "", "policy", "sign", "@pin.toml", "--signature", "@sig")
+	}
 }
 
 func TestWhatNobodyCanSign(t *testing.T) {
