@@ -114,7 +114,7 @@ func ExampleOpen_errors() {
 	case errors.Is(err, signer.ErrPIN):
 		fmt.Println("wrong PIN")
 	case errors.As(err, &refused): // from Sign and Decrypt
-		fmt.Println("PCR", refused.PCR, "is not what the key's policy approves")
+		fmt.Println("not now:", refused) // policy "web": sha256 PCR7 is 8c10…, approved: 79d1…
 	}
 	// Output: no such key
 }
