@@ -100,6 +100,11 @@ func TestServersServiceReadsItsConfigurationAgain(t *testing.T) {
 	if r := s.as("mail", "--list-objects"); !strings.Contains(r.all(), "label:      late") {
 		t.Errorf("a key that was made later is not seen:\n%s", r.all())
 	}
+	// With the last table the socket closes to others, and with the first it opens.
+	hangup(conf, "was read again")
+	sees("mail", false)
+	hangup(conf+fmt.Sprintf(access, "mail"), "was read again")
+	sees("mail", true)
 }
 
 // The numbers are at a socket that the service's user alone can read.

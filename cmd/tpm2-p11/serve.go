@@ -112,7 +112,7 @@ func (a *app) serveSocket(ctx context.Context, path, metricsAddress string) erro
 		defer stop()
 	}
 	server := serve.NewServer(c, metrics, log)
-	go reloadOnHangup(ctx, load, server, log)
+	go reloadOnHangup(ctx, load, server, path, log)
 	go serve.KeepAlive(ctx)
 	told := make(chan struct{})
 	context.AfterFunc(ctx, func() {
@@ -127,7 +127,7 @@ func (a *app) serveSocket(ctx context.Context, path, metricsAddress string) erro
 }
 
 // reloadOnHangup reads the configuration again when asked to. One that is wrong is told, and the one before stays.
-func reloadOnHangup(ctx context.Context, load func() (config.Config, error), server *serve.Server, log *slog.Logger) {
+func reloadOnHangup(ctx context.Context, load func() (config.Config, error), server *serve.Server, path string, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -143,6 +143,9 @@ func reloadOnHangup(ctx context.Context, load func() (config.Config, error), ser
 			continue
 		}
 		server.Reload(c)
+		if err := serve.Admit(path, len(c.Access) > 0); err != nil {
+			log.Error("who may connect cannot be changed", "reason", err.Error())
+		}
 		log.Info("the configuration was read again")
 	}
 }

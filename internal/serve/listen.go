@@ -17,10 +17,27 @@ const firstPassed = 3
 // Listen gives the socket that systemd passed, or makes one at path. Its folder must be nobody else's to write to. Everybody may
 // connect where others is set: who may use what is then decided by who they are.
 func Listen(path string, others bool) (*net.UnixListener, error) {
-	if os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") != "" {
+	if isPassed() {
 		return passed()
 	}
 	return makeSocket(path, others)
+}
+
+// isPassed tells that the socket, and its mode, are systemd's.
+func isPassed() bool {
+	return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") != ""
+}
+
+// Admit lets everybody connect to the socket that Listen made at path, or its own user alone: after a change of the configuration.
+func Admit(path string, others bool) error {
+	if isPassed() {
+		return nil
+	}
+	mode := fs.FileMode(0o600)
+	if others {
+		mode = 0o666
+	}
+	return os.Chmod(path, mode)
 }
 
 func makeSocket(path string, others bool) (*net.UnixListener, error) {
@@ -38,7 +55,7 @@ func makeSocket(path string, others bool) (*net.UnixListener, error) {
 		return nil, err
 	}
 	if others {
-		if err := os.Chmod(path, 0o666); err != nil {
+		if err := Admit(path, true); err != nil {
 			l.Close()
 			return nil, err
 		}
