@@ -85,31 +85,75 @@ func TestChangingPINs(t *testing.T) {
 	}
 }
 
+// Each wrong PIN is one of the TPM's counts, and the flags tell how many are left.
 func TestWrongPINsLeadToTheLockout(t *testing.T) {
 	t.Parallel()
 	w := guarded(t)
-	w.make(keystore.KeySpec{Label: "free", Type: provider.P256, Use: provider.Use{Sign: true}, NoPIN: true, Wrapped: true})
 	s := w.session(true)
-	w.refused(w.Login(s, CKU_USER, []byte("wrong-pin")), CKR_PIN_INCORRECT)
-	info, err := w.GetTokenInfo(0)
-	w.must(err)
-	if info.Flags&CKF_USER_PIN_COUNT_LOW == 0 {
-		t.Errorf("flags 0x%x after a wrong PIN", info.Flags)
+	const (
+		low    = CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW
+		final  = CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
+		locked = CKF_USER_PIN_LOCKED | CKF_SO_PIN_LOCKED
+	)
+	properties := func() provider.Properties {
+		t.Helper()
+		p, err := w.token.TPM().Properties(t.Context())
+		w.must(err)
+		return p
 	}
-	for range 40 {
-		if err = w.Login(s, CKU_USER, []byte("wrong-pin")); RVOf(err) != CKR_PIN_INCORRECT {
-			break
+	tell := func(want Flags) {
+		t.Helper()
+		info, err := w.GetTokenInfo(0)
+		w.must(err)
+		if got := info.Flags & (low | final | locked); got != want {
+			t.Errorf("flags 0x%x, want 0x%x", got, want)
 		}
 	}
-	w.refused(err, CKR_PIN_LOCKED)
-	info, err = w.GetTokenInfo(0)
-	w.must(err)
-	if info.Flags&CKF_USER_PIN_LOCKED == 0 || info.Flags&CKF_SO_PIN_LOCKED == 0 {
-		t.Errorf("flags 0x%x in lockout", info.Flags)
+	tell(0)
+	most := properties().MaxAuthFail
+	for tries := uint32(1); tries <= most; tries++ {
+		w.refused(w.Login(s, CKU_USER, []byte("wrong-pin")), CKR_PIN_INCORRECT)
+		if n := properties().LockoutCounter; n != tries {
+			t.Fatalf("%d wrong PINs counted %d", tries, n)
+		}
+		switch {
+		case tries == most:
+			tell(locked)
+		case tries+1 == most:
+			tell(low | final)
+		default:
+			tell(low)
+		}
+	}
+	for range 2 {
+		w.refused(w.Login(s, CKU_USER, []byte(userPIN)), CKR_PIN_LOCKED)
+		w.refused(w.SetPIN(s, []byte(userPIN), []byte("another")), CKR_PIN_LOCKED)
+		w.refused(w.Login(s, CKU_SO, []byte(soPIN)), CKR_PIN_LOCKED)
+	}
+	if n := properties().LockoutCounter; n != most {
+		t.Errorf("tries under lockout counted: %d", n)
 	}
 	if !strings.Contains(w.log.String(), "CKR_PIN_LOCKED") {
 		t.Error("the log does not tell of the lockout")
 	}
+}
+
+// The security officer gives a user who forgot it another PIN, and the user's keys are as they were.
+func TestSecurityOfficerResetsThePIN(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	w.make(ecKey("web"))
+	key := w.one(s, CKO_PRIVATE_KEY)
+	w.must(w.Logout(s))
+	w.must(w.Login(s, CKU_SO, []byte(soPIN)))
+	w.must(w.InitPIN(s, []byte("remembered")))
+	w.must(w.Logout(s))
+	w.refused(w.Login(s, CKU_USER, []byte(userPIN)), CKR_PIN_INCORRECT)
+	w.must(w.Login(s, CKU_USER, []byte("remembered")))
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+	w.must(err)
 }
 
 func TestPrivateKeysHideUntilLogin(t *testing.T) {
