@@ -2,6 +2,7 @@ package kms_test
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
+	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/kms"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -91,6 +93,16 @@ func TestAMachineBootsWhileKMSIsOutOfReach(t *testing.T) {
 	if err != nil || bytes.Contains(text, []byte("a data key")) {
 		t.Errorf("the copy is in the clear: %v", err)
 	}
+	sealed, _ := pem.Decode(text)
+	k, err := tss2.Decode(pem.EncodeToMemory(sealed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := a.key.tpm.Unseal(t.Context(), k.Object, provider.Auth{Policy: k.Policy})
+	if err != nil || key.Len() != 32 || bytes.Count(key.Bytes(), []byte{0}) > 8 {
+		t.Errorf("the sealed key of %d bytes is not drawn at random: %v", key.Len(), err)
+	}
+	key.Wipe()
 	if info, err := os.Stat(copies[0]); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the copy's mode: %v, %v", info.Mode(), err)
 	}
