@@ -325,3 +325,40 @@ func TestPKCS11ToolUnwrapsAKeyOfKMS(t *testing.T) {
 		t.Errorf("decrypted %q", got)
 	}
 }
+
+// A recipient that cannot receive is refused before KMS is asked, and so is one that is not there.
+func TestModuleRefusesRecipients(t *testing.T) {
+	for name, create := range map[string][]string{
+		"that signs":            {"--type", "rsa2048"},
+		"with a PIN of its own": {"--use", "decrypt", "--own-pin-file", "own-pin"},
+		"that is not there":     nil,
+	} {
+		want := uint(pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED)
+		if create == nil {
+			want = pkcs11.CKR_FUNCTION_FAILED
+		}
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			story{
+				boot: func(t *testing.T, top string) *machine {
+					m := newInstance(t)
+					m.configureTop(top, fmt.Sprintf("key_id = %q\nrecipient = \"recipient\"\n", m.key))
+					m.tpm2p11("init", "--no-pin")
+					m.write("own-pin", "1234")
+					if create != nil {
+						m.tpm2p11(append([]string{"key", "create", "recipient"}, create...)...)
+					}
+					return m.machine
+				},
+				app: func(a *application) {
+					_, err := a.p11().GenerateKey(a.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(ckmKMSDataKey, nil)}, aesKey(false, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32)))
+					a.refused("C_GenerateKey", want, err)
+				},
+				after: func(m *machine, _ string) {
+					if log := string(m.read("debug.log")); !strings.Contains(log, "the recipient of [kms]") || strings.Contains(log, "operation=GenerateDataKey") {
+						m.t.Errorf("the log: %s", last(log, 1500))
+					}
+				},
+			}.tell(t)
+		})
+	}
+}
