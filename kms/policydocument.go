@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wildcard"
 )
 
 // ErrPolicy is a key policy that cannot be read.
@@ -153,31 +155,8 @@ func oneOrMore[T any](value json.RawMessage) ([]T, error) {
 // grants tells whether a statement is about an action, whatever its conditions.
 func (s policyStatement) grants(action string) bool {
 	return slices.ContainsFunc(s.actions, func(pattern string) bool {
-		return matches(strings.ToLower(pattern), strings.ToLower(action))
+		return wildcard.Match(strings.ToLower(pattern), strings.ToLower(action))
 	}) != s.except
 }
 
 func (s policyStatement) forEverybody() bool { return slices.Contains(s.principals, "*") }
-
-// matches compares with a pattern of * and ?, in a time that is at most the
-// product of the lengths.
-func matches(pattern, s string) bool {
-	p, i := 0, 0
-	star, from := -1, 0 // the last * so far, and where what follows it was tried
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, from = p, i
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
-			p++
-			i++
-		case star >= 0:
-			from++
-			p, i = star+1, from
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
-}

@@ -3,6 +3,8 @@ package keyservice
 import (
 	"slices"
 	"strings"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wildcard"
 )
 
 // decision is what a policy says about a request.
@@ -40,31 +42,10 @@ func (p *keyPolicy) decide(c circumstances) decision {
 func (s statement) applies(c circumstances) bool {
 	action := strings.ToLower(c.action)
 	return c.who.isOneOf(s.principals) &&
-		slices.ContainsFunc(s.actions, func(pattern string) bool { return matches(pattern, action) }) &&
-		slices.ContainsFunc(s.resources, func(pattern string) bool { return matches(pattern, c.resource) }) &&
+		slices.ContainsFunc(s.actions, func(pattern string) bool { return wildcard.Match(pattern, action) }) &&
+		slices.ContainsFunc(s.resources, func(pattern string) bool { return wildcard.Match(pattern, c.resource) }) &&
 		!slices.ContainsFunc(s.conditions, func(cond condition) bool {
 			have, present := c.values[cond.key]
 			return !cond.holds(have, present, cond.values)
 		})
-}
-
-// matches compares with a pattern of * and ?, going back to the last * only.
-func matches(pattern, s string) bool {
-	p, i, star, from := 0, 0, -1, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, from = p, i
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
-			p++
-			i++
-		case star >= 0:
-			from++
-			p, i = star+1, from
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
 }

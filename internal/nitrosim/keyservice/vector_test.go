@@ -21,19 +21,3 @@ func TestSignatureKnownAnswer(t *testing.T) {
 		t.Errorf("the signature is %s, want %s", got, want)
 	}
 }
-
-func TestPatterns(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		pattern, s string
-		want       bool
-	}{
-		{"*", "", true}, {"", "", true}, {"", "a", false}, {"kms:*", "kms:decrypt", true}, {"kms:*key", "kms:getkeypolicy", false},
-		{"kms:*key*", "kms:getkeypolicy", true}, {"kms:generate*pair", "kms:generatedatakeypair", true}, {"kms:?ecrypt", "kms:decrypt", true},
-		{"kms:?ecrypt", "kms:ecrypt", false}, {"*a*b", "aab", true}, {"*a*b", "aba", false}, {"kms:decrypt", "kms:decrypts", false}, {"a?", "a", false},
-	} {
-		if got := matches(c.pattern, c.s); got != c.want {
-			t.Errorf("%q and %q: %t", c.pattern, c.s, got)
-		}
-	}
-}
