@@ -66,8 +66,6 @@ func newTLSServer(t *testing.T, kind string) *tlsServer {
 	return s
 }
 
-func (s *tlsServer) port() string { return s.address[strings.LastIndexByte(s.address, ':')+1:] }
-
 // documented is the n-th block of a kind in a page of docs, with the page's places put where the test's are.
 func (s *tlsServer) documented(page, kind string, n int, places ...string) string {
 	s.t.Helper()

@@ -116,7 +116,7 @@ func (r *rig) await(ctx context.Context, socket string) error {
 
 // config is a configuration's file: two tokens, one with a PIN, on the TPM behind a socket.
 func (r *rig) config(name, socket string) (string, error) {
-	text := fmt.Sprintf("log = \"stderr\"\n")
+	text := "log = \"stderr\"\n"
 	for _, label := range []string{"open", "pin"} {
 		text += fmt.Sprintf("[[token]]\nlabel = %q\ntpm = \"swtpm:path=%s\"\nstore = %q\n", label, socket, r.path(label))
 	}
