@@ -227,7 +227,7 @@ func (a AuthorizeNV) resolve(now State, _ bool) (Node, error) {
 	if err := checkIndex(a.Index); err != nil || a.Name != nil {
 		return a, err
 	}
-	x, err := now.nv(a.Index)
+	x, err := now.unnamed(a.Index)
 	if err != nil {
 		return nil, err
 	}

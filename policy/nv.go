@@ -57,7 +57,7 @@ func (n NV) resolve(now State, _ bool) (Node, error) {
 	if err := n.validate(); err != nil || n.Name != nil {
 		return n, err
 	}
-	x, err := now.nv(n.Index)
+	x, err := now.unnamed(n.Index)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,24 @@ func (n NV) check(now State) error {
 		return &UnsatisfiedError{Node: n, Wants: n.sign() + " " + number(n.Value), Has: fmt.Sprintf("NV index 0x%08x is %s", uint32(n.Index), number(have))}
 	}
 	return nil
+}
+
+// NamelessError says that a policy names an NV index by its number alone, and that there is no TPM to ask for its Name, which is
+// part of the policy's digest. It wraps ErrUnknown.
+type NamelessError struct{ Index tpm2.TPMHandle }
+
+func (e *NamelessError) Error() string {
+	return fmt.Sprintf("NV index 0x%08x: the policy does not give its name, and %v", uint32(e.Index), ErrUnknown)
+}
+
+func (e *NamelessError) Unwrap() error { return ErrUnknown }
+
+// unnamed reads the index whose Name Resolve is asked for.
+func (s State) unnamed(index tpm2.TPMHandle) (NVIndex, error) {
+	if s.NV == nil {
+		return NVIndex{}, &NamelessError{index}
+	}
+	return s.nv(index)
 }
 
 // namedIndex reads the index that a node means; one that is gone, or of another kind, does not meet it.

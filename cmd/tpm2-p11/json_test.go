@@ -53,7 +53,7 @@ func TestJSONNamesAreStable(t *testing.T) {
 		{"policy approve @pin.json", "", "file keys policies"},
 		{"policy approve @pin.toml --nv 0x01800001", "", "digest file nv_index"},
 		{"policy revoke 0x01800001", "", "nv_index"},
-		{"policy counter 0x01800010 --advance", "", "nv_index value"},
+		{"policy counter 0x01800010 --advance", "", "name nv_index value"},
 		{"policy predict @november.efi", "", "images policy policy_digest policy_hash"},
 		{"policy predict @november.efi", "images", "events file name pcrs"},
 		{"policy predict @november.efi", "images.events", "digests pcr type what"},

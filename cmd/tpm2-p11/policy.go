@@ -104,11 +104,8 @@ func (a *app) policyToHash(ctx context.Context, args []string, d digestFlags) (p
 			return none, 0, err
 		}
 		p, err := f.Policy.Resolve(policy.State{File: keystore.ReadSigner}, true)
-		if errors.Is(err, policy.ErrUnknown) {
-			err = policy.ErrUnresolved
-		}
 		if err != nil {
-			err = fmt.Errorf("%s: %w", inputName(args[0]), err)
+			err = fmt.Errorf("%s: %w", inputName(args[0]), leftOpen(err, ""))
 		}
 		return p, f.Hash, err
 	case len(args) == 0 && len(d.pcrs) > 0:
@@ -160,6 +157,20 @@ func pcrFileState(p policy.Policy, values []byte) (policy.State, error) {
 		return policy.State{}, fmt.Errorf("it has %d bytes more than the PCRs that are named", len(values))
 	}
 	return policy.State{PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) { return pcrs[bank], nil }}, nil
+}
+
+// leftOpen says of an error about a value that a policy leaves open, and that no TPM was asked for, where to get it; or is what the
+// command at hand offers besides.
+func leftOpen(err error, or string) error {
+	var nameless *policy.NamelessError
+	switch {
+	case errors.As(err, &nameless):
+		return withHint(err, "on the machine that has it `tpm2-p11 policy counter 0x%08x` prints the name of a counter, and `tpm2_nvreadpublic` that of any index: "+
+			"put it into the policy, name = \"000b…\"%s", uint32(nameless.Index), or)
+	case errors.Is(err, policy.ErrUnknown):
+		return withHint(policy.ErrUnresolved, "give the values in the policy%s", or)
+	}
+	return err
 }
 
 func indented(text string) string {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -201,10 +203,12 @@ func policyCounterCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "counter INDEX",
 		Short: "Show or advance a counter that policies are bound to",
-		Long: `counter shows the value of a counter in an NV index. --advance adds one, and makes the counter if there is none: a new one
-begins above all that the TPM ever had. That takes the owner's authorisation.
+		Long: `counter shows the value of a counter in an NV index, and the line of a policy that is met until the counter passes it. Nobody can
+set it back. --advance adds one, and makes the counter if there is none: a new one begins above all that the TPM ever had. That takes
+the owner's authorisation.
 
-A policy with nv = { index = INDEX, op = "le", value = N } works until the counter passes N. Nobody can set it back.`,
+The line holds the index's name, which a policy must give where it is signed or hashed without this TPM. It stays the same
+for as long as the counter is there, and is that of any counter that this command makes at this index.`,
 		Example: "  tpm2-p11 policy counter 0x01800010 --advance",
 		Args:    exactly("INDEX"),
 		RunE: a.verb(func(ctx context.Context, args []string) error {
@@ -216,7 +220,7 @@ A policy with nv = { index = INDEX, op = "le", value = N } works until the count
 			if err != nil {
 				return err
 			}
-			value, err := counter(ctx, t, index, advance)
+			value, name, err := counter(ctx, t, index, advance)
 			if errors.Is(err, policy.ErrNoIndex) {
 				return withHint(err, "--advance makes it")
 			}
@@ -225,26 +229,32 @@ A policy with nv = { index = INDEX, op = "le", value = N } works until the count
 			}
 			return a.print(struct {
 				Index string `json:"nv_index"`
+				Name  string `json:"name"`
 				Value uint64 `json:"value"`
-			}{args[0], value}, func(w io.Writer) { fmt.Fprintln(w, value) })
+			}{args[0], hex.EncodeToString(name), value}, func(w io.Writer) {
+				fmt.Fprintf(w, "%d\nnv = { index = \"0x%08x\", name = \"%x\", op = \"le\", value = %d }\n", value, uint32(index), name, value)
+			})
 		}),
 	}
 	c.Flags().BoolVar(&advance, "advance", false, "add one, and make the counter if there is none")
 	return c
 }
 
-func counter(ctx context.Context, t *provider.TPM, index provider.Handle, advance bool) (value uint64, err error) {
+// counter is a counter's value and Name.
+func counter(ctx context.Context, t *provider.TPM, index provider.Handle, advance bool) (value uint64, name []byte, err error) {
 	if advance {
-		return t.AdvanceCounter(ctx, index)
+		if _, err := t.AdvanceCounter(ctx, index); err != nil {
+			return 0, nil, err
+		}
 	}
 	x, err := t.ReadPolicyIndex(ctx, index)
-	if err == nil && len(x.Data) != 8 {
-		err = fmt.Errorf("NV index 0x%08x is no counter: it has %d bytes", uint32(index), len(x.Data))
+	switch {
+	case err != nil:
+		return 0, nil, err
+	case len(x.Data) != 8:
+		return 0, nil, fmt.Errorf("NV index 0x%08x is no counter: it has %d bytes", uint32(index), len(x.Data))
 	}
-	for _, b := range x.Data {
-		value = value<<8 | uint64(b)
-	}
-	return value, err
+	return binary.BigEndian.Uint64(x.Data), x.Name, nil
 }
 
 // parseNVIndex reads "0x01800001".

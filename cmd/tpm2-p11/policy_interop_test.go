@@ -76,14 +76,16 @@ func TestPolicyDigestsAreThoseOfTPM2Tools(t *testing.T) {
 		m.theirs([]string{"tpm2_policyauthorize", "-i", "pin.policy", "-n", "ci.name", "-q", "ref"}))
 	m.tool("tpm2_flushcontext", "-t")
 
-	version := strings.TrimSpace(m.run("policy", "counter", "0x01800010", "--advance"))
+	version, line, _ := strings.Cut(m.run("policy", "counter", "0x01800010", "--advance"), "\n")
 	value, err := strconv.ParseUint(version, 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.write("operand", string(binary.BigEndian.AppendUint64(nil, value)))
 	m.write("nv.toml", "nv = { index = 0x01800010, op = \"le\", value = "+version+" }")
-	equal("nv", m.keyDigest("nv.toml"), m.theirs([]string{"tpm2_policynv", "-C", "o", "-i", "operand", "0x01800010", "ule"}))
+	digest := m.keyDigest("nv.toml")
+	equal("nv", digest, m.theirs([]string{"tpm2_policynv", "-C", "o", "-i", "operand", "0x01800010", "ule"}))
+	equal("nv, by its name without a TPM", m.ours(line), digest)
 	m.write("pin.toml", "pin = true")
 	m.run("policy", "approve", "@pin.toml", "--nv", "0x01800001")
 	m.write("nv.toml", "authorize_nv = { index = 0x01800001 }")

@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"encoding/asn1"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -158,11 +157,8 @@ func (a *app) readToSign(ctx context.Context, files []string, s signFlags) ([]to
 			now = token.PolicyState(ctx)
 		}
 		t.policy, err = t.policy.Resolve(now, s.force)
-		if errors.Is(err, policy.ErrUnknown) {
-			err = withHint(policy.ErrUnresolved, "give the values in the policy, or --current to read them from this machine's TPM")
-		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", inputName(path), err)
+			return nil, fmt.Errorf("%s: %w", inputName(path), leftOpen(err, ", or --current to read it from this machine's TPM"))
 		}
 		if t.digest, err = t.policy.Digest(f.Hash); err != nil {
 			return nil, fmt.Errorf("%s: %w", inputName(path), err)

@@ -205,12 +205,13 @@ func TestWhatIsRevoked(t *testing.T) {
 	m.run("sign", "web", "--in", "@message", "--out", "@sig")
 
 	m.refused(exitFailed, "there is no such NV index", "--advance makes it", "policy", "counter", "0x01800010")
-	version := strings.TrimSpace(m.run("policy", "counter", "0x01800010", "--advance"))
+	made := m.run("policy", "counter", "0x01800010", "--advance")
+	version, _, _ := strings.Cut(made, "\n")
 	m.write("version.toml", "nv = { index = 0x01800010, op = \"le\", value = "+version+" }\n")
 	m.run("key", "create", "old", "--policy", "@version.toml")
 	m.run("sign", "old", "--in", "@message", "--out", "@sig")
-	if again := m.run("policy", "counter", "0x01800010"); strings.TrimSpace(again) != version {
-		t.Errorf("%s after %s", again, version)
+	if again := m.run("policy", "counter", "0x01800010"); again != made {
+		t.Errorf("%s after %s", again, made)
 	}
 	m.run("policy", "counter", "0x01800010", "--advance")
 	m.refused(exitFailed, `policy "old": NV index 0x01800010 is `, "", "sign", "old", "--in", "@message")
@@ -221,6 +222,32 @@ func TestWhatIsRevoked(t *testing.T) {
 	m.refused(exitFailed, `policy "old": there is no NV index 0x01800010`, "", "sign", "old", "--in", "@message")
 	m.refused(exitFailed, "there is no such NV index", "policy approve FILE --nv", "policy", "revoke", "0x01800002")
 	m.refused(exitUsage, "INDEX 7: invalid policy: an NV index is written as 0x01800001", "", "policy", "revoke", "7")
+}
+
+// A build machine has no counter: it signs for that of other machines by its name, which each of them prints.
+func TestACounterOfAnotherMachine(t *testing.T) {
+	t.Parallel()
+	m, build := newMachine(t), offline(t)
+	build.dir = m.dir
+	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+	m.write("web.toml", "authorize = { signer = \"file:ci.pub\", ref = \"tls/v1\" }\n")
+	m.write("message", "hello")
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256", "--policy", "@web.toml")
+	_, line, _ := strings.Cut(m.run("policy", "counter", "0x01800010", "--advance"), "\n")
+	m.write("version.toml", line)
+	sign := []string{"policy", "sign", "@version.toml", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@version.json"}
+	build.run(sign...)
+	m.run("policy", "approve", "@version.json")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig")
+	m.run("policy", "counter", "0x01800010", "--advance")
+	m.refused(exitFailed, "NV index 0x01800010 is ", "", "sign", "web", "--in", "@message")
+
+	m.write("version.toml", "nv = { index = 0x01800010, op = \"le\", value = 5 }\n")
+	nameless, hint := "version.toml: NV index 0x01800010: the policy does not give its name", "`tpm2-p11 policy counter 0x01800010` prints the name"
+	build.refused(exitFailed, nameless, hint, sign...)
+	build.refused(exitFailed, nameless, "or --current to read it", sign...)
+	build.refused(exitFailed, nameless, hint, "policy", "digest", "@version.toml")
 }
 
 // The signer's key may be in any module or service: it signs a file, and its signature is taken, as openssl and as PKCS #11 have it.
