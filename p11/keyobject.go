@@ -28,7 +28,8 @@ type storedKey struct {
 // privateObject is the private half. What is said of its origin follows from the TPM's public area, which the key's Name binds, and
 // from nothing that a file could claim.
 func (k storedKey) privateObject() *object {
-	a := k.attributes(CKO_PRIVATE_KEY, k.hasPIN)
+	private := k.private()
+	a := k.attributes(CKO_PRIVATE_KEY, private)
 	tpm := k.entry.Object.Public.Attributes()
 	born := tpm.FixedTPM && tpm.SensitiveDataOrigin
 	a.setBools(true, CKA_SENSITIVE)
@@ -44,7 +45,13 @@ func (k storedKey) privateObject() *object {
 	a[CKA_UNWRAP] = boolean(len(k.offered.of(k.use, k.public, CKF_UNWRAP)) > 0)
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
-	return k.object(CKO_PRIVATE_KEY, k.hasPIN, a)
+	return k.object(CKO_PRIVATE_KEY, private, a)
+}
+
+// private tells whether the private half shows after a login only: where no PIN can be asked for, nobody needs one to see the key, nor
+// to use it. The standard wants keys with CKA_ALWAYS_AUTHENTICATE private (PKCS #11 v3.2, section 4.9).
+func (k storedKey) private() bool {
+	return k.hasPIN && k.entry.TakesPIN() || k.entry.AsksOwnPIN()
 }
 
 // publicObject is the public half. It comes and goes with the private one.

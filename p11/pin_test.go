@@ -189,6 +189,45 @@ func TestPrivateKeysHideUntilLogin(t *testing.T) {
 	}
 }
 
+// A key that no PIN guards is everybody's, in a token that has PINs for others too: it shows and signs without a login, whatever
+// becomes of the PINs. It remains the user's to change.
+func TestKeyWithoutAPINInATokenWithPINs(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	bound := policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{8: make([]byte, 32)}}
+	for name, change := range map[string]func(*keystore.KeySpec){
+		"plain":  func(s *keystore.KeySpec) { s.NoPIN = true },
+		"bound":  func(s *keystore.KeySpec) { s.NoPIN, s.Policy = true, policy.Policy{Root: bound} },
+		"asking": func(*keystore.KeySpec) {},
+		"branch": func(s *keystore.KeySpec) { s.Policy = policy.Policy{Root: policy.Any{bound, policy.PIN{}}} },
+		"own":    func(s *keystore.KeySpec) { s.OwnPIN = secret.From([]byte("key-pin")) },
+	} {
+		spec := ecKey(name)
+		change(&spec)
+		w.make(spec)
+	}
+	for name, private := range map[string]byte{"plain": 0, "bound": 0, "asking": 1, "branch": 1, "own": 1} {
+		if got := w.attribute(s, w.one(s, CKO_PRIVATE_KEY, label(name)), CKA_PRIVATE)[0]; got != private {
+			t.Errorf("CKA_PRIVATE of the key %q is %d", name, got)
+		}
+	}
+	w.must(w.Logout(s))
+	for try := true; try; try = RVOf(w.Login(s, CKU_USER, []byte("wrong-pin"))) != CKR_PIN_LOCKED {
+	}
+	if found := w.find(s, class(CKO_PRIVATE_KEY)); len(found) != 2 {
+		t.Errorf("%d private keys show without a login, want those without a PIN", len(found))
+	}
+	for _, name := range []string{"plain", "bound"} {
+		key := w.one(s, CKO_PRIVATE_KEY, label(name))
+		_, err := w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 32))
+		w.must(err)
+		w.refused(w.SetAttributeValue(s, key, []Attribute{label("x")}), CKR_USER_NOT_LOGGED_IN)
+		w.refused(w.DestroyObject(s, key), CKR_USER_NOT_LOGGED_IN)
+	}
+}
+
 func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := open(t)
@@ -199,6 +238,9 @@ func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	key := w.one(s, CKO_PRIVATE_KEY)
 	if w.attribute(s, key, CKA_ALWAYS_AUTHENTICATE)[0] != 1 {
 		t.Error("CKA_ALWAYS_AUTHENTICATE is false")
+	}
+	if w.attribute(s, key, CKA_PRIVATE)[0] != 1 {
+		t.Error("CKA_PRIVATE is false")
 	}
 	digest := make([]byte, 32)
 	w.refused(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")), CKR_OPERATION_NOT_INITIALIZED)

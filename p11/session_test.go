@@ -267,12 +267,17 @@ func TestLoginWithoutAPINEndsWhenTheTokenGetsOne(t *testing.T) {
 	defer user.Wipe()
 	defer so.Wipe()
 	w.must(elsewhere.Init(t.Context(), keystore.InitOptions{Label: "anew", UserPIN: user, SOPIN: so, Force: true}))
-	if found := w.find(s, class(CKO_PRIVATE_KEY)); len(found) != 0 {
+	w.must(elsewhere.Login(t.Context(), keystore.User, user))
+	_, err = elsewhere.CreateKey(t.Context(), ecKey("guarded"))
+	w.must(err)
+	elsewhere.Logout()
+	if found := w.find(s, class(CKO_PRIVATE_KEY), label("guarded")); len(found) != 0 {
 		t.Errorf("private keys are shown: %v", found)
 	}
 	w.refused(w.SignInit(s, mechanismOf(CKM_ECDSA_SHA256), key), CKR_KEY_HANDLE_INVALID)
+	w.one(s, CKO_PRIVATE_KEY, label("web")) // no PIN guards it, then as now
 	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
-	w.one(s, CKO_PRIVATE_KEY)
+	w.one(s, CKO_PRIVATE_KEY, label("guarded"))
 }
 
 func TestFinalizeWipesTheLogin(t *testing.T) {

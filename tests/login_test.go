@@ -172,6 +172,10 @@ func TestLockout(t *testing.T) {
 			if info.Flags&pkcs11.CKF_USER_PIN_LOCKED == 0 {
 				a.t.Error("the token does not tell that it is locked")
 			}
+			if found := a.find(a.session, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)); len(found) != 1 {
+				a.t.Errorf("%d private keys show to who cannot log in, want the one without a PIN", len(found))
+			}
+			a.works("open")
 			if code := a.happen("sign"); code != "0" {
 				a.t.Errorf("a key without a PIN does not sign under lockout: exit code %s", code)
 			}
