@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -165,7 +166,7 @@ func TestATicketOfAnotherTimeIsRenewed(t *testing.T) {
 	if err := b.trySign(t.Context(), key, auth); err != nil {
 		t.Fatalf("after a restart: %v", err)
 	}
-	b.wire.Inject(at(tpm2.TPMCCPolicyAuthorize, 1, answer(0x4C4)))
+	b.wire.Inject(at(tpm2.TPMCCPolicyAuthorize, 1, faulttpm.Answer(0x4C4)))
 	b.wire.Reset()
 	if err := b.trySign(t.Context(), key, auth); err != nil {
 		t.Fatalf("with a ticket of before a TPM2_Clear: %v", err)
@@ -173,7 +174,7 @@ func TestATicketOfAnotherTimeIsRenewed(t *testing.T) {
 	if n := b.wire.Count(tpm2.TPMCCVerifySignature); n != 1 {
 		t.Errorf("the signature was verified %d times", n)
 	}
-	b.wire.Inject(at(tpm2.TPMCCPolicyAuthorize, -1, answer(0x4C4)))
+	b.wire.Inject(at(tpm2.TPMCCPolicyAuthorize, -1, faulttpm.Answer(0x4C4)))
 	if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "did not take an approval") {
 		t.Errorf("a TPM that never takes its ticket: %v", err)
 	}
@@ -188,7 +189,7 @@ func TestTheNextApprovalIsTriedWhenTheTPMDoesNotTakeOne(t *testing.T) {
 	key := b.boundKey(t, ci.root(), "")
 	fits := b.bound(t, currentPCRs(7))
 	auth := provider.Auth{Policy: ci.root(), Approved: listed(ci.approve(t, "one", fits), ci.approve(t, "two", b.bound(t, currentPCRs(8))))}
-	b.wire.Inject(at(tpm2.TPMCCVerifySignature, 1, answer(0x2DB)))
+	b.wire.Inject(at(tpm2.TPMCCVerifySignature, 1, faulttpm.Answer(0x2DB)))
 	if err := b.trySign(t.Context(), key, auth); err != nil {
 		t.Errorf("the second was not tried: %v", err)
 	}
@@ -404,7 +405,7 @@ func TestABranchThatIsOvertaken(t *testing.T) {
 	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
 		t.Fatal(err)
 	}
-	b.wire.Inject(at(tpm2.TPMCCPolicyPCR, 1, answer(0x128)))
+	b.wire.Inject(at(tpm2.TPMCCPolicyPCR, 1, faulttpm.Answer(0x128)))
 	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
 		t.Errorf("PCRs changed once: %v", err)
 	}

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
@@ -48,13 +48,13 @@ func TestWhatAnInterruptedCommandLeftIsFlushedByATPMThatIsBusyForLong(t *testing
 					return nil, fmt.Errorf("%w: %w", transport.ErrBusy, ctx.Err())
 				case <-time.After(time.Until(busyUntil)):
 				}
-				switch wiretap.Code(cmd) {
+				switch faulttpm.Code(cmd) {
 				case tpm2.TPMCCStartAuthSession:
 					loaded++
 					return append([]byte{0x80, 0x01, 0, 0, 0, 48, 0, 0, 0, 0, session >> 24, 0, 0, 0, 0, 32}, make([]byte, 32)...), nil
 				case tpm2.TPMCCFlushContext:
 					loaded--
-					return wiretap.ResponseCode(0), nil
+					return faulttpm.ResponseCode(0), nil
 				}
 				<-ctx.Done()
 				busyUntil = time.Now().Add(busyFor)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -68,12 +69,12 @@ func TestEveryAnswerToABadCiphertextIsTheSameError(t *testing.T) {
 	b := newStore(t)
 	key := b.persisted(t, b.key(t, decryptKey, ""))
 	for _, rc := range []uint32{0x101, 0x84, 0x95, 0x1C4, 0x1D5} {
-		b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, answer(rc)))
+		b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, faulttpm.Answer(rc)))
 		if _, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, nil, make([]byte, 256)); err != provider.ErrDecrypt {
 			t.Errorf("%#x: %v", rc, err)
 		}
 	}
-	b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, answer(0x2C4))) // of the scheme
+	b.wire.Inject(at(tpm2.TPMCCRSADecrypt, 1, faulttpm.Answer(0x2C4))) // of the scheme
 	if _, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, nil, make([]byte, 256)); errors.Is(err, provider.ErrDecrypt) || err == nil {
 		t.Errorf("a refused scheme: %v", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -15,41 +14,14 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 )
 
-// at answers the next n commands of a code (all for n < 0) by the fault, and everything else by the TPM.
-func at(code tpm2.TPMCC, n int, f wiretap.Fault) wiretap.Fault {
-	return func(ctx context.Context, cmd []byte, send func() ([]byte, error)) ([]byte, error) {
-		if wiretap.Code(cmd) != code || n == 0 {
-			return send()
-		}
-		n--
-		return f(ctx, cmd, send)
-	}
-}
-
-func answer(rc uint32) wiretap.Fault {
-	return func(context.Context, []byte, func() ([]byte, error)) ([]byte, error) {
-		return wiretap.ResponseCode(rc), nil
-	}
-}
-
-// spoil changes the TPM's answer.
-func spoil(change func([]byte) []byte) wiretap.Fault {
-	return func(_ context.Context, _ []byte, send func() ([]byte, error)) ([]byte, error) {
-		r, err := send()
-		if err != nil {
-			return nil, err
-		}
-		return change(bytes.Clone(r)), nil
-	}
-}
-
-func flip(fromEnd int) wiretap.Fault {
-	return spoil(func(r []byte) []byte { r[len(r)-1-fromEnd] ^= 1; return r })
+// at has the fault meet the next n commands of a code, all for n < 0.
+func at(code tpm2.TPMCC, n int, f faulttpm.Fault) faulttpm.Fault {
+	return faulttpm.When{Code: code, Times: max(n, 0)}.Do(f)
 }
 
 func TestCommandsAreSentAgainWhenTheTPMAsksForIt(t *testing.T) {
@@ -59,7 +31,7 @@ func TestCommandsAreSentAgainWhenTheTPMAsksForIt(t *testing.T) {
 	auth := provider.Auth{Value: pin("value")}
 	for _, rc := range []uint32{0x922, 0x908, 0x90A, 0x920} {
 		b.wire.Reset()
-		b.wire.Inject(at(tpm2.TPMCCSign, 5, answer(rc)))
+		b.wire.Inject(at(tpm2.TPMCCSign, 5, faulttpm.Answer(rc)))
 		if err := b.trySign(t.Context(), key, auth); err != nil {
 			t.Errorf("%x five times: %v", rc, err)
 		}
@@ -72,7 +44,7 @@ func TestCommandsAreSentAgainWhenTheTPMAsksForIt(t *testing.T) {
 			if patience--; patience == 0 {
 				cancel()
 			}
-			return wiretap.ResponseCode(rc), nil
+			return faulttpm.ResponseCode(rc), nil
 		}))
 		if err := b.trySign(ctx, key, auth); !errors.Is(err, provider.ErrBusy) {
 			t.Errorf("%x until patience ends: %v", rc, err)
@@ -101,17 +73,17 @@ func TestAnswersThatWereTamperedWith(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		code  tpm2.TPMCC
-		fault wiretap.Fault
+		fault faulttpm.Fault
 		try   func() error
 	}{
-		{"session HMAC", tpm2.TPMCCUnseal, flip(0), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
-		{"sealed data", tpm2.TPMCCUnseal, flip(70), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
-		{"signature in a session", tpm2.TPMCCSign, flip(90), func() error { return b.trySign(t.Context(), pinKey, provider.Auth{Value: pin("value")}) }},
-		{"new key", tpm2.TPMCCCreate, flip(200), func() error { _, err := b.CreateKey(t.Context(), signKey, nil); return err }},
-		{"RSA signature without session", tpm2.TPMCCSign, flip(20), func() error { return signRSA(b.TPM) }},
-		{"Name of a loaded object", tpm2.TPMCCLoad, flip(8), func() error { return b.Load(t.Context(), pinKey) }},
-		{"public area", tpm2.TPMCCReadPublic, flip(80), func() error { _, err := b.ReadPublic(t.Context(), rsaKey.Handle); return err }},
-		{"no authorisation in the answer", tpm2.TPMCCUnseal, spoil(func(r []byte) []byte { r[1] = 1; return r }),
+		{"session HMAC", tpm2.TPMCCUnseal, faulttpm.Flip(0), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
+		{"sealed data", tpm2.TPMCCUnseal, faulttpm.Flip(70), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
+		{"signature in a session", tpm2.TPMCCSign, faulttpm.Flip(90), func() error { return b.trySign(t.Context(), pinKey, provider.Auth{Value: pin("value")}) }},
+		{"new key", tpm2.TPMCCCreate, faulttpm.Flip(200), func() error { _, err := b.CreateKey(t.Context(), signKey, nil); return err }},
+		{"RSA signature without session", tpm2.TPMCCSign, faulttpm.Flip(20), func() error { return signRSA(b.TPM) }},
+		{"Name of a loaded object", tpm2.TPMCCLoad, faulttpm.Flip(8), func() error { return b.Load(t.Context(), pinKey) }},
+		{"public area", tpm2.TPMCCReadPublic, faulttpm.Flip(80), func() error { _, err := b.ReadPublic(t.Context(), rsaKey.Handle); return err }},
+		{"no authorisation in the answer", tpm2.TPMCCUnseal, faulttpm.Spoil(func(r []byte) []byte { r[1] = 1; return r }),
 			func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
 	} {
 		b.wire.Inject(at(tt.code, -1, tt.fault))
@@ -126,7 +98,7 @@ func TestAnswersThatWereTamperedWith(t *testing.T) {
 	b.Release()
 	t.Run("software verification can be chosen", func(t *testing.T) {
 		trusting, wire := b.client(t, provider.WithVerify(provider.VerifyNone))
-		wire.Inject(at(tpm2.TPMCCSign, -1, flip(20)))
+		wire.Inject(at(tpm2.TPMCCSign, -1, faulttpm.Flip(20)))
 		if err := signRSA(trusting); err != nil {
 			t.Errorf("verify none: %v", err)
 		}
@@ -137,7 +109,7 @@ func TestAnswersThatWereTamperedWith(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wire.Inject(at(tpm2.TPMCCSign, -1, flip(10)))
+		wire.Inject(at(tpm2.TPMCCSign, -1, faulttpm.Flip(10)))
 		if err := (&bench{TPM: strict}).trySign(t.Context(), plain, provider.Auth{}); !errors.Is(err, provider.ErrIntegrity) {
 			t.Errorf("verify all: %v", err)
 		}
@@ -158,7 +130,7 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 	}
 	for code, try := range ops {
 		for cut := range 40 {
-			b.wire.Inject(at(code, 1, spoil(func(r []byte) []byte {
+			b.wire.Inject(at(code, 1, faulttpm.Spoil(func(r []byte) []byte {
 				r = r[:len(r)*cut/40]
 				if cut%2 == 1 && len(r) >= 6 { // with a size that fits, too
 					binary.BigEndian.PutUint32(r[2:], uint32(len(r)))
@@ -178,7 +150,7 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 			continue
 		}
 		for range 100 {
-			b.wire.Inject(at(code, 1, spoil(func(r []byte) []byte {
+			b.wire.Inject(at(code, 1, faulttpm.Spoil(func(r []byte) []byte {
 				for i := 10; i < len(r); i++ {
 					r[i] = byte(random.Uint32())
 				}
@@ -196,11 +168,11 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 func TestUnknownResponseCodesAreNamed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.wire.Inject(at(tpm2.TPMCCGetRandom, -1, answer(0x0B0143)))
+	b.wire.Inject(at(tpm2.TPMCCGetRandom, -1, faulttpm.Answer(0x0B0143)))
 	if _, err := b.Random(t.Context(), 1); !errors.Is(err, provider.ErrUnsupported) {
 		t.Errorf("a resource manager's refusal: %v", err)
 	}
-	b.wire.Inject(at(tpm2.TPMCCGetRandom, -1, answer(0x17F)))
+	b.wire.Inject(at(tpm2.TPMCCGetRandom, -1, faulttpm.Answer(0x17F)))
 	_, err := b.Random(t.Context(), 1)
 	var re *provider.ResponseError
 	if !errors.As(err, &re) || re.Code != 0x17F || !strings.Contains(err.Error(), "TPM2_GetRandom") || !strings.Contains(err.Error(), "0x17F") {
@@ -218,11 +190,6 @@ func TestALostConnectionIsOpenedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := func(context.Context, []byte, func() ([]byte, error)) ([]byte, error) { return nil, io.ErrUnexpectedEOF }
-	after := func(_ context.Context, _ []byte, send func() ([]byte, error)) ([]byte, error) {
-		send()
-		return nil, io.ErrUnexpectedEOF
-	}
 	ops := []struct {
 		name string
 		code tpm2.TPMCC
@@ -236,7 +203,7 @@ func TestALostConnectionIsOpenedAgain(t *testing.T) {
 		{"flush", tpm2.TPMCCFlushContext, func() error { return b.Load(t.Context(), plain) }},
 	}
 	for _, op := range ops {
-		for when, fault := range map[string]wiretap.Fault{"before": before, "after": after} {
+		for when, fault := range map[string]faulttpm.Fault{"before": faulttpm.Drop, "after": faulttpm.Lose} {
 			b.wire.Inject(nil)
 			prepared := b.Persist(t.Context(), plain, 0x81000100)
 			if op.name == "persist" {
@@ -251,7 +218,7 @@ func TestALostConnectionIsOpenedAgain(t *testing.T) {
 			}
 		}
 	}
-	b.wire.Inject(at(tpm2.TPMCCSign, -1, before))
+	b.wire.Inject(at(tpm2.TPMCCSign, -1, faulttpm.Drop))
 	if err := b.trySign(t.Context(), plain, provider.Auth{}); !errors.Is(err, provider.ErrUnavailable) {
 		t.Errorf("the connection is lost each time: %v", err)
 	}
@@ -291,12 +258,12 @@ func TestASessionThatTheTPMForgot(t *testing.T) {
 	b := newStore(t)
 	key := b.key(t, signKey, "value")
 	for _, rc := range []uint32{0x918, 0x910} {
-		b.wire.Inject(at(tpm2.TPMCCSign, 1, answer(rc)))
+		b.wire.Inject(at(tpm2.TPMCCSign, 1, faulttpm.Answer(rc)))
 		if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("value")}); err != nil {
 			t.Errorf("%x: %v", rc, err)
 		}
 	}
-	b.wire.Inject(at(tpm2.TPMCCSign, -1, answer(0x918)))
+	b.wire.Inject(at(tpm2.TPMCCSign, -1, faulttpm.Answer(0x918)))
 	b.wire.Reset()
 	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("value")}); err == nil || b.wire.Count(tpm2.TPMCCSign) != 2 {
 		t.Errorf("forgotten each time: %v after %d commands", err, b.wire.Count(tpm2.TPMCCSign))

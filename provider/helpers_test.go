@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
+	"github.com/tpm2-p11/tpm2-p11/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 

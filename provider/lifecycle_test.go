@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
@@ -137,7 +137,7 @@ func TestPatienceEnds(t *testing.T) {
 		sent := 0
 		s := &script{answer: func(context.Context, []byte) ([]byte, error) {
 			sent++
-			return wiretap.ResponseCode(0x922), nil
+			return faulttpm.ResponseCode(0x922), nil
 		}}
 		tpm := provider.New(s)
 		defer tpm.Close()
@@ -192,7 +192,7 @@ func TestHandlesOfABrokenConnectionAreForgottenInTheEnd(t *testing.T) {
 	for managed, want := range map[bool]int{false: 2, true: 0} {
 		flushes := 0
 		s := &script{managed: managed, answer: func(_ context.Context, cmd []byte) ([]byte, error) {
-			switch wiretap.Code(cmd) {
+			switch faulttpm.Code(cmd) {
 			case tpm2.TPMCCFlushContext: // as the kernel answers for a handle it never gave
 				flushes++
 				return nil, syscall.EINVAL
@@ -251,7 +251,7 @@ func TestAForkedChildOpensItsOwnConnection(t *testing.T) {
 }
 
 // sessionOf is the handle of the first session that was started.
-func sessionOf(t *testing.T, exchanges []wiretap.Exchange) []byte {
+func sessionOf(t *testing.T, exchanges []faulttpm.Exchange) []byte {
 	for _, e := range exchanges {
 		if e.Code() == tpm2.TPMCCStartAuthSession {
 			return e.Response[10:14]

@@ -10,9 +10,10 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/simtest"
+	"github.com/tpm2-p11/tpm2-p11/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
@@ -170,7 +171,7 @@ func TestTheIndexGoesWhateverHappens(t *testing.T) {
 	commands := len(i.wire.Codes())
 	for name, disturb := range map[string]func(cancel func(), send func() ([]byte, error)) ([]byte, error){
 		"cancelled":              func(cancel func(), send func() ([]byte, error)) ([]byte, error) { cancel(); return send() },
-		"refused":                func(func(), func() ([]byte, error)) ([]byte, error) { return wiretap.ResponseCode(0x101), nil },
+		"refused":                func(func(), func() ([]byte, error)) ([]byte, error) { return faulttpm.ResponseCode(0x101), nil },
 		"lost before it arrives": func(func(), func() ([]byte, error)) ([]byte, error) { return nil, errors.New("lost") },
 		"lost after it": func(_ func(), send func() ([]byte, error)) ([]byte, error) {
 			_, err := send()
@@ -211,7 +212,7 @@ func TestAnAnswerThatWasTamperedWithIsRefused(t *testing.T) {
 	t.Parallel()
 	i := newInstance(t, nil)
 	for _, code := range []tpm2.TPMCC{nsmRequest, tpm2.TPMCCNVRead, tpm2.TPMCCNVWrite, tpm2.TPMCCNVReadPublic} {
-		i.wire.Inject(at(code, -1, flip(0)))
+		i.wire.Inject(at(code, -1, faulttpm.Flip(0)))
 		if _, err := i.request(t.Context()); !errors.Is(err, provider.ErrIntegrity) {
 			t.Errorf("%x: %v", code, err)
 		}
@@ -222,7 +223,7 @@ func TestAnAnswerThatWasTamperedWithIsRefused(t *testing.T) {
 func TestAHandleThatOthersTookMeanwhileIsPassedOver(t *testing.T) {
 	t.Parallel()
 	i := newInstance(t, nil)
-	i.wire.Inject(at(tpm2.TPMCCNVDefineSpace, 3, answer(0x14C)))
+	i.wire.Inject(at(tpm2.TPMCCNVDefineSpace, 3, faulttpm.Answer(0x14C)))
 	if _, err := i.request(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
-	"github.com/tpm2-p11/tpm2-p11/provider/internal/wiretap"
 )
 
 // boundKey makes a signing key with a policy.
@@ -129,39 +129,31 @@ func TestPCRsThatChangeWhileAPolicyRuns(t *testing.T) {
 	b := newStore(t)
 	p := b.bound(t, currentPCRs(7))
 	key := b.boundKey(t, p, "")
-	changed := func(at tpm2.TPMCC, times int) wiretap.Fault {
-		return func(_ context.Context, cmd []byte, send func() ([]byte, error)) ([]byte, error) {
-			if wiretap.Code(cmd) == at && times != 0 {
-				times--
-				return wiretap.ResponseCode(0x128), nil
-			}
-			return send()
-		}
-	}
-	for _, at := range []tpm2.TPMCC{tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign} {
-		b.wire.Inject(changed(at, 3))
+	changed := faulttpm.Answer(0x128)
+	for _, code := range []tpm2.TPMCC{tpm2.TPMCCPolicyPCR, tpm2.TPMCCSign} {
+		b.wire.Inject(at(code, 3, changed))
 		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); err != nil {
-			t.Errorf("PCRs changed three times at command %x: %v", at, err)
+			t.Errorf("PCRs changed three times at command %x: %v", code, err)
 		}
-		b.wire.Inject(changed(at, -1))
+		b.wire.Inject(at(code, -1, changed))
 		b.wire.Reset()
 		err := b.trySign(t.Context(), key, provider.Auth{Policy: p})
 		if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "PCRs do not come to rest") {
-			t.Errorf("PCRs never came to rest at command %x: %v", at, err)
+			t.Errorf("PCRs never came to rest at command %x: %v", code, err)
 		}
 		if n := b.wire.Count(tpm2.TPMCCPolicyPCR); n != 16 {
 			t.Errorf("the policy ran %d times", n)
 		}
 		b.wire.Inject(nil)
 	}
-	b.wire.Inject(at(tpm2.TPMCCPolicyPCR, -1, answer(0x1C4)))
+	b.wire.Inject(at(tpm2.TPMCCPolicyPCR, -1, faulttpm.Answer(0x1C4)))
 	err := b.trySign(t.Context(), key, provider.Auth{Policy: p})
 	if !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "sha256:7 are not as approved") {
 		t.Errorf("the TPM refuses PCRs that are right when they are read: %v", err)
 	}
 	// An extended PCR that is not the policy's counts as a change, too.
 	b.wire.Inject(func(_ context.Context, cmd []byte, send func() ([]byte, error)) ([]byte, error) {
-		if wiretap.Code(cmd) != tpm2.TPMCCSign {
+		if faulttpm.Code(cmd) != tpm2.TPMCCSign {
 			return send()
 		}
 		b.wire.Inject(nil)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 func TestTheRawLoopsCommandsAreWhole(t *testing.T) {
@@ -16,7 +18,7 @@ func TestTheRawLoopsCommandsAreWhole(t *testing.T) {
 }
 
 func TestCommandsAreCountedUpToTheOperation(t *testing.T) {
-	codes := []uint32{0x173, commandSign, 0x176, 0x17F, commandSign}
+	codes := []tpm2.TPMCC{0x173, commandSign, 0x176, 0x17F, commandSign}
 	if first, each := until(codes, commandSign, 1), until(codes, commandSign, 2)-until(codes, commandSign, 1); first != 2 || each != 3 {
 		t.Errorf("first %d, each %d", first, each)
 	}

@@ -35,7 +35,7 @@ func theirModule() string { return first("/usr/lib/*/libtpm2_pkcs11.so.1") }
 func (r *rig) theirEnv(counted bool) []string {
 	address := "swtpm:path=" + r.socket
 	if counted {
-		address = "swtpm:path=" + r.proxy.path
+		address = r.proxy.Address()
 	}
 	return []string{"TPM2OPENSSL_TCTI=" + address, "TPM2_PKCS11_TCTI=" + address, "TPM2TOOLS_TCTI=" + address, "TPM2_PKCS11_STORE=" + r.path("theirs")}
 }

@@ -18,14 +18,16 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 )
 
 // rig is a TPM of a run's own, with a key of each kind in it.
 type rig struct {
 	plan
 	dir    string
-	socket string // of the TPM
-	proxy  *proxy // between the TPM and processes whose commands are counted
+	socket string          // of the TPM
+	proxy  *faulttpm.Proxy // between the TPM and processes whose commands are counted
 
 	handles     map[string]string // of keys, by label
 	files       map[string]string // of keys in the open token, by label
@@ -65,10 +67,10 @@ func (r *rig) start(ctx context.Context) (err error) {
 		err = r.await(ctx, r.socket)
 	}
 	if err == nil {
-		r.proxy, err = newProxy(filepath.Join(r.dir, "counted"), r.socket)
+		r.proxy, err = faulttpm.Listen(filepath.Join(r.dir, "counted"), r.socket)
 	}
 	if err == nil {
-		r.stop = append(r.stop, r.proxy.close)
+		r.stop = append(r.stop, r.proxy.Close)
 		err = r.makeKeys(ctx)
 	}
 	if err == nil {
@@ -129,7 +131,7 @@ func (r *rig) makeKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.config("counted.conf", r.proxy.path); err != nil {
+	if _, err := r.config("counted.conf", r.proxy.Socket()); err != nil {
 		return err
 	}
 	if err := os.WriteFile(r.path("served.conf"), fmt.Appendf(nil, "log = \"stderr\"\nsocket = %q\n", r.path("serve/socket")), 0o600); err != nil {

@@ -60,7 +60,7 @@ func own() string {
 func rawCommandLine(r *rig, b batchOf) ([]string, string, []string) {
 	socket := r.socket
 	if b.counted {
-		socket = r.proxy.path
+		socket = r.proxy.Socket()
 	}
 	return nil, own(), []string{"raw", socket, r.handles[b.label()], b.name, hex.EncodeToString(r.ciphertexts[b.label()]), strconv.Itoa(b.ops)}
 }

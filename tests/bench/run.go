@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 // cell is where a figure stands in the results.
@@ -157,14 +159,26 @@ func (r *rig) count(ctx context.Context, at cell, m *measured) error {
 			if row.name == rawRow {
 				b.kind = kindsByName["plain"]
 			}
-			r.proxy.take()
+			r.proxy.Reset()
 			if _, err := r.together(ctx, row, b, 1); err != nil {
 				return err
 			}
-			codes := r.proxy.take()
+			codes := r.proxy.Codes()
 			m.first = until(codes, c.command, 1)
 			m.each = until(codes, c.command, counting) - until(codes, c.command, counting-1)
 		}
 	}
 	return nil
+}
+
+// until is how many commands went to the nth of a code, which counts; 0 if it did not come.
+func until(codes []tpm2.TPMCC, code uint32, n int) int {
+	for i, c := range codes {
+		if uint32(c) == code {
+			if n--; n == 0 {
+				return i + 1
+			}
+		}
+	}
+	return 0
 }
