@@ -615,32 +615,6 @@ func TestAWriterWaitsForAnotherNoLongerThanItMay(t *testing.T) {
 	}
 }
 
-func FuzzSidecar(f *testing.F) {
-	public := softPublic(f, policy.Policy{})
-	side := sideOf(f, public, "web")
-	text, err := side.encode()
-	must(f, err)
-	f.Add(text)
-	side.Handle, side.Public, side.State = 0x81000100, public.Marshal(), Evicting
-	side.Policy = policy.Policy{Root: policy.All{policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: make([]byte, 32)}}, policy.PIN{}}}
-	text, err = side.encode()
-	must(f, err)
-	f.Add(text)
-	f.Fuzz(func(t *testing.T, text []byte) {
-		side, err := parseSidecar(text)
-		if err != nil {
-			return
-		}
-		written, err := side.encode()
-		if err != nil {
-			t.Fatalf("what was read cannot be written: %v", err)
-		}
-		if _, err := parseSidecar(written); err != nil {
-			t.Fatalf("what was written cannot be read: %v", err)
-		}
-	})
-}
-
 func BenchmarkFindAmong1000Keys(b *testing.B) {
 	s := diskStore(b)
 	for i := range 1000 {

@@ -256,7 +256,7 @@ func TestSecretsAreWipedAndAttributesAreKept(t *testing.T) {
 // FuzzDispatch gives a library without tokens any request: it answers, with no panic below and no message over the limit.
 func FuzzDispatch(f *testing.F) {
 	for number := range handlers {
-		for _, n := range []int{0, 1, 4, 5} {
+		for _, n := range []int{1, 5} {
 			f.Add(append(message(f, number), make([]byte, 8*n)...))
 		}
 	}

@@ -64,3 +64,24 @@ func TestKeysInTheUsualForms(t *testing.T) {
 		t.Error("the numbers are still there")
 	}
 }
+
+// FuzzParse: any file is a private key, which can be wiped, or an error that does not quote it.
+func FuzzParse(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(der)
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		key, err := Parse(b)
+		if err != nil && (err != ErrNone || key != nil) {
+			t.Errorf("%v, %v", key, err)
+		}
+		Wipe(key)
+	})
+}

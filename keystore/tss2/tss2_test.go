@@ -412,3 +412,23 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// FuzzFiles: the files of tpm2-tools are read whole or not at all.
+func FuzzFiles(f *testing.F) {
+	f.Add(tss2.EncodePublic(ecPublic(f, policy.Policy{})))
+	f.Add(tss2.EncodePrivate([]byte("wrapped")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := tss2.DecodePublic(b); err == nil {
+			if again, err := tss2.DecodePublic(tss2.EncodePublic(p)); err != nil || !bytes.Equal(again.Name(), p.Name()) {
+				t.Errorf("%x came back as another: %v", b, err)
+			}
+		} else if !errors.Is(err, tss2.ErrMalformed) {
+			t.Errorf("an untyped refusal: %v", err)
+		}
+		if p, err := tss2.DecodePrivate(b); err == nil && !bytes.Equal(tss2.EncodePrivate(p), b) {
+			t.Errorf("%x came back as %x", b, tss2.EncodePrivate(p))
+		} else if err != nil && !errors.Is(err, tss2.ErrMalformed) {
+			t.Errorf("an untyped refusal: %v", err)
+		}
+	})
+}

@@ -1,10 +1,12 @@
 package policyfile_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,4 +165,39 @@ func TestFoldersOfApprovedPolicies(t *testing.T) {
 	if got := names(); got != "RENEWED new" {
 		t.Errorf("%q", got)
 	}
+}
+
+// FuzzApproved: any file of approved policies, ours or systemd's, is an error of its own or something that can be written and read again.
+func FuzzApproved(f *testing.F) {
+	pol := strings.Repeat("ab", 32)
+	for _, text := range []string{
+		`{"sha256":[{"pcrs":[11],"pkfp":"x","pol":"` + pol + `","sig":"c2lnbmF0dXJl"}],"sha384":[]}`,
+		`{"sha1":[{}],"sha384":[{"pcrs":[4,7,11],"pol":"` + pol + `","sig":"AA=="},{"pcrs":[23],"pol":"","sig":""}]}`,
+		`{"version":1,"approved":[{"name":"two","pin":true,"sig":"c2lnbmF0dXJl"},{"name":"one","policy":{"all":[{"pin":true},{"command":"sign"}]}}]}`,
+		"[[approved]]\nname = \"two\"\npcr = { bank = \"sha256\", 11 = \"" + pol + "\" }\nsig = \"AA==\"\n",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		all, err := policyfile.ParseApproved("p", text)
+		if err != nil {
+			if where := new(policyfile.Error); !errors.As(err, &where) || all != nil {
+				t.Fatalf("%v with an error that has no place: %v", all, err)
+			}
+			return
+		}
+		written, err := policyfile.EncodeApproved(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := policyfile.ParseApproved("p", written)
+		if len(all) > 0 && (err != nil || len(again) != len(all)) {
+			t.Fatalf("%s came back as %v, %v", written, again, err)
+		}
+		for i, a := range again {
+			if a.Name != all[i].Name || !bytes.Equal(a.Signature, all[i].Signature) || !a.Policy.Equal(all[i].Policy) {
+				t.Fatalf("%+v came back as %+v", all[i], a)
+			}
+		}
+	})
 }

@@ -3,9 +3,11 @@ package transport
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 )
@@ -220,4 +222,24 @@ func TestCommandTimeout(t *testing.T) {
 	if got := CommandTimeout(nil); got != time.Minute {
 		t.Errorf("no command: %v", got)
 	}
+}
+
+// FuzzAnswer has TPMs, and the reference simulator, answer with any bytes, in two pieces: one response of the size that it says, or an error.
+func FuzzAnswer(f *testing.F) {
+	response := []byte{0x80, 1, 0, 0, 0, 12, 0, 0, 0, 0, 1, 2}
+	f.Add(response, 0)
+	f.Add(append([]byte{0, 0, 0, 12}, append(slices.Clone(response), 0, 0, 0, 0)...), 4)
+	f.Add([]byte{0x80, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 0}, 10)
+	f.Fuzz(func(t *testing.T, sent []byte, cut int) {
+		cut = min(max(cut, 0), len(sent))
+		for _, kind := range []framing{bare{}, simFraming{}} {
+			got, err := kind.read(io.MultiReader(bytes.NewReader(sent[:cut]), bytes.NewReader(sent[cut:])), make([]byte, maxSize+16))
+			if err != nil {
+				continue
+			}
+			if size := binary.BigEndian.Uint32(got[2:]); int(size) != len(got) || !bytes.Contains(sent, got) {
+				t.Errorf("%T: %d bytes of a response that says %d", kind, len(got), size)
+			}
+		}
+	})
 }
