@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/promises"
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
 )
 
@@ -51,7 +52,8 @@ type machine struct {
 	dir string
 	env []string
 
-	instance *instance // that it is, where it is an attestable one
+	broken   *promises.Machine // where its wire has faults
+	instance *instance         // that it is, where it is an attestable one
 }
 
 // newMachine starts a TPM whose PCRs were extended as a firmware would, and

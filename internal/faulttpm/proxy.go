@@ -19,6 +19,10 @@ type Proxy struct {
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 	relays    sync.WaitGroup
+
+	open sync.Mutex
+	n    int           // open connections
+	idle chan struct{} // closed while there are none
 }
 
 // Listen makes a proxy at a path for the TPM at another. A control socket beside the TPM's (.ctrl) is beside the proxy's, too.
@@ -31,7 +35,8 @@ func Listen(path, tpm string) (*Proxy, error) {
 		l.Close()
 		return nil, err
 	}
-	p := &Proxy{path: path, tpm: tpm, listener: l}
+	p := &Proxy{path: path, tpm: tpm, listener: l, idle: make(chan struct{})}
+	close(p.idle)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.relays.Go(p.accept)
 	return p, nil
@@ -56,7 +61,35 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		p.relays.Go(func() { p.relay(client) })
+		p.count(1)
+		p.relays.Go(func() {
+			defer p.count(-1)
+			p.relay(client)
+		})
+	}
+}
+
+func (p *Proxy) count(change int) {
+	p.open.Lock()
+	defer p.open.Unlock()
+	if p.n == 0 {
+		p.idle = make(chan struct{})
+	}
+	if p.n += change; p.n == 0 {
+		close(p.idle)
+	}
+}
+
+// AwaitIdle waits until no connection is open.
+func (p *Proxy) AwaitIdle(ctx context.Context) error {
+	p.open.Lock()
+	idle := p.idle
+	p.open.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 var banks = map[string]struct {
@@ -117,4 +118,12 @@ func countAt(socket string) (n Counts, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// Use runs commands of another program, which leaves loaded what it loads.
+func (p *TPM) Use(t testing.TB, work func(transport.TPM) error) {
+	t.Helper()
+	if err := withClient(p.Socket(), func(c *client) error { return work(c) }); err != nil {
+		t.Fatalf("another program's commands: %v", err)
+	}
 }

@@ -14,7 +14,7 @@ var (
 	namedTest    = regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
 )
 
-// The security page says by which test each promise is shown.
+// The pages on security and on reliability say by which test each promise is shown.
 func TestEachPromiseIsShownByATestThatExists(t *testing.T) {
 	declared := map[string]bool{}
 	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
@@ -30,17 +30,19 @@ func TestEachPromiseIsShownByATestThatExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile("../../docs/SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := namedTest.FindAllStringSubmatch(string(page), -1)
-	if len(named) == 0 {
-		t.Fatal("the page names no test")
-	}
-	for _, name := range named {
-		if !declared[name[1]] {
-			t.Errorf("docs/SECURITY.md names %s, which does not exist", name[1])
+	var page []byte
+	for _, file := range []string{"docs/RELIABILITY.md", "docs/SECURITY.md"} {
+		if page, err = os.ReadFile("../../" + file); err != nil {
+			t.Fatal(err)
+		}
+		named := namedTest.FindAllStringSubmatch(string(page), -1)
+		if len(named) == 0 {
+			t.Fatalf("%s names no test", file)
+		}
+		for _, name := range named {
+			if !declared[name[1]] {
+				t.Errorf("%s names %s, which does not exist", file, name[1])
+			}
 		}
 	}
 	for line := range strings.Lines(string(page)) {

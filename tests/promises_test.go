@@ -1,0 +1,300 @@
+package tests
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+	"github.com/tpm2-p11/tpm2-p11/internal/promises"
+)
+
+// newPromising is a machine with a token and the keys that rows of the table use. Its doors reach the TPM through a wire with faults.
+func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *machine {
+	t.Helper()
+	m := newMachine(t, "")
+	m.broken = promises.NewMachine(t, m.tpm)
+	m.write("tpm2-p11.conf", strings.Replace(string(m.read("tpm2-p11.conf")), m.tpm.Address(), m.broken.Wire.Address(), 1))
+	m.write("in.txt", "the contract")
+	m.write("pin", promises.PIN)
+	m.write("so", promises.SOPIN)
+	m.write("wrong", promises.WrongPIN)
+	if token == promises.Open {
+		m.tpm2p11("init", "--no-pin")
+	} else {
+		m.maxTries(20)
+		m.tpm2p11("init", "--pin-file", "pin", "--so-pin-file", "so")
+	}
+	for _, k := range promises.KeysOf(rows) {
+		args := []string{"key", "create", k.Label, "--type", k.Type}
+		if k.Wrapped {
+			args = append(args, "--wrapped")
+		}
+		if k.Decrypt {
+			args = append(args, "--use", "decrypt")
+		}
+		if k.PCR {
+			args = append(args, "--pcr", fmt.Sprintf("sha256:%d", promises.BoundPCR))
+		}
+		if token == promises.Guarded {
+			args = append(args, "--pin-file", "pin")
+		}
+		m.tpm2p11(args...)
+		m.tpm2p11("key", "public", k.Label, "--out", k.Label+".pub")
+	}
+	return m
+}
+
+// settled waits until the door has let go of the TPM, and gives what there is in it.
+func (m *machine) settled() string {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := m.broken.Wire.AwaitIdle(ctx); err != nil {
+		m.t.Errorf("the TPM is not let go: %v", err)
+	}
+	return fmt.Sprintf("%+v", m.tpm.Count(m.t))
+}
+
+// overPromises runs a test of a door on each token: the rows that share a TPM one after another, and those apart.
+func overPromises(t *testing.T, run func(t *testing.T, token promises.Token, rows []promises.Row)) {
+	t.Helper()
+	for token, name := range map[promises.Token]string{promises.Open: "open", promises.Guarded: "guarded"} {
+		if rows := promises.Tried(token, false); len(rows) != 0 {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				run(t, token, rows)
+			})
+		}
+		for _, row := range promises.Tried(token, true) {
+			t.Run(name+" "+row.Name, func(t *testing.T) {
+				t.Parallel()
+				run(t, token, []promises.Row{row})
+			})
+		}
+	}
+}
+
+// The command answers each fault as the table says.
+func TestPromisesOfTheCommand(t *testing.T) {
+	t.Parallel()
+	overPromises(t, func(t *testing.T, token promises.Token, rows []promises.Row) {
+		m := newPromising(t, token, rows)
+		for _, row := range rows {
+			before := m.settled()
+			m.broken.Begin(row)
+			r := m.use(token, row.Use)
+			if strconv.Itoa(r.code) != row.Command.Exit {
+				t.Errorf("%s: exit code %d, want %s\n%s", row.Name, r.code, row.Command.Exit, r.all())
+			}
+			for _, word := range row.Command.Words {
+				if !strings.Contains(r.all(), word) {
+					t.Errorf("%s: it does not say %q:\n%s", row.Name, word, r.all())
+				}
+			}
+			m.broken.End(row)
+			if row.Lost {
+				m.settled()
+				continue
+			}
+			if r := m.use(token, row.Use.Right()); r.code != 0 {
+				t.Errorf("%s, afterwards: exit code %d\n%s", row.Name, r.code, r.all())
+			}
+			if after := m.settled(); after != before {
+				t.Errorf("%s: the TPM holds %s, before %s", row.Name, after, before)
+			}
+		}
+	})
+}
+
+// use is a use of a key by the command. A key that was made is deleted again.
+func (m *machine) use(token promises.Token, u promises.Use) result {
+	m.t.Helper()
+	var pin []string
+	if token == promises.Guarded {
+		pin = []string{"--pin-file", "pin"}
+		if u.PIN != "" {
+			m.write("this", u.PIN)
+			pin = []string{"--pin-file", "this"}
+		}
+	}
+	switch u.Verb {
+	case promises.Decrypt:
+		if u.Ciphertext == "" {
+			m.write("ciphertext", string(encryptTo(m.t, m.path("mail.pub"))))
+		} else {
+			m.write("ciphertext", u.Ciphertext)
+		}
+		return m.start(command, append([]string{"decrypt", u.Key, "--in", "ciphertext"}, pin...)...)
+	case promises.Create:
+		r := m.start(command, append([]string{"key", "create", "new", "--type", "p256"}, pin...)...)
+		if r.code == 0 {
+			m.tpm2p11("key", "delete", "new", "--force")
+		}
+		return r
+	}
+	return m.start(command, append([]string{"sign", u.Key, "--in", "in.txt", "--out", "signature"}, pin...)...)
+}
+
+// encryptTo encrypts a message with OAEP and SHA-256.
+func encryptTo(t *testing.T, file string) []byte {
+	t.Helper()
+	a := &application{t: t, dir: filepath.Dir(file)}
+	ciphertext, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, a.publicKey(filepath.Base(file)).(*rsa.PublicKey), []byte("a message"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ciphertext
+}
+
+// The module answers each fault as the table says, within one process that never finalises it.
+func TestPromisesOfTheModule(t *testing.T) {
+	t.Parallel()
+	name := t.Name()
+	if os.Getenv(storyFolder) != "" {
+		story{app: promisesApplication}.tell(t)
+		return
+	}
+	overPromises(t, func(t *testing.T, token promises.Token, rows []promises.Row) {
+		m := newPromising(t, token, rows)
+		m.env = append(m.env, fmt.Sprintf("%s=%d", storyToken, token))
+		if len(rows) == 1 {
+			m.env = append(m.env, storyRow+"="+rows[0].Name)
+		}
+		events := map[string]func(*machine) string{"settle": (*machine).settled}
+		for _, row := range rows {
+			events["begin "+row.Name] = func(m *machine) string { m.broken.Begin(row); return "" }
+			events["end "+row.Name] = func(m *machine) string { m.broken.End(row); return "" }
+		}
+		story{events: events}.run(m, name, transports[0])
+	})
+}
+
+// storyToken and storyRow are variables that tell a promisesApplication on which token it is, and which row alone it runs.
+const (
+	storyToken = "TPM2_P11_STORY_TOKEN"
+	storyRow   = "TPM2_P11_STORY_ROW"
+)
+
+func promisesApplication(a *application) {
+	n, err := strconv.Atoi(os.Getenv(storyToken))
+	a.ok(storyToken, err)
+	token := promises.Token(n)
+	rows := promises.Tried(token, false)
+	if name := os.Getenv(storyRow); name != "" {
+		rows = nil
+		for _, row := range promises.Tried(token, true) {
+			if row.Name == name {
+				rows = append(rows, row)
+			}
+		}
+	}
+	if token == promises.Guarded {
+		a.ok("C_Login", a.p11().Login(a.session, pkcs11.CKU_USER, promises.PIN))
+	}
+	p := &promised{application: a, token: token, keys: map[string]pkcs11.ObjectHandle{}}
+	for _, k := range promises.KeysOf(rows) {
+		p.keys[k.Label] = a.private(k.Label)
+	}
+	a.ok("the first use", p.use(rows[0].Use.Right()))
+	for _, row := range rows {
+		held, files, threads := a.happen("settle"), a.descriptors(), a.threads()
+		a.happen("begin " + row.Name)
+		err := p.use(row.Use)
+		if got := nameOfRV(err); got != row.Module {
+			a.t.Errorf("%s: %s, want %s", row.Name, got, row.Module)
+		}
+		a.happen("end " + row.Name)
+		if row.Lost {
+			a.happen("settle")
+			continue
+		}
+		if err := p.use(row.Use.Right()); err != nil {
+			a.t.Errorf("%s, afterwards: %v", row.Name, err)
+		}
+		if now := a.happen("settle"); now != held {
+			a.t.Errorf("%s: the TPM holds %s, before %s", row.Name, now, held)
+		}
+		if now := a.descriptors(); now > files {
+			a.t.Errorf("%s: %d descriptors, before %d", row.Name, now, files)
+		}
+		if now := a.threads(); now > threads+spareThreads {
+			a.t.Errorf("%s: %d threads, before %d", row.Name, now, threads)
+		}
+	}
+}
+
+// spareThreads is how many the two Go runtimes, the test's and the module's, may come to need for what runs at once.
+const spareThreads = 8
+
+func (a *application) descriptors() int { return a.entries("/proc/self/fd") }
+func (a *application) threads() int     { return a.entries("/proc/self/task") }
+
+func (a *application) entries(folder string) int {
+	a.t.Helper()
+	all, err := os.ReadDir(folder)
+	a.ok(folder, err)
+	return len(all)
+}
+
+func nameOfRV(err error) string {
+	if err == nil {
+		return "CKR_OK"
+	}
+	text := err.Error() // pkcs11: 0x30: CKR_DEVICE_ERROR
+	return text[strings.LastIndex(text, " ")+1:]
+}
+
+// promised is an application on a token of the table.
+type promised struct {
+	*application
+	token promises.Token
+	keys  map[string]pkcs11.ObjectHandle
+}
+
+// use is a use of a key by the module.
+func (p *promised) use(u promises.Use) error {
+	p.t.Helper()
+	if u.PIN != "" {
+		p.ok("C_Logout", p.p11().Logout(p.session))
+		err := p.p11().Login(p.session, pkcs11.CKU_USER, u.PIN)
+		return err
+	}
+	switch u.Verb {
+	case promises.Decrypt:
+		ciphertext := []byte(u.Ciphertext)
+		if u.Ciphertext == "" {
+			ciphertext = encryptTo(p.t, filepath.Join(p.dir, "mail.pub"))
+		}
+		plaintext, err := p.decrypt(oaep(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, ""), p.keys[u.Key], ciphertext)
+		if err == nil && !bytes.Equal(plaintext, []byte("a message")) {
+			p.t.Errorf("decrypted %q", plaintext)
+		}
+		return err
+	case promises.Create:
+		public, private := pair("new", pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curveP256))
+		_, key, err := p.p11().GenerateKeyPair(p.session, []*pkcs11.Mechanism{mechanism(pkcs11.CKM_EC_KEY_PAIR_GEN)}, public, private)
+		if err == nil {
+			p.ok("C_DestroyObject", p.p11().DestroyObject(p.session, key))
+		}
+		return err
+	}
+	if u.Key == "rsa" {
+		_, err := p.sign(p.session, mechanism(pkcs11.CKM_SHA256_RSA_PKCS), p.keys[u.Key], message)
+		return err
+	}
+	signature, err := p.sign(p.session, ecdsaSHA256(), p.keys[u.Key], message)
+	if err != nil {
+		return err
+	}
+	return p.verify(p.session, ecdsaSHA256(), p.public(u.Key), message, signature)
+}
