@@ -66,7 +66,7 @@ func TestCallsAnsweredElsewhere(t *testing.T) {
 		t.Fatalf("no C files: %v", err)
 	}
 	for _, sanitizers := range []string{"address,undefined", "thread"} {
-		program := compile(t, []string{"-fsanitize=" + sanitizers, "-fno-sanitize-recover=all", "-DCONNECT_PATIENCE=2"}, append(sources, "testdata/remote.c")...)
+		program := compile(t, []string{"-fsanitize=" + sanitizers, "-fno-sanitize-recover=all", "-DCONNECT_PATIENCE=2000", "-DSTREAM_SILENCE=600"}, append(sources, "testdata/remote.c")...)
 		run(t, nil, program, filepath.Join(t.TempDir(), "s"))
 	}
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +19,13 @@
 #define TRIES 12                        /* to connect */
 #define FIRST_PAUSE (4L * 1000 * 1000)  /* nanoseconds, between the first and the second try; then twice as long each time */
 #define LONGEST_PAUSE (500L * 1000 * 1000)
+/* Milliseconds, of all tries together: the other side touches no TPM for its first answer. After a silence there is less left of the
+   ten seconds after which a call counts as hung. */
 #ifndef CONNECT_PATIENCE
-#define CONNECT_PATIENCE 10 /* seconds, of all tries together: the other side touches no TPM for its first answer */
+#define CONNECT_PATIENCE 8000
 #endif
+#define SILENCED_PATIENCE 2000
+#define DIAL_PATIENCE 2 /* seconds, of one try: a server that hangs has a full queue before it */
 #define RESENDS 5 /* of a request that the other side cannot have acted on */
 
 /* Guards what follows. It is held while a connection is made: the others need it too. */
@@ -32,10 +37,14 @@ static struct stream *current;
 static struct descriptor current_socket = NO_DESCRIPTOR; /* for a child, which may not look into the stream */
 static uint64_t connection; /* counts them */
 
+/* Counts the vain tries, and what came of the last: whoever waited meanwhile need not try again. */
+static atomic_uint failed;
+static CK_RV failed_with;
+
 static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	const struct timeval limit = {.tv_sec = CONNECT_PATIENCE};
+	const struct timeval limit = {.tv_sec = DIAL_PATIENCE};
 
 	if (strlen(path) >= sizeof address.sun_path)
 		return DIAL_NEVER;
@@ -87,19 +96,10 @@ static enum stream_result ask(struct stream *s, const unsigned char *request, si
 	return result;
 }
 
-static time_t seconds_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec;
-}
-
 /* Initialises a new connection's other side, and opens the sessions there. */
-static enum stream_result greet(struct stream *s, time_t deadline, CK_RV *rv)
+static enum stream_result greet(struct stream *s, long deadline, CK_RV *rv)
 {
-	time_t left = deadline - seconds_now();
-
+	long left = deadline - stream_now();
 	enum stream_result result;
 	size_t length;
 	unsigned char *request = replay_resume(has_args ? &args : NULL, &length);
@@ -108,7 +108,7 @@ static enum stream_result greet(struct stream *s, time_t deadline, CK_RV *rv)
 		return STREAM_MEMORY;
 	stream_patience(s, left > 1 ? left : 1);
 	result = ask(s, request, length, rv);
-	stream_patience(s, 0);
+	stream_patience(s, STREAM_SILENCE);
 	free(request);
 	return result;
 }
@@ -122,7 +122,7 @@ static void leave_current(void)
 }
 
 /* One try to make a connection. False if another one can help. */
-static bool connect_once(time_t deadline, CK_RV *rv)
+static bool connect_once(long deadline, CK_RV *rv)
 {
 	struct descriptor socket_ = NO_DESCRIPTOR;
 	struct stream *s;
@@ -158,6 +158,7 @@ static bool connect_once(time_t deadline, CK_RV *rv)
 		break;
 	case STREAM_UNSENT:
 	case STREAM_LOST:
+	case STREAM_SILENT:
 		stream_leave(s);
 		return false;
 	}
@@ -165,31 +166,40 @@ static bool connect_once(time_t deadline, CK_RV *rv)
 	return true;
 }
 
-/* Makes a connection; the lock is held. */
-static CK_RV connect_anew(void)
+/* Makes a connection, within milliseconds; the lock is held. */
+static CK_RV connect_anew(long patience)
 {
 	struct timespec pause = {0, FIRST_PAUSE};
-	const time_t deadline = seconds_now() + CONNECT_PATIENCE;
+	const long deadline = stream_now() + patience;
 	CK_RV rv;
 
 	leave_current();
-	for (int tries = 1; !connect_once(deadline, &rv) && tries < TRIES && seconds_now() < deadline; tries++) {
+	for (int tries = 1; !connect_once(deadline, &rv) && tries < TRIES && stream_now() < deadline; tries++) {
 		nanosleep(&pause, NULL);
 		pause.tv_nsec = 2 * pause.tv_nsec < LONGEST_PAUSE ? 2 * pause.tv_nsec : LONGEST_PAUSE;
+	}
+	if (rv != CKR_OK) {
+		failed_with = rv;
+		atomic_fetch_add(&failed, 1);
 	}
 	return rv;
 }
 
 /* Gives the connection, which the caller must leave, and its number. */
-static CK_RV join(struct stream **s, uint64_t *number)
+static CK_RV join(long patience, struct stream **s, uint64_t *number)
 {
+	const unsigned before = atomic_load(&failed);
 	CK_RV rv = CKR_OK;
 
 	pthread_mutex_lock(&lock);
 	if (settings == NULL)
 		rv = CKR_CRYPTOKI_NOT_INITIALIZED;
-	else if (current == NULL || stream_broken(current))
-		rv = connect_anew();
+	else if (current != NULL && !stream_broken(current))
+		rv = CKR_OK;
+	else if (atomic_load(&failed) != before)
+		rv = failed_with;
+	else
+		rv = connect_anew(patience);
 	if (rv == CKR_OK) {
 		stream_join(current);
 		*s = current;
@@ -258,13 +268,14 @@ static enum stream_result catch_up(struct stream *s, uint64_t number, const unsi
 }
 
 /* Sends a request over one connection. rv is CKR_OK if the response is there, or else what became of the request. */
-static enum stream_result exchange(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length, CK_RV *rv)
+static enum stream_result exchange(long patience, const unsigned char *request, size_t request_length, unsigned char **response,
+                                   size_t *response_length, CK_RV *rv)
 {
 	enum stream_result result;
 	struct stream *s;
 	uint64_t number;
 
-	*rv = join(&s, &number);
+	*rv = join(patience, &s, &number);
 	if (*rv != CKR_OK)
 		return STREAM_OK;
 	result = catch_up(s, number, request, request_length, rv);
@@ -285,14 +296,18 @@ static enum stream_result exchange(const unsigned char *request, size_t request_
 static CK_RV insist(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
 {
 	bool once = replay_rule_of(request, request_length)->once, again = false;
+	long patience = CONNECT_PATIENCE;
 	CK_RV rv;
 
 	for (int tries = 0; tries <= RESENDS; tries++)
-		switch (exchange(request, request_length, response, response_length, &rv)) {
+		switch (exchange(patience, request, request_length, response, response_length, &rv)) {
 		case STREAM_OK:
 			return rv;
 		case STREAM_UNSENT:
 			break;
+		case STREAM_SILENT:
+			patience = SILENCED_PATIENCE;
+			/* fall through */
 		case STREAM_LOST:
 			if (once || again)
 				return CKR_DEVICE_REMOVED;
@@ -337,7 +352,7 @@ CK_RV remote_open(const struct settings *with, const CK_C_INITIALIZE_ARGS *initi
 	has_args = initialize_args != NULL;
 	if (has_args)
 		args = *initialize_args;
-	rv = connect_anew();
+	rv = connect_anew(CONNECT_PATIENCE);
 	if (rv != CKR_OK)
 		settings = NULL;
 	pthread_mutex_unlock(&lock);

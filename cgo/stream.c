@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "messages_gen.h"
 
@@ -19,6 +20,8 @@ struct header {
 	uint64_t id;
 };
 _Static_assert(sizeof(struct header) == 16, "a frame's header has no padding");
+
+#define SIGN_OF_LIFE 0 /* an id that no request has */
 
 /* A thread that waits for its response. It is on that thread's stack. */
 struct waiter {
@@ -32,6 +35,7 @@ struct waiter {
 struct stream {
 	struct descriptor socket;
 	atomic_uint users;
+	atomic_long heard;       /* when something came */
 	pthread_mutex_t sending; /* held for a whole frame */
 	pthread_mutex_t lock;    /* guards what follows */
 	pthread_cond_t changed;
@@ -40,6 +44,22 @@ struct stream {
 	bool reading; /* one of those that wait reads for all */
 	enum stream_result end; /* why nothing comes any more, STREAM_OK while something may */
 };
+
+long stream_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return 1000L * now.tv_sec + now.tv_nsec / 1000000;
+}
+
+static void limit(struct stream *s, int option, long milliseconds)
+{
+	const struct timeval time = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000};
+
+	if (descriptor_holds(&s->socket))
+		setsockopt(s->socket.fd, SOL_SOCKET, option, &time, sizeof time);
+}
 
 struct stream *stream_open(struct descriptor socket)
 {
@@ -54,6 +74,9 @@ struct stream *stream_open(struct descriptor socket)
 	pthread_mutex_init(&s->sending, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->changed, NULL);
+	atomic_init(&s->heard, stream_now());
+	limit(s, SO_RCVTIMEO, STREAM_SILENCE);
+	limit(s, SO_SNDTIMEO, STREAM_SILENCE);
 	return s;
 }
 
@@ -73,12 +96,9 @@ void stream_leave(struct stream *s)
 	free(s);
 }
 
-void stream_patience(struct stream *s, unsigned seconds)
+void stream_patience(struct stream *s, long milliseconds)
 {
-	struct timeval limit = {.tv_sec = seconds};
-
-	if (descriptor_holds(&s->socket))
-		setsockopt(s->socket.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+	limit(s, SO_RCVTIMEO, milliseconds);
 }
 
 /* Ends the stream for everybody; the lock is held. */
@@ -109,7 +129,7 @@ bool stream_broken(struct stream *s)
 	return broken;
 }
 
-static bool send_all(struct stream *s, struct iovec *parts, size_t count)
+static enum stream_result send_all(struct stream *s, struct iovec *parts, size_t count)
 {
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
 
@@ -117,12 +137,18 @@ static bool send_all(struct stream *s, struct iovec *parts, size_t count)
 		ssize_t sent;
 
 		if (!descriptor_holds(&s->socket))
-			return false;
+			return STREAM_UNSENT;
 		sent = sendmsg(s->socket.fd, &message, MSG_NOSIGNAL);
 		if (sent < 0 && errno == EINTR)
 			continue;
+		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+			/* Who takes nothing more may be at work on what it took. */
+			if (stream_now() - atomic_load(&s->heard) < STREAM_SILENCE)
+				continue;
+			return STREAM_SILENT;
+		}
 		if (sent < 0)
-			return false;
+			return STREAM_UNSENT;
 		while (message.msg_iovlen > 0 && (size_t)sent >= message.msg_iov->iov_len) {
 			sent -= message.msg_iov->iov_len;
 			message.msg_iov++;
@@ -133,14 +159,14 @@ static bool send_all(struct stream *s, struct iovec *parts, size_t count)
 			message.msg_iov->iov_len -= sent;
 		}
 	}
-	return true;
+	return STREAM_OK;
 }
 
-static bool send_frame(struct stream *s, uint64_t id, const unsigned char *request, size_t length)
+static enum stream_result send_frame(struct stream *s, uint64_t id, const unsigned char *request, size_t length)
 {
 	struct header header = {(uint32_t)length, STREAM_VERSION, id};
 	struct iovec parts[] = {{&header, sizeof header}, {(void *)request, length}};
-	bool sent;
+	enum stream_result sent;
 
 	pthread_mutex_lock(&s->sending);
 	sent = send_all(s, parts, 2);
@@ -148,30 +174,35 @@ static bool send_frame(struct stream *s, uint64_t id, const unsigned char *reque
 	return sent;
 }
 
-static bool receive(struct stream *s, void *bytes, size_t length)
+static enum stream_result receive(struct stream *s, void *bytes, size_t length)
 {
 	while (length > 0) {
 		ssize_t got;
 
 		if (!descriptor_holds(&s->socket))
-			return false;
+			return STREAM_LOST;
 		got = recv(s->socket.fd, bytes, length, 0);
 		if (got < 0 && errno == EINTR)
 			continue;
+		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return STREAM_SILENT;
 		if (got <= 0)
-			return false;
+			return STREAM_LOST;
+		atomic_store(&s->heard, stream_now());
 		bytes = (char *)bytes + got;
 		length -= got;
 	}
-	return true;
+	return STREAM_OK;
 }
 
 /* Reads the next frame. The message is malloc'ed. */
 static enum stream_result receive_frame(struct stream *s, struct header *header, unsigned char **message)
 {
+	enum stream_result result = receive(s, header, sizeof *header);
+
 	*message = NULL;
-	if (!receive(s, header, sizeof *header))
-		return STREAM_LOST;
+	if (result != STREAM_OK)
+		return result;
 	if (header->version != STREAM_VERSION)
 		return STREAM_FOREIGN;
 	if (header->length > MAX_MESSAGE)
@@ -179,12 +210,13 @@ static enum stream_result receive_frame(struct stream *s, struct header *header,
 	*message = malloc(header->length ? header->length : 1);
 	if (*message == NULL)
 		return STREAM_MEMORY;
-	if (receive(s, *message, header->length))
-		return STREAM_OK;
+	result = receive(s, *message, header->length);
+	if (result == STREAM_OK)
+		return result;
 	explicit_bzero(*message, header->length);
 	free(*message);
 	*message = NULL;
-	return STREAM_LOST;
+	return result;
 }
 
 /* Takes a waiter off the list; the lock is held. */
@@ -229,7 +261,9 @@ static void read_one(struct stream *s)
 	result = receive_frame(s, &header, &message);
 	pthread_mutex_lock(&s->lock);
 	s->reading = false;
-	if (result == STREAM_OK)
+	if (result == STREAM_OK && header.id == SIGN_OF_LIFE && header.length == 0)
+		free(message);
+	else if (result == STREAM_OK)
 		deliver(s, header.id, message, header.length);
 	else
 		end(s, result);
@@ -238,7 +272,7 @@ static void read_one(struct stream *s)
 enum stream_result stream_exchange(struct stream *s, const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
 {
 	struct waiter me = {0};
-	enum stream_result result;
+	enum stream_result sent, result;
 
 	pthread_mutex_lock(&s->lock);
 	if (s->end != STREAM_OK) {
@@ -250,11 +284,12 @@ enum stream_result stream_exchange(struct stream *s, const unsigned char *reques
 	s->waiters = &me;
 	pthread_mutex_unlock(&s->lock);
 
-	if (!send_frame(s, me.id, request, request_length)) {
+	sent = send_frame(s, me.id, request, request_length);
+	if (sent != STREAM_OK) {
 		pthread_mutex_lock(&s->lock);
-		end(s, STREAM_LOST);
+		end(s, sent == STREAM_SILENT ? STREAM_SILENT : STREAM_LOST);
 		/* Another thread may have read an answer to it all the same: of a server that answers before it has listened. */
-		result = me.done ? STREAM_OK : STREAM_UNSENT;
+		result = me.done ? STREAM_OK : sent;
 	} else {
 		pthread_mutex_lock(&s->lock);
 		while (!me.done && s->end == STREAM_OK)

@@ -19,8 +19,9 @@ import (
 
 // helper is a process that serves the forked children of a host.
 type helper struct {
-	pid     int
-	serving bool // rather than supervising
+	pid         int
+	serving     bool // rather than supervising
+	supervising bool // in the stead of the first supervisor
 }
 
 // helpers finds those of the machine's hosts, by the configuration in their environment.
@@ -44,7 +45,7 @@ func (m *machine) helpers() []helper {
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		found = append(found, helper{pid, bytes.Contains(arguments, []byte("--supervised"))})
+		found = append(found, helper{pid, bytes.Contains(arguments, []byte("--supervised")), bytes.Contains(arguments, []byte("--supervising"))})
 	}
 	return found
 }
@@ -59,6 +60,25 @@ func (m *machine) killHelpers(all bool) int {
 		}
 	}
 	return n
+}
+
+// signal sends a signal to the helper's processes, the serving one, the other one, or both.
+func (m *machine) signal(s syscall.Signal, which ...bool) {
+	m.t.Helper()
+	m.eventually("one process serves, another one supervises", m.twoHelp)
+	for _, h := range m.helpers() {
+		if slices.Contains(which, h.serving) {
+			if err := syscall.Kill(h.pid, s); err != nil {
+				m.t.Error(err)
+			}
+		}
+	}
+}
+
+// twoHelp tells whether one process serves, and another one supervises.
+func (m *machine) twoHelp() bool {
+	all := m.helpers()
+	return len(all) == 2 && all[0].serving != all[1].serving
 }
 
 // eventually waits for a condition, which must hold within 10 s.
@@ -164,10 +184,7 @@ func TestForkedHelperIsAlone(t *testing.T) {
 	m := newMachine(t, "")
 	oneKey(m)
 	m.forkedHost("idle", func(string) {
-		m.eventually("one process serves, another one supervises", func() bool {
-			all := m.helpers()
-			return len(all) == 2 && all[0].serving != all[1].serving
-		})
+		m.eventually("one process serves, another one supervises", m.twoHelp)
 		for _, h := range m.helpers() {
 			m.examine(h)
 		}
@@ -219,6 +236,31 @@ func TestForkedChildrenOutliveTheirHelper(t *testing.T) {
 	m.forkedHost("helper dies", func(event string) {
 		if n := m.killHelpers(event == "kill everything"); n == 0 {
 			t.Errorf("%s: there was no helper", event)
+		}
+	})
+}
+
+// A helper that stops is as good as dead: its other process replaces it, and calls go on. Where both stop, calls fail in time, and
+// work again when those go on.
+func TestForkedChildrenOutliveAStop(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.forkedHost("helper stops", func(event string) {
+		switch event {
+		case "stop the server":
+			m.signal(syscall.SIGSTOP, true)
+		case "stop the supervisor":
+			m.signal(syscall.SIGSTOP, false)
+			m.eventually("the server has replaced it", func() bool {
+				return slices.ContainsFunc(m.helpers(), func(h helper) bool { return h.supervising })
+			})
+		case "two processes":
+			m.eventually("one process serves, another one supervises", m.twoHelp)
+		case "stop both":
+			m.signal(syscall.SIGSTOP, true, false)
+		case "continue":
+			m.signal(syscall.SIGCONT, true, false)
 		}
 	})
 }

@@ -47,7 +47,7 @@ void tpm2p11Settings(char *module, void **settings, size_t *length)
 }
 
 /* What the player does with the next request that is not a greeting. */
-enum prank { NONE, HANG_UP, HALF, LONG, FOREIGN, STRANGER, SHORT, FOREIGN_GREETING, NO_GREETING };
+enum prank { NONE, HANG_UP, HALF, LONG, FOREIGN, STRANGER, SHORT, SILENCE, LONG_WORK, DEAF, FOREIGN_GREETING, NO_GREETING };
 static _Atomic enum prank prank;
 static atomic_int greetings, sign_inits, signs, logins;
 static _Atomic uint64_t resumed; /* sessions of the last greeting */
@@ -55,7 +55,7 @@ static _Atomic uint64_t resumed; /* sessions of the last greeting */
 struct frame {
 	uint32_t length, version;
 	uint64_t id;
-	unsigned char message[4096];
+	unsigned char message[1 << 20];
 };
 
 static int get(int fd, void *to, size_t n)
@@ -68,12 +68,22 @@ static int get(int fd, void *to, size_t n)
 
 static int get_frame(int fd, struct frame *f)
 {
-	return get(fd, f, 16) && f->length <= sizeof f->message && get(fd, f->message, f->length);
+	enum prank deaf = DEAF;
+
+	if (!get(fd, f, 16))
+		return 0;
+	/* It takes nothing more until the other side has left. */
+	if (atomic_compare_exchange_strong(&prank, &deaf, NONE)) {
+		while (poll(&(struct pollfd){.fd = fd, .events = POLLRDHUP}, 1, -1) != 1)
+			continue;
+		return 0;
+	}
+	return f->length <= sizeof f->message && get(fd, f->message, f->length);
 }
 
 static void give(int fd, uint32_t length, uint32_t version, uint64_t id, const void *message, size_t n)
 {
-	struct frame f = {length, version, id, {0}};
+	struct { uint32_t length, version; uint64_t id; unsigned char message[64]; } f = {length, version, id, {0}};
 
 	memcpy(f.message, message, n);
 	CHECK(send(fd, &f, 16 + n, MSG_NOSIGNAL) >= 0 || prank != NONE);
@@ -106,6 +116,15 @@ static int play(int fd, const struct frame *f)
 		return 1;
 	case SHORT:
 		give(fd, 3, STREAM_VERSION, f->id, "123", 3);
+		return 1;
+	case SILENCE:
+		return 1;
+	case LONG_WORK: /* longer than anybody may be silent */
+		for (int i = 0; i < 10; i++) {
+			give(fd, 0, STREAM_VERSION, 0, "", 0);
+			usleep(STREAM_SILENCE * 1000 / 4);
+		}
+		give_numbers(fd, f->id, CKR_OK, 0, 0);
 		return 1;
 	default:
 		return 1;
@@ -288,6 +307,49 @@ static void who_hangs_is_left(void)
 	CHECK_RV(C_Initialize(NULL), CKR_OK);
 }
 
+static void *work_long(void *unused)
+{
+	CHECK_RV(C_CloseSession(0), CKR_OK);
+	return unused;
+}
+
+/* Who shows no life hangs: the call goes to the next one, if that can do no harm. Who shows life may take its time, for all. */
+static void who_is_silent_is_left(void)
+{
+	CK_UTF8CHAR pin[] = "1234";
+	CK_BYTE *data = calloc(1, 900000);
+	CK_ULONG n = 8;
+	CK_BYTE signature[8];
+	pthread_t other;
+	int before = greetings;
+
+	atomic_store(&prank, SILENCE);
+	CHECK_RV(C_CloseAllSessions(3), CKR_OK);
+	CHECK(greetings == before + 1);
+	CHECK_RV(C_OpenSession(3, CKF_SESSION, NULL, NULL, &(CK_SESSION_HANDLE){0}), CKR_OK);
+	atomic_store(&prank, SILENCE);
+	before = logins;
+	CHECK_RV(C_Login(HANDLE, 1, pin, 4), CKR_DEVICE_REMOVED);
+	CHECK(logins == before);
+
+	CHECK_RV(C_CloseSession(0), CKR_OK);
+	before = greetings;
+	atomic_store(&prank, LONG_WORK);
+	CHECK(pthread_create(&other, NULL, work_long, NULL) == 0);
+	while (prank != NONE)
+		usleep(1000);
+	CHECK_RV(C_CloseSession(0), CKR_OK);
+	CHECK(pthread_join(other, NULL) == 0);
+	CHECK(greetings == before);
+
+	/* More than the socket holds. */
+	CHECK_RV(C_SignInit(HANDLE, &(CK_MECHANISM){0x1044, NULL, 0}, 1), CKR_OK);
+	atomic_store(&prank, DEAF);
+	CHECK_RV(C_Sign(HANDLE, data, 900000, signature, &n), CKR_OK);
+	CHECK(greetings == before + 1);
+	free(data);
+}
+
 static void other_versions_are_refused(void)
 {
 	CK_INFO info;
@@ -327,6 +389,7 @@ int main(int argc, char **argv)
 	what_was_refused_is_over();
 	what_could_do_harm_is_not_sent_twice();
 	other_versions_are_refused();
+	who_is_silent_is_left();
 	who_hangs_is_left();
 	CHECK_RV(C_Finalize(NULL), CKR_OK);
 	CHECK_RV(C_Finalize(NULL), CKR_CRYPTOKI_NOT_INITIALIZED);

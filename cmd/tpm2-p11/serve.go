@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,10 +21,11 @@ import (
 
 // serveFlags say what is served.
 type serveFlags struct {
-	fd         int
-	supervised bool
-	socket     string
-	metrics    string
+	fd          int
+	supervised  bool // by the process that started this one
+	supervising bool // the process that started this one
+	socket      string
+	metrics     string
 }
 
 func serveCommand(a *app) *cobra.Command {
@@ -52,8 +52,11 @@ it ends with the last process of that server.`,
 	c.Flags().StringVar(&flags.socket, "socket", "", "serve whoever connects to this `SOCKET` and may use keys")
 	c.Flags().StringVar(&flags.metrics, "metrics", "", "give numbers for Prometheus at this `ADDRESS`, unix:/path or 127.0.0.1:port")
 	c.Flags().BoolVar(&flags.supervised, "supervised", false, "")
-	if err := c.Flags().MarkHidden("supervised"); err != nil {
-		panic(err) // the line above defines it
+	c.Flags().BoolVar(&flags.supervising, "supervising", false, "")
+	for _, of := range []string{"supervised", "supervising"} {
+		if err := c.Flags().MarkHidden(of); err != nil {
+			panic(err) // the lines above define it
+		}
 	}
 	return c
 }
@@ -150,7 +153,7 @@ func reloadOnHangup(ctx context.Context, load func() (config.Config, error), ser
 	}
 }
 
-// serveDescriptor is the helper: one process that serves, and one that starts it again when it dies.
+// serveDescriptor is the helper: one process that serves, and its supervisor. Each starts the other again when that dies or hangs.
 func (a *app) serveDescriptor(flags serveFlags) error {
 	if err := checkControlSocket(flags.fd); err != nil {
 		return err
@@ -162,15 +165,30 @@ func (a *app) serveDescriptor(flags serveFlags) error {
 	control := os.NewFile(uintptr(flags.fd), "control")
 	load := func() (config.Config, error) { return config.Load(a.global.config) }
 	log := configuredLogger(load)
-	if !flags.supervised {
-		return serve.Supervise(control, func() *exec.Cmd {
-			cmd := exec.Command("/proc/self/exe", "serve", "--fd", strconv.Itoa(3), "--supervised")
-			cmd.Args[0] = os.Args[0]
-			cmd.Stderr = os.Stderr
-			return cmd
-		}, log)
+	var starter *serve.Partner
+	if flags.supervised || flags.supervising {
+		unix.CloseOnExec(serve.PartnerLink)
+		var err error
+		if starter, err = serve.Starter(os.NewFile(serve.PartnerLink, "link")); err != nil {
+			return fmt.Errorf("the link to the other process: %w", err)
+		}
 	}
+	if !flags.supervised {
+		serve.Attend(control, starter, "server", again("--supervised"), log)
+		return nil
+	}
+	go serve.Attend(control, starter, "supervisor", again("--supervising"), log)
 	return serve.Helper(control, serve.NewSource(load, true), log)
+}
+
+// again makes the command for the other one of a helper's two processes.
+func again(role string) func() *exec.Cmd {
+	return func() *exec.Cmd {
+		cmd := exec.Command("/proc/self/exe", "serve", "--fd", "3", role)
+		cmd.Args[0] = os.Args[0]
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
 }
 
 // configuredLogger is the log that the configuration asks for, the system's if it cannot be read.

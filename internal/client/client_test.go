@@ -8,6 +8,27 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 )
 
+// A server that works on a request says so, as often as it likes.
+func TestSignsOfLife(t *testing.T) {
+	t.Parallel()
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	c := newConn(ours)
+	defer c.close()
+	go func() {
+		f, err := wire.ReadFrame(theirs, wire.MaxMessage, nil)
+		for range 3 {
+			_ = wire.WriteFrame(theirs, wire.Frame{Version: wire.Version, ID: wire.SignOfLife})
+		}
+		if err == nil {
+			_ = wire.WriteFrame(theirs, wire.Frame{Version: wire.Version, ID: f.ID, Message: make([]byte, 8)})
+		}
+	}()
+	if err := c.call(t.Context(), callGetInfo, func(*wire.Writer) {}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // FuzzServer has a server answer with arbitrary bytes: the client neither panics nor waits once the connection has ended, and what it
 // gives is of bounded size.
 func FuzzServer(f *testing.F) {

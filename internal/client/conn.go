@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -38,6 +40,9 @@ func (c *conn) read() {
 	for {
 		frame, err := wire.ReadFrame(c.net, wire.MaxMessage, nil)
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.end(fmt.Errorf("%w: it has been silent for %v: it hangs, or was stopped", ErrUnreachable, wire.Silence))
+			return
 		case err != nil:
 			c.end(fmt.Errorf("%w: %w", errLost, err))
 			return
@@ -48,7 +53,8 @@ func (c *conn) read() {
 		c.mu.Lock()
 		answer, asked := c.waiting[frame.ID]
 		delete(c.waiting, frame.ID)
-		known := frame.ID != 0 && frame.ID <= c.lastID // its asker has gone
+		known := frame.ID <= c.lastID // its asker has gone; or it is a sign of life
+		c.listen()
 		c.mu.Unlock()
 		switch {
 		case asked:
@@ -60,6 +66,15 @@ func (c *conn) read() {
 			clear(frame.Message)
 		}
 	}
+}
+
+// listen gives the server Silence for its next frame, if anybody waits for one; mu is held.
+func (c *conn) listen() {
+	var deadline time.Time
+	if len(c.waiting) > 0 {
+		deadline = time.Now().Add(wire.Silence)
+	}
+	_ = c.net.SetReadDeadline(deadline) // fails when the connection has ended, which is noticed
 }
 
 // end ends the connection for everybody.
@@ -101,6 +116,9 @@ func (c *conn) exchange(ctx context.Context, request []byte) ([]byte, error) {
 	c.lastID++
 	id := c.lastID
 	c.waiting[id] = answer
+	if len(c.waiting) == 1 {
+		c.listen()
+	}
 	c.mu.Unlock()
 
 	if err := c.write(wire.Frame{Version: wire.Version, ID: id, Message: request}); err != nil {
@@ -115,6 +133,9 @@ func (c *conn) exchange(ctx context.Context, request []byte) ([]byte, error) {
 	case <-ctx.Done():
 		c.mu.Lock()
 		delete(c.waiting, id)
+		if len(c.waiting) == 0 {
+			c.listen()
+		}
 		c.mu.Unlock()
 		return nil, ctx.Err()
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
@@ -52,12 +53,15 @@ type client struct {
 	stop    context.CancelFunc
 	working sync.WaitGroup
 	places  chan struct{} // one for each call in work
+	taken   atomic.Int64  // calls that are not answered
+	life    *time.Timer   // until the next sign of life, while there are such calls
 	writing sync.Mutex    // held for a whole frame, and guards told
 	told    bool          // that the client speaks another version
 }
 
 func newClient(conn net.Conn, app application, t terms, log *slog.Logger) *client {
 	c := &client{terms: t, conn: conn, app: app, log: log, places: make(chan struct{}, t.calls)}
+	c.life = time.AfterFunc(wire.LifeEvery, c.showLife)
 	stopped, cancel := context.WithCancel(context.Background())
 	c.stopped = stopped
 	// No more calls are taken then.
@@ -70,6 +74,7 @@ func newClient(conn net.Conn, app application, t terms, log *slog.Logger) *clien
 
 // serve answers the client until it leaves, breaks the protocol or is stopped, and then ends what it had begun.
 func (c *client) serve() {
+	defer c.life.Stop()
 	defer c.stop()
 	err := c.read()
 	if c.stopped.Err() != nil {
@@ -108,15 +113,20 @@ func (c *client) read() error {
 		}
 	}
 	for c.stopped.Err() == nil {
-		c.places <- struct{}{}
-		if !c.pace.wait(c.stopped) {
-			break
-		}
 		frame, err := wire.ReadFrame(c.conn, c.message, func() { patient(time.Now().Add(patience)) })
 		if err != nil {
 			return err
 		}
 		patient(time.Time{})
+		if c.taken.Add(1) == 1 {
+			c.life.Reset(wire.LifeEvery)
+		}
+		// The next one is read when this one has its place and its turn.
+		c.places <- struct{}{}
+		if !c.pace.wait(c.stopped) {
+			clear(frame.Message)
+			break
+		}
 		c.working.Go(func() {
 			defer func() { <-c.places }()
 			c.answer(frame)
@@ -138,12 +148,29 @@ func (c *client) answer(request wire.Frame) {
 		c.refuseVersion(request.Version)
 	}
 	defer clear(message)
+	if c.taken.Add(-1) == 0 {
+		c.life.Stop()
+	}
+	c.write(wire.Frame{Version: wire.Version, ID: request.ID, Message: message})
+}
+
+// showLife tells a client that its calls are being worked on, and goes on as long as they are.
+func (c *client) showLife() {
+	if c.taken.Load() > 0 && c.write(wire.Frame{Version: wire.Version, ID: wire.SignOfLife}) {
+		c.life.Reset(wire.LifeEvery)
+	}
+}
+
+// write sends a frame. A client that does not take it is left.
+func (c *client) write(f wire.Frame) bool {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	_ = c.conn.SetWriteDeadline(time.Now().Add(patience))
-	if err := wire.WriteFrame(c.conn, wire.Frame{Version: wire.Version, ID: request.ID, Message: message}); err != nil {
+	if err := wire.WriteFrame(c.conn, f); err != nil {
 		c.conn.Close()
+		return false
 	}
+	return true
 }
 
 func (c *client) refuseVersion(version uint32) {

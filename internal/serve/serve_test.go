@@ -118,6 +118,33 @@ func TestCallsOfAClientPassEachOther(t *testing.T) {
 	}
 }
 
+// While a call is worked on, or waits for its turn behind others, the client is shown that the server lives.
+func TestCallsInWorkShowLife(t *testing.T) {
+	t.Parallel()
+	finish := make(chan struct{})
+	app := &played{dispatch: func([]byte) []byte { <-finish; return []byte("done") }}
+	conn, _ := connected(t, app, slog.New(slog.DiscardHandler))
+	const calls = 70 // more than are in work at once
+	for id := range uint64(calls) {
+		if err := wire.WriteFrame(conn, wire.Frame{Version: wire.Version, ID: id + 1, Message: []byte("call")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, answered := 0, 0; answered < calls; n++ {
+		f, err := wire.ReadFrame(conn, wire.MaxMessage, nil)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case n < 3 && (f.ID != wire.SignOfLife || len(f.Message) != 0):
+			t.Fatalf("frame %d is %+v", n, f)
+		case n == 2:
+			close(finish)
+		case f.ID != wire.SignOfLife:
+			answered++
+		}
+	}
+}
+
 // Whatever a client sends, the server answers or leaves, and ends what the client had begun.
 func TestBadClientsAreLeft(t *testing.T) {
 	t.Parallel()

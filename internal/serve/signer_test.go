@@ -449,6 +449,16 @@ func TestServersThatAreNone(t *testing.T) {
 	}
 }
 
+// A server that hangs holds up nobody for ever who has all the time in the world.
+func TestServersThatHang(t *testing.T) {
+	t.Parallel()
+	socket := rogue(t, func(net.Conn, wire.Frame) {})
+	_, err := signer.Open(context.Background(), "web", signer.WithSocket(socket))
+	if !errors.Is(err, signer.ErrUnavailable) || !strings.Contains(err.Error(), "silent") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Whoever gives up waiting for a signature leaves the others alone.
 func TestServedKeysLetGo(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Version is the version of the protocol that frames carry. Packages are
@@ -29,6 +30,14 @@ type Frame struct {
 	ID      uint64
 	Message []byte
 }
+
+// SignOfLife is the id of a frame without a message that answers nothing: whoever works on a request sends one each LifeEvery, and
+// whoever waits for the response gives up when nothing came for Silence. Requests have other ids.
+const (
+	SignOfLife = 0
+	LifeEvery  = time.Second
+	Silence    = 7 * time.Second
+)
 
 // Spoken tells whether this side understands a frame's version.
 func Spoken(version uint32) bool { return version == Version }

@@ -309,6 +309,57 @@ static void outlive_the_helper(void)
 	CHECK_RV(p11->C_CloseSession(session), CKR_SESSION_HANDLE_INVALID);
 }
 
+static void stop_amid_calls(void)
+{
+	tell("stop the server\n");
+	pause_a_second();
+}
+
+static void *is_told_in_time(void *unused)
+{
+	CK_SESSION_HANDLE session;
+	CK_RV rv = p11->C_OpenSession(0, CKF_SERIAL_SESSION, NULL, NULL, &session);
+
+	CHECK_RV(rv, CKR_DEVICE_REMOVED);
+	return unused;
+}
+
+static void all_are_told_in_time(void)
+{
+	pthread_t threads[4];
+
+	alarm(CALL_PATIENCE);
+	for (int i = 0; i < 4; i++)
+		CHECK(pthread_create(&threads[i], NULL, is_told_in_time, NULL) == 0);
+	for (int i = 0; i < 4; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+	alarm(CALL_PATIENCE);
+	CHECK_RV(p11->C_GetSessionInfo(1, &(CK_SESSION_INFO){0}), CKR_DEVICE_REMOVED);
+	alarm(WORKER_PATIENCE);
+}
+
+/* One of the helper's processes stops, as a debugger or an operator may have it, or both. A call takes CALL_PATIENCE at most. */
+static void outlive_a_stop(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	tell("stop the server\n");
+	sign_for(session, private, public, 3);
+	tell("stop the supervisor\n");
+	sign_for(session, private, public, 3);
+	with_threads(4, 0, stop_amid_calls);
+	tell("two processes\n");
+	tell("stop both\n");
+	all_are_told_in_time();
+	tell("continue\n");
+	sign_for(session, private, public, 3);
+}
+
 static void sign_meanwhile(void) { tell("kill often\n"); }
 
 static void outlive_many_helpers(void)
@@ -379,6 +430,8 @@ static void serve(void)
 		await(start(only_uses_keys));
 	else if (is("helper dies"))
 		await(start(outlive_the_helper));
+	else if (is("helper stops"))
+		await(start(outlive_a_stop));
 	else if (is("helpers die"))
 		await(start(outlive_many_helpers));
 	else if (is("pin"))
