@@ -36,9 +36,10 @@ var pagesPrepared = map[string]func(m *machine){
 	"ssh.md":        sshServer,
 }
 
-// approvals is a machine with a token, whose image is what a build said it would be.
+// approvals is a machine with a token, whose image is what a build said it would be, and an HSM with a key of who builds.
 func approvals(m *machine) {
 	m.t.Helper()
+	m.hsm("user-pin", [2]string{"signer", "EC:prime256v1"})
 	m.tpm2p11("init", "--no-pin")
 	m.write("ami-2026-11-20.toml", m.pcrPolicy(7))
 }

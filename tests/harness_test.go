@@ -22,7 +22,7 @@ import (
 var command, module string
 
 // Clients from Debian's packages that the tests drive.
-var clients = []string{"swtpm", "openssl", "pkcs11-tool", "p11tool", "curl", "tpm2_createprimary"}
+var clients = []string{"swtpm", "openssl", "pkcs11-tool", "p11tool", "curl", "tpm2_createprimary", "softhsm2-util", "p11-kit"}
 
 func TestMain(m *testing.M) {
 	build, err := filepath.Abs("../build")

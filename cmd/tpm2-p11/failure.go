@@ -13,9 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/p11kit"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/kms"
 	"github.com/tpm2-p11/tpm2-p11/kms/cms"
+	"github.com/tpm2-p11/tpm2-p11/p11"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -82,6 +84,11 @@ var nextStep = []struct {
 		"else `tpm2_flushcontext -t`, `-l` and `-s` flush what is loaded, whoever uses it, and a restart does too"},
 	{provider.ErrNoNV, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
 	{provider.ErrBusy, "another program holds the TPM: use /dev/tpmrm0, which many can share, or try again"},
+	{p11kit.ErrNotInstalled, "install it (Debian: p11-kit), or sign elsewhere: --to-sign writes what is to be signed, --signature takes the signature"},
+	{p11kit.ErrModule, "module-path is the path of the module's file, and `p11-kit list-modules` shows those that are registered"},
+	{p11kit.ErrNotFound, "`p11tool --list-privkeys --provider MODULE` shows the URIs of the keys there"},
+	{p11kit.ErrNoPublicKey, "put its public key or a certificate beside it, with the same CKA_ID"},
+	{p11.CKR_PIN_INCORRECT, "each wrong try counts in most tokens"},
 	{kms.ErrAccessDenied, "put this image into the key's policy (`tpm2-p11 kms key-policy` writes one), and the role of these credentials among its machines"},
 	{kms.ErrThrottled, "try again in a while"},
 	{kms.ErrUnavailable, "try again in a while: https://health.aws.amazon.com"},

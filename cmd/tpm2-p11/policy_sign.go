@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/p11kit"
+	"github.com/tpm2-p11/tpm2-p11/internal/p11uri"
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 	"github.com/tpm2-p11/tpm2-p11/signer"
@@ -28,7 +32,7 @@ type signerFlags struct {
 
 func (s *signerFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&s.key, "key", "", "private `KEY` of the signer: a PEM file, or a key of a token by its label or URI")
+	f.StringVar(&s.key, "key", "", "private `KEY` of the signer: a PEM file, a key of a token by its label or URI, or of another module by its URI with ?module-path=")
 	f.StringVar(&s.ref, "ref", "", "what it is approved for, the `REF` of the keys' policy")
 	pinFlag(c, &s.pin)
 }
@@ -47,15 +51,17 @@ func policySignCommand(a *app) *cobra.Command {
 		Use:   "sign FILE…",
 		Short: "Approve policies by a signature, on a build machine",
 		Long: `sign approves policies for keys whose own policy is authorize with this signer. It needs no TPM: --key names a private
-key in PEM, or a key of a token by its label or URI. What it writes belongs into a folder where keys look for approved
+key in PEM, a key of a token by its label or URI, or a key in another PKCS #11 module (of an HSM, a smart card) by a URI with
+its module-path, which p11-kit loads. What it writes belongs into a folder where keys look for approved
 policies: policy approve puts it there, and so does a copy.
 
-Where the key is elsewhere, in another PKCS #11 module or a signing service, --to-sign writes what is to be signed, by RSASSA
+Where the key is elsewhere, in a signing service, --to-sign writes what is to be signed, by RSASSA
 PKCS #1 v1.5 or ECDSA with SHA-256, and --signature with --public-key takes the signature.
 
 --ref must be the ref of the keys' policy. systemd is the format of tpm2-pcr-signature.json, which has room for an RSA
 signer, PCRs of one bank, and no ref.`,
 		Example: `  tpm2-p11 policy sign ami-2026-11-20.toml --key ci.pem --ref tls/v1 --out ami-2026-11-20.json
+  tpm2-p11 policy sign ami-2026-11-20.toml --key 'pkcs11:token=ci;object=signer?module-path=/usr/lib/softhsm/libsofthsm2.so' --ref tls/v1
   tpm2-p11 policy approve ami-2026-11-20.json`,
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			if err := s.check(args); err != nil {
@@ -187,7 +193,7 @@ func signPolicies(key crypto.Signer, policies []toSign, ref string, forSystemd b
 	return policyfile.EncodeSystemd(approved, who)
 }
 
-// withSigningKey calls sign with the private key of a PEM file or of a token.
+// withSigningKey calls sign with the private key of a PEM file, of another PKCS #11 module or of a token.
 func (a *app) withSigningKey(ctx context.Context, s signerFlags, sign func(crypto.Signer) error) error {
 	if _, err := os.Stat(s.key); err == nil {
 		key, err := a.readPrivateKey(s.key)
@@ -196,12 +202,28 @@ func (a *app) withSigningKey(ctx context.Context, s signerFlags, sign func(crypt
 		}
 		return sign(key)
 	}
+	if uri, err := p11uri.Parse(s.key); err == nil && uri.ModulePath != "" {
+		return a.withKeyOfModule(ctx, s, uri, sign)
+	}
 	k, err := a.find(s.key)
 	if err != nil {
 		return fmt.Errorf("--key %s is no file, and as a key's name: %w", s.key, err)
 	}
 	k.pin = k.pinOf(s.pin)
 	return a.use(ctx, k, func(key *signer.Key) error { return sign(key) })
+}
+
+func (a *app) withKeyOfModule(ctx context.Context, s signerFlags, uri p11uri.URI, sign func(crypto.Signer) error) error {
+	pin := s.pin
+	pin.uri = uri
+	key, err := p11kit.Open(ctx, uri, func(what string) (*secret.Bytes, error) { return a.pinFrom(ctx, pin, "the PIN of "+what) })
+	if err != nil {
+		return fmt.Errorf("--key %s in %s: %w", uri, uri.ModulePath, err)
+	}
+	if err := sign(key); err != nil {
+		return errors.Join(fmt.Errorf("--key %s in %s: %w", uri, uri.ModulePath, err), key.Close())
+	}
+	return key.Close()
 }
 
 // withSignature calls sign with a signer whose one signature was made elsewhere.

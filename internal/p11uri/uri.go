@@ -55,6 +55,8 @@ type URI struct {
 	Path Attributes
 	// PINSource is the absolute path of the file that holds the PIN, "" for none.
 	PINSource string
+	// ModulePath is the PKCS #11 module to look in, "" for none. Whoever is a module, or has a store of its own, passes over it.
+	ModulePath string
 }
 
 // Is tells whether a name is meant as a PKCS #11 URI: it starts with "pkcs11:", in any case.
@@ -64,7 +66,7 @@ func Is(name string) bool {
 
 // Parse reads a URI.
 //
-// Of the query it takes pin-source, refuses pin-value (a PIN on command lines
+// Of the query it takes pin-source and module-path, refuses pin-value (a PIN on command lines
 // and in configurations is no secret for long) and ignores the rest, as section 2.4
 // of the RFC says. No error repeats what might be a PIN.
 func Parse(s string) (URI, error) {
@@ -141,6 +143,12 @@ func (u *URI) parseQuery(query string) error {
 			if u.PINSource, err = pinPath(value); err != nil {
 				return fmt.Errorf("%w: %v", ErrSyntax, err)
 			}
+		case "module-path":
+			value, err := decode(raw, queryChars)
+			if err != nil || u.ModulePath != "" || value == "" || value[0] == '-' || strings.ContainsRune(value, 0) {
+				return fmt.Errorf("%w: module-path is the path of one module, module-path=/usr/lib/module.so", ErrSyntax)
+			}
+			u.ModulePath = value
 		}
 	}
 	return nil

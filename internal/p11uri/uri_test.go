@@ -27,7 +27,8 @@ func TestParse(t *testing.T) {
 		{"a PIN file by path", "pkcs11:object=web?pin-source=/etc/pin", URI{Path: Attributes{Object: "web"}, PINSource: "/etc/pin"}},
 		{"a PIN file by URI", "pkcs11:?pin-source=file:/etc/my%20pin", URI{Path: Attributes{}, PINSource: "/etc/my pin"}},
 		{"a PIN file by URI with an empty authority", "pkcs11:?pin-source=file:///etc/pin", URI{Path: Attributes{}, PINSource: "/etc/pin"}},
-		{"the module is whoever reads this", "pkcs11:object=web?module-path=/usr/lib/x.so&module-name=x&x-vendor=1", URI{Path: Attributes{Object: "web"}}},
+		{"a module", "pkcs11:object=web?module-path=/usr/lib/my%20x.so", URI{Path: Attributes{Object: "web"}, ModulePath: "/usr/lib/my x.so"}},
+		{"what nobody here reads", "pkcs11:object=web?module-name=x&x-vendor=1", URI{Path: Attributes{Object: "web"}}},
 		{"an empty query", "pkcs11:object=web?", URI{Path: Attributes{Object: "web"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -69,6 +70,8 @@ func TestParseRefuses(t *testing.T) {
 		{"an empty PIN file", "pkcs11:?pin-source=", "absolute path"},
 		{"a PIN file on another host", "pkcs11:?pin-source=file://host/hunter2", "absolute path"},
 		{"a command that tells the PIN", "pkcs11:?pin-source=%7Chunter2", "command"},
+		{"an option for a module", "pkcs11:?module-path=--provider=x.so", "path of one module"},
+		{"two modules", "pkcs11:?module-path=/a.so&module-path=/b.so", "one module"},
 		{"a query without value", "pkcs11:?hunter2", "attribute=value"},
 		{"a very long URI", "pkcs11:object=" + strings.Repeat("a", maxLength), "long"},
 	} {

@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"internal/tokens", "internal/attested"},
 	{"signer"},
 	{"p11"},
-	{"internal/serve"},
+	{"internal/serve", "internal/p11kit"},
 	{"cgo"},
 	{"internal/nitrosim/..."},
 	{"cmd/tpm2-p11", "cmd/nitro-sim", "examples/..."},
