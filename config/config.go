@@ -71,7 +71,7 @@ const (
 func LegacyUses() []string { return []string{RawRSA, SHA1Signatures, PKCS1Decryption} }
 
 // KeyTypes are the types that a key can be declared with: provider's, which is above this package.
-func KeyTypes() []string { return []string{"rsa2048", "rsa3072", "rsa4096", "p256", "p384"} }
+func KeyTypes() []string { return []string{"rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521"} }
 
 // The persistent handles that a declared key can have: those of the owner
 // hierarchy (TPM 2.0 Part 2, "PERSISTENT_FIRST" to below "PLATFORM_PERSISTENT").

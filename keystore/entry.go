@@ -144,6 +144,8 @@ func keyType(key crypto.PublicKey) provider.KeyType {
 			return provider.P256
 		case elliptic.P384():
 			return provider.P384
+		case elliptic.P521():
+			return provider.P521
 		}
 		return provider.KeyType(key.Curve.Params().Name)
 	}

@@ -46,10 +46,10 @@ func (s KeySpec) check() error {
 			return fmt.Errorf("%w: a key that stays wrapped has no handle", ErrInvalid)
 		}
 	}
-	if s.Use.Decrypt && (s.Type == provider.P256 || s.Type == provider.P384) {
+	if s.Use.Decrypt && s.Type.EC() {
 		return errDecryptEC
 	}
-	if s.Use.Derive && s.Type != "" && s.Type != provider.P256 && s.Type != provider.P384 {
+	if s.Use.Derive && s.Type != "" && !s.Type.EC() {
 		return errDeriveRSA
 	}
 	if s.OwnPIN != nil && s.NoPIN {

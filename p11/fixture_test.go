@@ -29,11 +29,12 @@ import (
 type counter struct {
 	transport.Dialer
 	commands atomic.Int64
+	instead  func(command []byte) []byte // answers in the TPM's place unless it gives nil
 }
 
 type countedConn struct {
 	transport.Conn
-	commands *atomic.Int64
+	*counter
 }
 
 func (c *counter) Dial(ctx context.Context) (transport.Conn, error) {
@@ -41,11 +42,16 @@ func (c *counter) Dial(ctx context.Context) (transport.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return countedConn{conn, &c.commands}, nil
+	return countedConn{conn, c}, nil
 }
 
 func (c countedConn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	c.commands.Add(1)
+	if c.instead != nil {
+		if answer := c.instead(command); answer != nil {
+			return answer, nil
+		}
+	}
 	return c.Conn.Transmit(ctx, command)
 }
 

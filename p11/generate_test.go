@@ -1,9 +1,16 @@
 package p11
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 var (
@@ -112,6 +119,67 @@ func TestTemplatesOfKeysThatCannotBe(t *testing.T) {
 	if keys, err := w.token.Keys(); err != nil || len(keys) != 0 {
 		t.Errorf("%d keys were made: %v", len(keys), err)
 	}
+}
+
+// Which curves there are is the TPM's to say: P-521 is used where it has it, and else refused, before a key is made.
+func TestP521WhereTheTPMHasIt(t *testing.T) {
+	t.Parallel()
+	p521 := Attribute{CKA_EC_PARAMS, []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}}
+	w := open(t)
+	s := w.session(true)
+	most := func(want uint64) {
+		t.Helper()
+		for _, m := range []MechanismType{CKM_EC_KEY_PAIR_GEN, CKM_ECDSA, CKM_ECDH1_DERIVE} {
+			info, err := w.GetMechanismInfo(0, m)
+			w.must(err)
+			if info.MinKeySize != 256 || info.MaxKeySize != want {
+				t.Errorf("mechanism 0x%x: %d to %d bits, want up to %d", uint64(m), info.MinKeySize, info.MaxKeySize, want)
+			}
+		}
+	}
+	most(521)
+	public, private, err := w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p521}, []Attribute{onToken, label("born")})
+	w.must(err)
+	if got := w.attribute(s, public, CKA_EC_PARAMS); !bytes.Equal(got, p521.Value) {
+		t.Errorf("CKA_EC_PARAMS %x", got)
+	}
+	outside, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	w.must(err)
+	imported, err := w.CreateObject(s, with(ecParts(t, outside), p521, label("brought")))
+	w.must(err)
+	for name, key := range map[string]ObjectHandle{"born": private, "brought": imported} {
+		public := w.one(s, CKO_PUBLIC_KEY, label(name))
+		for _, n := range []int{1, 20, 32, 64} {
+			data := bytes.Repeat([]byte{0xff}, n)
+			signature, err := w.sign(s, mechanismOf(CKM_ECDSA), key, data)
+			w.must(err)
+			if len(signature) != 132 {
+				t.Errorf("%s: a signature of %d bytes", name, len(signature))
+			}
+			w.must(w.VerifyInit(s, mechanismOf(CKM_ECDSA), public))
+			w.must(w.Verify(s, data, signature))
+		}
+		_, err = w.sign(s, mechanismOf(CKM_ECDSA_SHA512), key, []byte("hello"))
+		w.must(err)
+		_, err = w.sign(s, mechanismOf(CKM_ECDSA), key, make([]byte, 65))
+		w.refused(err, CKR_DATA_LEN_RANGE)
+	}
+
+	w.must(w.Finalize())
+	w.counter.instead = func(command []byte) []byte {
+		if code := binary.BigEndian.Uint32(command[6:]); code == uint32(tpm2.TPMCCTestParms) && bytes.Contains(command, []byte{0, 0x10, 0, 5}) ||
+			code == uint32(tpm2.TPMCCImport) {
+			return []byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0xe6} // TPM_RC_CURVE
+		}
+		return nil
+	}
+	w.must(w.Initialize(0, false))
+	s = w.session(true)
+	most(384)
+	_, _, err = w.GenerateKeyPair(s, mechanismOf(CKM_EC_KEY_PAIR_GEN), []Attribute{p521}, []Attribute{onToken})
+	w.refused(err, CKR_CURVE_NOT_SUPPORTED)
+	_, err = w.CreateObject(s, with(ecParts(t, outside), p521))
+	w.refused(err, CKR_CURVE_NOT_SUPPORTED)
 }
 
 func TestPolicyRefusesAndTheLogNamesThePCR(t *testing.T) {

@@ -96,10 +96,12 @@ func (s *session) importKey(t template, row *mechanism, key crypto.PrivateKey) (
 		return 0, err
 	}
 	entry, err := s.slot.token.ImportKey(s.lib.ctx, key, spec)
-	if errors.Is(err, provider.ErrUnsupported) {
+	switch {
+	case errors.Is(err, provider.ErrUnsupported) && row.keys == CKK_EC:
+		return 0, refuse(CKR_CURVE_NOT_SUPPORTED, "%v", err)
+	case errors.Is(err, provider.ErrUnsupported):
 		return 0, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
-	}
-	if err != nil {
+	case err != nil:
 		return 0, err
 	}
 	s.lib.forget(s.slot)

@@ -52,7 +52,11 @@ func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) (
 		return nil, CKR_DATA_LEN_RANGE
 	}
 	if (h == 0 || h == crypto.SHA1) && s.any {
-		h, digest = 0, s.fit(digest)
+		fitted, err := s.fit(digest)
+		if err != nil {
+			return nil, err
+		}
+		h, digest = 0, fitted
 	}
 	der, err := key.SignContext(ctx, digest, h)
 	if err != nil {
@@ -72,12 +76,16 @@ func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) (
 }
 
 // fit brings a digest to the order's length, which does not change the number that ECDSA makes of it (FIPS 186-5, section 6.4.1): the
-// leftmost bits, as many as the order has, which is whole bytes on the curves that TPMs sign on here.
-func (s ecdsaScheme) fit(digest []byte) []byte {
-	if len(digest) >= s.order() {
-		return digest[:s.order()]
+// leftmost bits, as many as the order has. The order of P-521 is longer than any digest that a TPM takes: there more than that cannot be signed.
+func (s ecdsaScheme) fit(digest []byte) ([]byte, error) {
+	size := min(s.order(), crypto.SHA512.Size())
+	switch {
+	case len(digest) <= size:
+		return append(make([]byte, size-len(digest)), digest...), nil
+	case size < s.order():
+		return nil, refuse(CKR_DATA_LEN_RANGE, "%d bytes: with a key on %s a TPM signs at most %d", len(digest), s.key.Params().Name, size)
 	}
-	return append(make([]byte, s.order()-len(digest)), digest...)
+	return digest[:size], nil
 }
 
 func (s ecdsaScheme) verify(digest, signature []byte) error {

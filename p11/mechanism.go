@@ -139,16 +139,13 @@ type use struct {
 	Bound  bool // to a policy, or it may be KMS's recipient: the bare RSA operation is not for it
 }
 
-// useOf reads a public area. EC keys derive where RSA keys decrypt, and are used on the curves that TPMs are made with.
+// useOf reads a public area. EC keys derive where RSA keys decrypt.
 func useOf(p provider.Public) *use {
 	u := &use{Use: keyuse.Of(p)}
 	u.Sign = u.Sign && !u.Restricted
 	u.Decrypt = u.Decrypt && !u.Restricted
-	area := p.Area()
-	if detail, err := area.Parameters.ECCDetail(); err == nil {
-		offered := detail.CurveID == tpm2.TPMECCNistP256 || detail.CurveID == tpm2.TPMECCNistP384
-		u.Sign = u.Sign && offered
-		u.Derive, u.Decrypt = u.Decrypt && offered && u.Fits(tpm2.TPMAlgECDH, 0), false
+	if p.Area().Type == tpm2.TPMAlgECC {
+		u.Derive, u.Decrypt = u.Decrypt && u.Fits(tpm2.TPMAlgECDH, 0), false
 	}
 	return u
 }

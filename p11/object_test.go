@@ -419,7 +419,7 @@ func TestMechanismsAreDescribed(t *testing.T) {
 	}
 	ec, err := w.GetMechanismInfo(0, CKM_EC_KEY_PAIR_GEN)
 	w.must(err)
-	if ec.MinKeySize != 256 || ec.MaxKeySize != 384 {
+	if ec.MinKeySize != 256 || ec.MaxKeySize != 521 {
 		t.Errorf("EC keys of %d to %d bits", ec.MinKeySize, ec.MaxKeySize)
 	}
 	_, err = w.GetMechanismInfo(0, 0x9999)

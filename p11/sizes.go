@@ -21,6 +21,7 @@ var keyTypes = []struct {
 	{provider.RSA4096, CKK_RSA, 4096},
 	{provider.P256, CKK_EC, 256},
 	{provider.P384, CKK_EC, 384},
+	{provider.P521, CKK_EC, 521},
 }
 
 // smallest is what every TPM 2.0 makes.

@@ -43,7 +43,7 @@ func agreed(t *testing.T, peer *ecdsa.PrivateKey, public *ecdsa.PublicKey) []byt
 func TestBothSidesAgreeOnAKey(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)
-	for kind, curve := range map[provider.KeyType]elliptic.Curve{provider.P256: elliptic.P256(), provider.P384: elliptic.P384()} {
+	for kind, curve := range map[provider.KeyType]elliptic.Curve{provider.P256: elliptic.P256(), provider.P384: elliptic.P384(), provider.P521: elliptic.P521()} {
 		key := b.key(t, provider.Template{Type: kind, Use: provider.Use{Derive: true}}, "")
 		for range 20 { // some secrets begin with a zero
 			peer, err := ecdsa.GenerateKey(curve, rand.Reader)

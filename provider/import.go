@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rsa"
 	"fmt"
@@ -16,7 +15,7 @@ import (
 
 // ImportKey wraps an existing *rsa.PrivateKey or *ecdsa.PrivateKey under the SRK (TPM2_Import with a seed encrypted to
 // the SRK). Template.Type is ignored. The key is neither fixedTPM nor fixedParent nor sensitiveDataOrigin. RSA keys have two
-// primes and the exponent 65537; EC keys are on P-256 or P-384.
+// primes and the exponent 65537; EC keys are on P-256, P-384 or P-521.
 func (t *TPM) ImportKey(ctx context.Context, key crypto.PrivateKey, tmpl Template, authValue *secret.Bytes) (Object, error) {
 	o, err := t.importKey(ctx, key, tmpl, authValue)
 	if err != nil {
@@ -90,13 +89,9 @@ func (tmpl Template) importedArea(public crypto.PublicKey) (tpm2.TPMTPublic, err
 		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.FillBytes(make([]byte, bits/8))})
 		return area, nil
 	case *ecdsa.PublicKey:
-		curve := tpm2.TPMECCNistP256
-		switch k.Curve {
-		case elliptic.P256():
-		case elliptic.P384():
-			curve = tpm2.TPMECCNistP384
-		default:
-			return none, fmt.Errorf("%w: an EC key that is not on P-256 or P-384", ErrUnsupported)
+		curve, ok := curveID(k.Curve)
+		if !ok {
+			return none, fmt.Errorf("%w: an EC key that is not on P-256, P-384 or P-521", ErrUnsupported)
 		}
 		point, err := k.Bytes()
 		if err != nil {

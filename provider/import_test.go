@@ -28,6 +28,10 @@ func TestImportedKeysWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	both := provider.Template{Use: provider.Use{Sign: true, Decrypt: true}}
 	digest := sha256.Sum256([]byte("a message"))
 	for _, tt := range []struct {
@@ -40,6 +44,7 @@ func TestImportedKeysWork(t *testing.T) {
 		{"RSA-2048 with an auth value", "value", rsaKey, provider.RSASSA, rsaKey.Primes[0].Bytes()},
 		{"P-256", "va\x00lue\x00", p256, provider.ECDSA, p256.D.Bytes()},
 		{"P-384", "", p384, provider.ECDSA, p384.D.Bytes()},
+		{"P-521", "", p521, provider.ECDSA, p521.D.Bytes()},
 	} {
 		b.wire.Reset()
 		o, err := b.ImportKey(t.Context(), tt.key, both, pin(tt.authValue))
@@ -101,7 +106,7 @@ func TestAnImportedKeyIsBoundToItsPolicy(t *testing.T) {
 func TestKeysThatNoTPMTakes(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)
-	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +120,7 @@ func TestKeysThatNoTPMTakes(t *testing.T) {
 	exponent.E = 3
 	b.wire.Reset()
 	for name, key := range map[string]crypto.PrivateKey{
-		"P-521": p521, "three primes": &threePrimes, "exponent 3": &exponent, "no key at all": "key",
+		"P-224": p224, "three primes": &threePrimes, "exponent 3": &exponent, "no key at all": "key",
 	} {
 		if _, err := b.ImportKey(t.Context(), key, signKey, nil); !errors.Is(err, provider.ErrUnsupported) {
 			t.Errorf("%s: %v", name, err)

@@ -30,10 +30,14 @@ func TestPropertiesOfATPM(t *testing.T) {
 func TestSupportedKeyTypes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	for k, want := range map[provider.KeyType]bool{provider.RSA2048: true, provider.P256: true, provider.P384: true, provider.RSA4096: false} {
+	for k, want := range map[provider.KeyType]bool{provider.RSA2048: true, provider.P256: true, provider.P384: true, provider.P521: true, provider.RSA4096: false} {
 		if got, err := b.Supports(t.Context(), k); err != nil || got != want {
 			t.Errorf("%s: %v, %v", k, got, err)
 		}
+	}
+	b.wire.Inject(at(tpm2.TPMCCTestParms, 1, answer(0x1E6))) // TPM_RC_CURVE
+	if got, err := b.Supports(t.Context(), provider.P521); err != nil || got {
+		t.Errorf("P-521 with a TPM that lacks it: %v, %v", got, err)
 	}
 	if _, err := b.Supports(t.Context(), "dsa"); !errors.Is(err, provider.ErrUnsupported) {
 		t.Errorf("an unknown key type: %v", err)

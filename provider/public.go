@@ -199,6 +199,16 @@ var curves = map[tpm2.TPMECCCurve]elliptic.Curve{
 	tpm2.TPMECCNistP521: elliptic.P521(),
 }
 
+// curveID is a curve's number in TPMs.
+func curveID(c elliptic.Curve) (tpm2.TPMECCCurve, bool) {
+	for id, curve := range curves {
+		if curve == c {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
 // IsStorageKey tells a restricted decryption key (a parent).
 func (p Public) IsStorageKey() bool {
 	a := p.Attributes()

@@ -25,6 +25,7 @@ func TestSignaturesVerifyInSoftware(t *testing.T) {
 	rsaKey := b.key(t, provider.Template{Type: provider.RSA2048, Use: provider.Use{Sign: true}}, "")
 	p256 := b.key(t, signKey, "")
 	p384 := b.key(t, provider.Template{Type: provider.P384, Use: provider.Use{Sign: true}}, "")
+	p521 := b.key(t, provider.Template{Type: provider.P521, Use: provider.Use{Sign: true}}, "")
 	for _, tt := range []struct {
 		name   string
 		key    provider.Object
@@ -41,6 +42,7 @@ func TestSignaturesVerifyInSoftware(t *testing.T) {
 		{"P-256 with a digest longer than its order", p256, provider.ECDSA, crypto.SHA512},
 		{"P-384 SHA-384", p384, provider.ECDSA, crypto.SHA384},
 		{"P-384 SHA-256", p384, provider.ECDSA, crypto.SHA256},
+		{"P-521 SHA-512", p521, provider.ECDSA, crypto.SHA512},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := tt.hash.New()

@@ -20,10 +20,14 @@ const (
 	RSA4096 KeyType = "rsa4096"
 	P256    KeyType = "p256"
 	P384    KeyType = "p384"
+	P521    KeyType = "p521"
 )
 
 // KeyTypes are all key types.
-func KeyTypes() []KeyType { return []KeyType{RSA2048, RSA3072, RSA4096, P256, P384} }
+func KeyTypes() []KeyType { return []KeyType{RSA2048, RSA3072, RSA4096, P256, P384, P521} }
+
+// EC tells the types of elliptic-curve keys. Which of them a TPM has it says itself (TPM.Supports).
+func (k KeyType) EC() bool { return k == P256 || k == P384 || k == P521 }
 
 // ParseKeyType reads a key type.
 func ParseKeyType(s string) (KeyType, error) {
@@ -53,6 +57,8 @@ func (k KeyType) parameters() (tpm2.TPMIAlgPublic, tpm2.TPMUPublicParms, error) 
 		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP256), nil
 	case P384:
 		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP384), nil
+	case P521:
+		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP521), nil
 	}
 	return 0, tpm2.TPMUPublicParms{}, fmt.Errorf("%w: key type %q", ErrUnsupported, string(k))
 }

@@ -55,7 +55,8 @@ func derSignature(rs []byte) ([]byte, error) {
 
 // fitDigest brings a digest to the length of the curve's order, which changes no
 // bit of what ECDSA signs (it takes the leftmost bits as a number), and names the
-// hash of that length. So a TPM that lacks SHA-512 signs SHA-512 digests.
+// hash of that length. So a TPM that lacks SHA-512 signs SHA-512 digests. P-521's
+// order is longer than all digests.
 func fitDigest(public *ecdsa.PublicKey, digest []byte) (crypto.Hash, []byte, error) {
 	var h crypto.Hash
 	switch bits := public.Curve.Params().N.BitLen(); bits {
@@ -63,6 +64,8 @@ func fitDigest(public *ecdsa.PublicKey, digest []byte) (crypto.Hash, []byte, err
 		h = crypto.SHA256
 	case 384:
 		h = crypto.SHA384
+	case 521:
+		h = crypto.SHA512
 	default:
 		return 0, nil, fmt.Errorf("%w: ECDSA over a curve of %d bits", ErrAlgorithm, bits)
 	}

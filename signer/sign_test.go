@@ -130,7 +130,7 @@ func TestRSASignaturesOfKeysForBoth(t *testing.T) {
 func TestECDSASignatures(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, "")
-	for _, kind := range []provider.KeyType{provider.P256, provider.P384} {
+	for _, kind := range []provider.KeyType{provider.P256, provider.P384, provider.P521} {
 		s.create(keystore.KeySpec{Label: string(kind), Type: kind})
 		k := s.open(string(kind))
 		public := k.Public().(*ecdsa.PublicKey)

@@ -70,6 +70,7 @@ var tlsSchemes = []struct {
 	{tls.PKCS1WithSHA512, tpm2.TPMAlgRSASSA, crypto.SHA512, 0},
 	{tls.ECDSAWithP256AndSHA256, tpm2.TPMAlgECDSA, crypto.SHA256, 256},
 	{tls.ECDSAWithP384AndSHA384, tpm2.TPMAlgECDSA, crypto.SHA384, 384},
+	{tls.ECDSAWithP521AndSHA512, tpm2.TPMAlgECDSA, crypto.SHA512, 521},
 }
 
 func (k *Key) signatureSchemes() []tls.SignatureScheme {

@@ -44,7 +44,7 @@ var signatureSchemes = map[uint]signatureScheme{
 
 var (
 	rsaKeys = []string{"rsa"}
-	ecKeys  = []string{"p256", "p384"}
+	ecKeys  = []string{"p256", "p384", "p521"}
 )
 
 func verifyPKCS1(key crypto.PublicKey, h crypto.Hash, digest, signature []byte) error {
@@ -102,7 +102,7 @@ func TestEveryMechanismSigns(t *testing.T) {
 	story{
 		before: func(m *machine) {
 			m.tpm2p11("init", "--no-pin")
-			for label, kind := range map[string]string{"rsa": "rsa2048", "p256": "p256", "p384": "p384"} {
+			for label, kind := range map[string]string{"rsa": "rsa2048", "p256": "p256", "p384": "p384", "p521": "p521"} {
 				m.tpm2p11("key", "create", label, "--type", kind)
 				m.tpm2p11("key", "public", label, "--out", label+".pub")
 			}

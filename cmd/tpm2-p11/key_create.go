@@ -41,9 +41,9 @@ while the policy of a file is met. A key's policy cannot be changed.`,
 			switch {
 			case !slices.Contains(provider.KeyTypes(), spec.Type):
 				return usagef("--type %s: there is %s", keyType, joined(provider.KeyTypes()))
-			case spec.Use.Decrypt && (spec.Type == provider.P256 || spec.Type == provider.P384):
+			case spec.Use.Decrypt && spec.Type.EC():
 				return withHint(usagef("--use %s: keys of type %s sign and derive, and do not decrypt", s.use, keyType), "only RSA keys decrypt: --type rsa2048")
-			case spec.Use.Derive && spec.Type != provider.P256 && spec.Type != provider.P384:
+			case spec.Use.Derive && !spec.Type.EC():
 				return withHint(usagef("--use %s: keys of type %s sign and decrypt, and do not derive", s.use, keyType), "only elliptic-curve keys derive: --type p256")
 			}
 			return a.addKey(ctx, &s, spec, func(t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
@@ -55,9 +55,9 @@ while the policy of a file is met. A key's policy cannot be changed.`,
 			})
 		}),
 	}
-	c.Flags().StringVar(&keyType, "type", string(provider.RSA2048), "rsa2048, rsa3072, rsa4096, p256 or p384")
+	c.Flags().StringVar(&keyType, "type", string(provider.RSA2048), "rsa2048, rsa3072, rsa4096, p256, p384 or p521")
 	s.register(c)
-	choices(c, "type", string(provider.RSA2048), string(provider.RSA3072), string(provider.RSA4096), string(provider.P256), string(provider.P384))
+	choices(c, "type", string(provider.RSA2048), string(provider.RSA3072), string(provider.RSA4096), string(provider.P256), string(provider.P384), string(provider.P521))
 	return c
 }
 

@@ -26,7 +26,7 @@ import (
 // pairSpecs are the kinds of key pairs of KMS that a TPM can hold.
 var pairSpecs = map[string]provider.KeyType{
 	"RSA_2048": provider.RSA2048, "RSA_3072": provider.RSA3072, "RSA_4096": provider.RSA4096,
-	"ECC_NIST_P256": provider.P256, "ECC_NIST_P384": provider.P384,
+	"ECC_NIST_P256": provider.P256, "ECC_NIST_P384": provider.P384, "ECC_NIST_P521": provider.P521,
 }
 
 type importKeyFlags struct {
@@ -84,7 +84,7 @@ With --generate KMS makes a new key pair. Keep its ciphertext: other machines im
 	flags.StringVarP(&f.in, "in", "i", "", "`FILE` with the private key as KMS encrypted it, binary or in base64 (- is standard input)")
 	flags.StringVar(&f.certificate, "certificate", "", "`FILE` with the key's certificate chain, its own first; it is stored with the key")
 	flags.StringVar(&f.public, "public-key", "", "`FILE` with the public key, where there is no certificate yet")
-	flags.StringVar(&f.generate, "generate", "", "have KMS make the key pair: RSA_2048, RSA_3072, RSA_4096, ECC_NIST_P256 or ECC_NIST_P384")
+	flags.StringVar(&f.generate, "generate", "", "have KMS make the key pair: RSA_2048, RSA_3072, RSA_4096, ECC_NIST_P256, ECC_NIST_P384 or ECC_NIST_P521")
 	flags.StringVar(&f.ciphertext, "ciphertext-out", "", "output `FILE` for the ciphertext of a pair that KMS made")
 	flags.BoolVar(&f.replace, "replace", false, "let a key that was imported before make room: one of this label, at this handle, or of this public key")
 	choices(c, "generate", slices.Sorted(maps.Keys(pairSpecs))...)

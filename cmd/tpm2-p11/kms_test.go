@@ -37,7 +37,7 @@ func TestMistakesInAskingKMS(t *testing.T) {
 		{exitUsage, importKey + "--in @in", "--certificate is missing", "KMS's answer is not signed"},
 		{exitUsage, importKey + "--in @in --certificate @crt --public-key @crt", "--certificate is missing", ""},
 		{exitUsage, importKey + "--in @in --certificate @crt --ciphertext-out @c", "--ciphertext-out is for a pair", "--help"},
-		{exitUsage, importKey + "--generate RSA_1024 --ciphertext-out @c", "there is ECC_NIST_P256, ECC_NIST_P384, RSA_2048", "--help"},
+		{exitUsage, importKey + "--generate RSA_1024 --ciphertext-out @c", "there is ECC_NIST_P256, ECC_NIST_P384, ECC_NIST_P521, RSA_2048", "--help"},
 		{exitUsage, importKey + "--generate RSA_2048", "--ciphertext-out is missing", "no other machine"},
 		{exitUsage, importKey + "--generate RSA_2048 --certificate @crt --ciphertext-out @c", "there is no certificate of it", "--help"},
 		{exitFailed, importKey + "--generate RSA_2048 --ciphertext-out @in", "is there already", "the only copy"},
