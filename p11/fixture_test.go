@@ -14,46 +14,16 @@ import (
 	"math/big"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
+	"github.com/tpm2-p11/tpm2-p11/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
-
-// counter counts the commands that reach a TPM.
-type counter struct {
-	transport.Dialer
-	commands atomic.Int64
-	instead  func(command []byte) []byte // answers in the TPM's place unless it gives nil
-}
-
-type countedConn struct {
-	transport.Conn
-	*counter
-}
-
-func (c *counter) Dial(ctx context.Context) (transport.Conn, error) {
-	conn, err := c.Dialer.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return countedConn{conn, c}, nil
-}
-
-func (c countedConn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
-	c.commands.Add(1)
-	if c.instead != nil {
-		if answer := c.instead(command); answer != nil {
-			return answer, nil
-		}
-	}
-	return c.Conn.Transmit(ctx, command)
-}
 
 // logbook is a log that a test can read.
 type logbook struct {
@@ -78,7 +48,7 @@ type world struct {
 	*Module
 	t       *testing.T
 	machine *tpmtest.TPM
-	counter *counter
+	wire    *wiretap.Dialer
 	token   *keystore.Token
 	log     *logbook
 }
@@ -100,8 +70,8 @@ func freshAt(t *testing.T, address string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.counter = &counter{Dialer: dialer}
-	tpm := provider.New(w.counter)
+	w.wire = wiretap.New(dialer)
+	tpm := provider.New(w.wire)
 	t.Cleanup(func() {
 		if err := tpm.Close(); err != nil {
 			t.Errorf("closing the TPM: %v", err)
@@ -239,10 +209,10 @@ func (w *world) sign(s SessionHandle, m Mechanism, key ObjectHandle, data []byte
 }
 
 // commands counts what reaches the TPM while f runs.
-func (w *world) commands(f func()) int64 {
-	before := w.counter.commands.Load()
+func (w *world) commands(f func()) int {
+	before := len(w.wire.Exchanges())
 	f()
-	return w.counter.commands.Load() - before
+	return len(w.wire.Exchanges()) - before
 }
 
 func label(s string) Attribute { return Attribute{CKA_LABEL, []byte(s)} }

@@ -2,15 +2,17 @@ package p11
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 )
 
 var (
@@ -166,13 +168,12 @@ func TestP521WhereTheTPMHasIt(t *testing.T) {
 	}
 
 	w.must(w.Finalize())
-	w.counter.instead = func(command []byte) []byte {
-		if code := binary.BigEndian.Uint32(command[6:]); code == uint32(tpm2.TPMCCTestParms) && bytes.Contains(command, []byte{0, 0x10, 0, 5}) ||
-			code == uint32(tpm2.TPMCCImport) {
-			return []byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0xe6} // TPM_RC_CURVE
+	w.wire.Inject(func(_ context.Context, command []byte, send func() ([]byte, error)) ([]byte, error) {
+		if code := faulttpm.Code(command); code == tpm2.TPMCCImport || code == tpm2.TPMCCTestParms && bytes.HasSuffix(command, []byte{0, 0x10, 0, 5, 0, 0x10}) {
+			return faulttpm.ResponseCode(0x1e6), nil // TPM_RC_CURVE
 		}
-		return nil
-	}
+		return send()
+	})
 	w.must(w.Initialize(0, false))
 	s = w.session(true)
 	most(384)

@@ -214,7 +214,7 @@ func TestPKCS1DecryptionTellsNothing(t *testing.T) {
 	bad[200] ^= 1
 	first, err := w.decrypted(s, pkcs, private, bad)
 	w.must(err)
-	var commands [2]int64
+	var commands [2]int
 	for i, c := range [][]byte{ciphertext, bad} {
 		commands[i] = w.commands(func() { _, err = w.decrypted(s, pkcs, private, c) })
 		w.must(err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -35,7 +36,7 @@ func TestSupportedKeyTypes(t *testing.T) {
 			t.Errorf("%s: %v, %v", k, got, err)
 		}
 	}
-	b.wire.Inject(at(tpm2.TPMCCTestParms, 1, answer(0x1E6))) // TPM_RC_CURVE
+	b.wire.Inject(at(tpm2.TPMCCTestParms, 1, faulttpm.Answer(0x1E6))) // TPM_RC_CURVE
 	if got, err := b.Supports(t.Context(), provider.P521); err != nil || got {
 		t.Errorf("P-521 with a TPM that lacks it: %v, %v", got, err)
 	}
