@@ -95,7 +95,7 @@ func TestAKeyWhosePolicyASignerApproves(t *testing.T) {
 		if err := b.trySign(t.Context(), key, auth); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if n := len(b.wire.Codes()); n != 4 || b.wire.Count(tpm2.TPMCCVerifySignature) != 0 {
+		if b.wire.Count(tpm2.TPMCCVerifySignature) != 0 {
 			t.Errorf("%s: the second signature took the commands %x", name, b.wire.Codes())
 		}
 		b.extend(t, 7)

@@ -34,7 +34,8 @@ type connection struct {
 	found   *SRK       // without a pinned one, what was found in its place
 	srk     *loadedKey // checked on this connection
 	session *session   // salted HMAC session, reused
-	policy  *session   // policy session that waits for its next use, in which nothing was executed
+	policy  *policySession
+	resting int // uses of policies until one's steps are taken ahead again
 }
 
 // open opens a connection. Dialers name the address in their errors.
@@ -53,10 +54,11 @@ func open(ctx context.Context, l *link) (*connection, error) {
 
 // close closes the connection and forgets its session's key.
 func (c *connection) close() {
-	for _, s := range []*session{c.session, c.policy} {
-		if s != nil {
-			s.wipe()
-		}
+	if c.session != nil {
+		c.session.wipe()
+	}
+	if c.policy != nil {
+		c.policy.wipe()
 	}
 	c.conn.Close()
 }

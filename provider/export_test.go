@@ -11,6 +11,12 @@ import (
 // PretendFork makes a TPM believe that another process opened its connection.
 func PretendFork(t *TPM) { t.pid = -1 }
 
+// Rest waits until a TPM has done what it does between operations.
+func Rest(t *TPM) {
+	_ = t.queue.enter(context.Background())
+	t.queue.leave()
+}
+
 // CpHash is the hash that authorises NitroTPM's command for an NV index with a Name.
 func CpHash(name Name) []byte {
 	cmd := command{code: ccNSMRequest, in: []entity{{name: name}, {name: name}}}
@@ -31,7 +37,7 @@ func (t *TPM) PolicyDigests(ctx context.Context, alg tpm2.TPMIAlgHash, a Auth) (
 	if err != nil {
 		return nil, nil, err
 	}
-	u := &policyUse{nameAlg: alg, hash: hash, auth: a}
+	u := &policyUse{nameAlg: alg, hash: hash, auth: a, pcrs: make(pcrValues)}
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		for kind, digest := range map[tpm2.TPMSE]*[]byte{tpm2.TPMSETrial: &trial, tpm2.TPMSEPolicy: &policy} {
 			steps, err := a.Policy.Plan(alg, c.policyState(ctx, u))

@@ -119,10 +119,28 @@ func (l *link) reclaim(ctx context.Context, c *connection) (err error) {
 	return err
 }
 
-// leave ends a turn and starts the clock of idleness.
+// leave ends a turn. Where the next operation can be prepared and none waits yet, the turn goes on without its caller.
 func (l *link) leave() {
+	if l.conn == nil || l.conn.policy == nil || !l.conn.policy.due || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
+		l.depart()
+		return
+	}
+	go func() {
+		defer l.depart()
+		l.conn.getAhead(context.Background())
+		if l.conn.broken {
+			l.drop()
+		}
+	}()
+}
+
+// takesTurns tells whether another process waits for the TPM whenever this one has it.
+func (l *link) takesTurns() bool { return l.polite.Load() && !l.dialer.Managed() }
+
+// depart hands the turn on and starts the clock of idleness.
+func (l *link) depart() {
 	idleTime := idleTime
-	if l.polite.Load() && !l.dialer.Managed() {
+	if l.takesTurns() {
 		idleTime = politeIdleTime
 		if l.conn != nil && time.Since(l.since) > turnTime {
 			l.letGo(closeTimeout)

@@ -22,6 +22,12 @@ type policyUse struct {
 	code    tpm2.TPMCC // the command that is to be authorised
 	hide    crypt
 	broken  map[string]error // signatures of approved policies that the TPM did not take, and why
+	pcrs    pcrValues        // what is known of the PCRs
+}
+
+// plan gives the commands that satisfy the policy.
+func (u *policyUse) plan(now policy.State) ([]policy.Step, error) {
+	return u.auth.Policy.Plan(u.nameAlg, now)
 }
 
 // withPolicy executes the policy in a session of its own and calls use, over again as long as PCRs change, and with the next
@@ -44,26 +50,28 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 	return fmt.Errorf("%w: PCRs do not come to rest: %w", ErrPolicy, err)
 }
 
-// policyOnce executes the policy and uses it; what succeeded leaves its session to the next one. With a PIN in the policy the session is salted, as its HMAC is made with
-// the authValue, and encrypts itself. Otherwise it needs no key, and the HMAC session encrypts: whoever meets the policy
-// need not know the authValue, which would be part of the policy session's encryption key.
+// policyOnce executes the policy, unless that was done ahead, and uses it; what succeeded leaves its session to the next one.
+//
+// With a PIN in the policy the session is salted, as its HMAC is made with the authValue, and encrypts itself. Otherwise it needs no
+// key, and the HMAC session encrypts: whoever meets the policy need not know the authValue, which would be part of the policy
+// session's encryption key.
 func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) (err error) {
-	steps, err := u.auth.Policy.Plan(u.nameAlg, c.policyState(ctx, u))
+	steps, ahead, err := c.planPolicy(ctx, u)
 	if err != nil {
 		return u.refused(err)
 	}
+	var p *policySession
 	var auths []authorization
 	start := func(salt *loadedKey) (err error) {
-		s, err := c.policySession(ctx, u.hash, salt)
-		auths = []authorization{{session: s}}
+		ahead = ahead && c.policy != nil // the HMAC session may have taken its place
+		p, err = c.takePolicy(ctx, u.hash, salt)
 		return err
 	}
 	if slices.Contains(steps, policy.Step(policy.AuthValueStep{})) {
 		if err := c.withSRK(ctx, start); err != nil {
 			return err
 		}
-		auths[0].value = authValue(u.auth.Value)
-		auths[0].decrypt, auths[0].encrypt = u.hide.decrypt, u.hide.encrypt
+		auths = []authorization{{session: p.session, value: authValue(u.auth.Value), decrypt: u.hide.decrypt, encrypt: u.hide.encrypt}}
 	} else {
 		if u.hide != (crypt{}) {
 			if _, err := c.hmacSession(ctx); err != nil {
@@ -73,21 +81,29 @@ func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]au
 		if err := start(nil); err != nil {
 			return err
 		}
+		auths = []authorization{{session: p.session}}
 		if u.hide != (crypt{}) {
 			auths = append(auths, authorization{session: c.session, decrypt: u.hide.decrypt, encrypt: u.hide.encrypt})
 		}
 	}
-	s := auths[0].session
 	defer func() {
-		if err == nil {
-			c.keepPolicy(ctx, s)
-		} else {
-			c.end(ctx, s)
+		switch {
+		case err == nil:
+			c.keepPolicy(ctx, p, steps, u.pcrs)
+		case isCode(err, tpm2.TPMRCPCRChanged):
+			if ahead {
+				c.resting = restingUses
+			}
+			c.restartPolicy(ctx, p)
+		default:
+			c.end(ctx, p.session)
 		}
 	}()
-	for _, step := range steps {
-		if err := c.policyStep(ctx, s, step); err != nil {
-			return c.explainRefusal(ctx, u, step, err)
+	if !ahead {
+		for _, step := range steps {
+			if err := c.policyStep(ctx, p.session, step); err != nil {
+				return c.explainRefusal(ctx, u, step, err)
+			}
 		}
 	}
 	return use(auths)
@@ -166,6 +182,7 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 	if !refused || isStale(said) || errors.Is(said, ErrNoMemory) {
 		return said
 	}
+	u.pcrs = make(pcrValues)
 	if err := u.auth.Policy.Check(c.policyState(ctx, u)); err != nil {
 		return u.refused(err)
 	}

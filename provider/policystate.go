@@ -35,10 +35,12 @@ func (t *TPM) PolicyState(ctx context.Context) policy.State {
 	}
 }
 
+// pcrValues are PCRs' values by bank.
+type pcrValues map[tpm2.TPMIAlgHash]map[uint][]byte
+
 // policyState is PolicyState within a use of an object. What is asked twice is read once, and of PCRs all in a bank that the
-// policy and the approved ones name.
+// policy and the approved ones name, unless the use knows them already.
 func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State {
-	banks := make(map[tpm2.TPMIAlgHash]map[uint][]byte)
 	indices := make(map[Handle]policy.NVIndex)
 	approved := u.approved()
 	return policy.State{
@@ -48,12 +50,12 @@ func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State
 		Approved: approved,
 		Clock:    func() (policy.ClockInfo, error) { return c.readClock(ctx) },
 		PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) {
-			if values, known := banks[bank]; known {
+			if values, known := u.pcrs[bank]; known {
 				return values, nil
 			}
 			values, err := c.readPCRs(ctx, bank, u.selected(bank, approved))
 			if err == nil || errors.Is(err, policy.ErrBankInactive) {
-				banks[bank] = values
+				u.pcrs[bank] = values
 			}
 			return values, err
 		},

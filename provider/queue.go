@@ -56,6 +56,13 @@ func (q *queue) tryEnter() bool {
 	return true
 }
 
+// awaited tells whether anybody waits for a turn.
+func (q *queue) awaited() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting) > 0
+}
+
 // leave hands the turn to the one who waits longest.
 func (q *queue) leave() {
 	q.mu.Lock()

@@ -173,6 +173,7 @@ var commandNames = map[tpm2.TPMCC]string{
 	tpm2.TPMCCPolicyCounterTimer:        "TPM2_PolicyCounterTimer",
 	tpm2.TPMCCPolicyOR:                  "TPM2_PolicyOR",
 	tpm2.TPMCCPolicyPCR:                 "TPM2_PolicyPCR",
+	tpm2.TPMCCPolicyRestart:             "TPM2_PolicyRestart",
 	tpm2.TPMCCPolicySecret:              "TPM2_PolicySecret",
 	tpm2.TPMCCQuote:                     "TPM2_Quote",
 	tpm2.TPMCCReadClock:                 "TPM2_ReadClock",

@@ -113,35 +113,6 @@ func (c *connection) hmacSession(ctx context.Context) (*session, error) {
 	return c.session, nil
 }
 
-// policySession gives a policy session in which nothing was executed: the one that waits, if it is of this kind, or a new one.
-// A successful use leaves it as new (Part 1, section 19.3): whoever used it hands it back by keepPolicy, or else ends it.
-func (c *connection) policySession(ctx context.Context, hash crypto.Hash, salt *loadedKey) (*session, error) {
-	if s := c.policy; s != nil && s.hash == hash && s.encrypts() == (salt != nil) {
-		c.policy = nil
-		s.authValue = false
-		return s, nil
-	}
-	s, err := c.startSession(ctx, tpm2.TPMSEPolicy, hash, salt)
-	if err == nil {
-		s.reused = true
-	}
-	return s, err
-}
-
-// keepPolicy keeps a policy session for its next use.
-func (c *connection) keepPolicy(ctx context.Context, s *session) {
-	c.endPolicy(ctx)
-	c.policy = s
-}
-
-// endPolicy ends the policy session that waits.
-func (c *connection) endPolicy(ctx context.Context) {
-	if s := c.policy; s != nil {
-		c.policy = nil
-		c.end(ctx, s)
-	}
-}
-
 func (a *authorization) attributes() (attrs byte) {
 	if a.session.reused {
 		attrs |= attrContinueSession

@@ -1,0 +1,111 @@
+package provider
+
+import (
+	"context"
+	"crypto"
+	"reflect"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
+)
+
+// policySession is a policy session that waits for its next use. A connection keeps one.
+//
+// A use that succeeds leaves a session as new (Part 1, section 19.3). When two uses in a row took the same steps, the next one will
+// most likely take them too: they are then taken ahead, while nobody waits for the TPM, and the use itself is one command. What was
+// taken ahead serves a use of the same steps only, and the TPM refuses it when a PCR was extended since.
+type policySession struct {
+	*session
+	steps []policy.Step // of the last use
+	pcrs  pcrValues     // that they were chosen by
+	due   bool          // the steps are to be taken ahead
+	ahead bool          // and they were
+}
+
+// restingUses is how many uses take their steps themselves after PCRs changed under steps that were taken ahead: where PCRs are
+// extended all the time, as by IMA, that is lost work.
+const restingUses = 16
+
+// planPolicy gives the steps of a use, and whether the session that waits took them ahead.
+func (c *connection) planPolicy(ctx context.Context, u *policyUse) (steps []policy.Step, ahead bool, err error) {
+	if p := c.policy; p != nil && p.ahead {
+		u.pcrs = p.pcrs // if they are others by now, the TPM refuses the session
+		if steps, err = u.plan(c.policyState(ctx, u)); err == nil && p.hash == u.hash && reflect.DeepEqual(steps, p.steps) {
+			return steps, true, nil
+		}
+		if c.policy == p { // planning may have needed its place
+			c.restartPolicy(ctx, p)
+		}
+	}
+	u.pcrs = make(pcrValues)
+	steps, err = u.plan(c.policyState(ctx, u))
+	return steps, false, err
+}
+
+// takePolicy takes the session that waits, if it is of the kind that is asked for, or gives a new one. Whoever takes it hands it back by
+// keepPolicy, or else ends it.
+func (c *connection) takePolicy(ctx context.Context, hash crypto.Hash, salt *loadedKey) (*policySession, error) {
+	if p := c.policy; p != nil && p.hash == hash && p.encrypts() == (salt != nil) {
+		c.policy = nil
+		return p, nil
+	}
+	s, err := c.startSession(ctx, tpm2.TPMSEPolicy, hash, salt)
+	if err != nil {
+		return nil, err
+	}
+	s.reused = true
+	return &policySession{session: s}, nil
+}
+
+// keepPolicy keeps a session that was used for its next use.
+func (c *connection) keepPolicy(ctx context.Context, p *policySession, steps []policy.Step, pcrs pcrValues) {
+	c.endPolicy(ctx)
+	due := c.resting == 0 && takenAhead(steps) && reflect.DeepEqual(steps, p.steps)
+	c.resting = max(0, c.resting-1)
+	p.authValue = false
+	c.policy = &policySession{session: p.session, steps: steps, pcrs: pcrs, due: due}
+}
+
+// takenAhead tells steps that may be taken before they are needed. What others than the TPM's PCRs decide is asked at the use itself:
+// an index that revokes, a clock, a hierarchy's authValue.
+func takenAhead(steps []policy.Step) bool {
+	for _, step := range steps {
+		switch step.(type) {
+		case policy.PCRStep, policy.AuthValueStep, policy.CommandStep, policy.OrStep, policy.AuthorizeStep:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// getAhead takes the steps of the next use, if they are due. If the TPM refuses one, that use will find out why and say it.
+func (c *connection) getAhead(ctx context.Context) {
+	p := c.policy
+	p.due = false
+	for _, step := range p.steps {
+		if err := c.policyStep(ctx, p.session, step); err != nil {
+			c.tpm.log.Debug("a policy was not executed ahead", "error", err)
+			c.endPolicy(ctx)
+			return
+		}
+	}
+	p.ahead = true
+}
+
+// restartPolicy is TPM2_PolicyRestart (Part 3, section 23.2) of a session that waits: it forgets the steps that were taken in it.
+func (c *connection) restartPolicy(ctx context.Context, p *policySession) {
+	p.ahead, p.authValue = false, false
+	c.policy = p
+	if _, err := c.run(ctx, command{code: tpm2.TPMCCPolicyRestart, in: []entity{permanent(p.handle)}}); err != nil {
+		c.endPolicy(ctx)
+	}
+}
+
+// endPolicy ends the session that waits.
+func (c *connection) endPolicy(ctx context.Context) {
+	if p := c.policy; p != nil {
+		c.policy = nil
+		c.end(ctx, p.session)
+	}
+}
