@@ -57,6 +57,8 @@ func (s sealedSecret) object() (provider.Object, error) {
 	return provider.Object{Public: public, Private: s.Private}, nil
 }
 
+func (a *anchor) version() int { return a.Version }
+
 func parseAnchor(text []byte) (*anchor, error) {
 	a := new(anchor)
 	if err := decodeStrict(text, a); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -15,9 +16,17 @@ import (
 // formatVersion is the version of token.json and of sidecars that this package writes.
 const formatVersion = 1
 
+// versioned is what a versioned JSON file is read into.
+type versioned interface{ version() int }
+
 // decodeStrict reads a versioned JSON file into v. ErrNewer for a version after ours; everything else that is not exactly
 // the format is ErrCorrupt.
-func decodeStrict(text []byte, v any) error {
+func decodeStrict(text []byte, v versioned) error {
+	err := decodeExactly(text, v)
+	if err == nil && v.version() == formatVersion {
+		return nil
+	}
+	// What is not our format may be a later one's.
 	var head struct {
 		Version int `json:"version"`
 	}
@@ -30,13 +39,18 @@ func decodeStrict(text []byte, v any) error {
 	if head.Version != formatVersion {
 		return fmt.Errorf("%w: there is no version %d", ErrCorrupt, head.Version)
 	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+}
+
+// decodeExactly reads one JSON object that has nothing more than v.
+func decodeExactly(text []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return fmt.Errorf("%w: something follows the JSON object", ErrCorrupt)
+		return errors.New("something follows the JSON object")
 	}
 	return nil
 }

@@ -56,6 +56,8 @@ type sidecar struct {
 	Secret  *secretPart   `json:"secret,omitempty"` // of a secret; the PEM has the key that opens it
 }
 
+func (s *sidecar) version() int { return s.Version }
+
 func parseSidecar(text []byte) (sidecar, error) {
 	var s sidecar
 	if err := decodeStrict(text, &s); err != nil {

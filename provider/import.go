@@ -82,7 +82,7 @@ func (tmpl Template) importedArea(public crypto.PublicKey) (tpm2.TPMTPublic, err
 		if bits%1024 != 0 || bits < 2048 || bits > 4096 {
 			return none, fmt.Errorf("%w: an RSA key of %d bits: there are 2048, 3072 and 4096", ErrUnsupported, bits)
 		}
-		area, err := tmpl.keyArea(tpm2.TPMAlgRSA, rsaParameters(tpm2.TPMKeyBits(bits)))
+		area, err := tmpl.keyArea(tpm2.TPMAlgRSA, rsaParameters(tpm2.TPMKeyBits(bits), 0))
 		if err != nil {
 			return none, err
 		}

@@ -28,6 +28,9 @@ type Public struct {
 
 // ParsePublic reads a marshalled TPMT_PUBLIC (no size before it); it refuses trailing bytes.
 func ParsePublic(b []byte) (Public, error) {
+	if area, plain := readPlain(b); plain {
+		return publicOf(area, bytes.Clone(b))
+	}
 	area, err := Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
 		return Public{}, fmt.Errorf("public area: %w", err)

@@ -48,11 +48,11 @@ func ParseKeyType(s string) (KeyType, error) {
 func (k KeyType) parameters() (tpm2.TPMIAlgPublic, tpm2.TPMUPublicParms, error) {
 	switch k {
 	case RSA2048:
-		return tpm2.TPMAlgRSA, rsaParameters(2048), nil
+		return tpm2.TPMAlgRSA, rsaParameters(2048, 0), nil
 	case RSA3072:
-		return tpm2.TPMAlgRSA, rsaParameters(3072), nil
+		return tpm2.TPMAlgRSA, rsaParameters(3072, 0), nil
 	case RSA4096:
-		return tpm2.TPMAlgRSA, rsaParameters(4096), nil
+		return tpm2.TPMAlgRSA, rsaParameters(4096, 0), nil
 	case P256:
 		return tpm2.TPMAlgECC, eccParameters(tpm2.TPMECCNistP256), nil
 	case P384:
@@ -63,11 +63,13 @@ func (k KeyType) parameters() (tpm2.TPMIAlgPublic, tpm2.TPMUPublicParms, error) 
 	return 0, tpm2.TPMUPublicParms{}, fmt.Errorf("%w: key type %q", ErrUnsupported, string(k))
 }
 
-func rsaParameters(bits tpm2.TPMKeyBits) tpm2.TPMUPublicParms {
+// rsaParameters are an RSA key's. Exponent 0 is the default one, 65537.
+func rsaParameters(bits tpm2.TPMKeyBits, exponent uint32) tpm2.TPMUPublicParms {
 	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{
 		Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
 		Scheme:    tpm2.TPMTRSAScheme{Scheme: tpm2.TPMAlgNull},
 		KeyBits:   bits,
+		Exponent:  exponent,
 	})
 }
 
