@@ -42,7 +42,7 @@ extern void tpm2p11Settings(char *module, void **settings, size_t *length);
 extern void tpm2p11Hold(int helped);
 extern void tpm2p11Resume(void);
 
-/* Takes the settings apart: socket, helper, "stderr" or nothing, and the helper's environment, each ended by a NUL. */
+/* Takes the settings apart: socket, helper, log, and the helper's environment, each ended by a NUL. */
 static struct settings *parse_settings(char *text, size_t length)
 {
 	struct settings *parsed = calloc(1, sizeof *parsed);
@@ -65,7 +65,7 @@ static struct settings *parse_settings(char *text, size_t length)
 			parsed->environment[variables++] = at;
 	parsed->socket = fields[0];
 	parsed->helper = fields[1];
-	parsed->keep_stderr = fields[2][0] != '\0';
+	parsed->log = fields[2];
 	return parsed;
 }
 

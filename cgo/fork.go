@@ -50,7 +50,7 @@ func tpm2p11Hold(withHelper C.int) {
 //export tpm2p11Resume
 func tpm2p11Resume() { resume() }
 
-// tpm2p11Settings gives what C needs of the configuration: socket, helper, "stderr" if the log goes there, and the helper's
+// tpm2p11Settings gives what C needs of the configuration: socket, helper, log, and the helper's
 // environment, each ended by a NUL. A configuration that cannot be read gives its defaults: C_Initialize tells what is wrong with it.
 //
 //export tpm2p11Settings
@@ -64,11 +64,7 @@ func tpm2p11Settings(modulePath *C.char, settings *unsafe.Pointer, length *C.siz
 	if err != nil {
 		noHelper.Store(&err)
 	}
-	stderr := ""
-	if c.Log == "stderr" {
-		stderr = "stderr"
-	}
-	fields := append([]string{c.Socket, helper, stderr}, config.Environment()...)
+	fields := append([]string{c.Socket, helper, c.Log}, config.Environment()...)
 	*settings, *length = toC([]byte(strings.Join(fields, "\x00") + "\x00"))
 }
 

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "rights.h"
 #include "stream.h"
 
 #define HELPER_FD 3          /* of the socket in the helper */
@@ -23,6 +24,10 @@
 /* This side of the socket through which connections are passed. The lock is held to use or change it, and over a fork. */
 static struct descriptor control = NO_DESCRIPTOR;
 static pthread_mutex_t control_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The rights that the helper was started with, by this process or by one that it was forked from. */
+static struct rights rights;
+static bool started, inherited;
 
 /* What a process that becomes the helper needs. */
 struct start {
@@ -64,7 +69,7 @@ static int become_helper(void *argument)
 		dup2(start->socket, HELPER_FD);
 	null = open("/dev/null", O_RDWR);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
-		if (fd == STDERR_FILENO && start->settings->keep_stderr)
+		if (fd == STDERR_FILENO && strcmp(start->settings->log, "stderr") == 0)
 			continue;
 		if (null < 0)
 			close(fd);
@@ -114,22 +119,32 @@ static bool run_helper(const struct settings *settings, int socket)
 	return first > 0 && !start.failed;
 }
 
-/* Starts a helper; the lock is held. */
-static bool start_helper(const struct settings *settings)
+/* Starts a helper; the lock is held. NULL, or why it cannot be. */
+static const char *start_helper(const struct settings *settings)
 {
 	struct descriptor theirs;
+	struct rights own;
 	int pair[2];
-	bool started;
+	bool runs;
 
-	if (settings->helper[0] == '\0' || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-		return false;
+	rights_now(&own);
+	if (inherited && started && !rights_equal(&own, &rights))
+		return "the helper was killed, and this process may not start one with the rights that it had: reload the server";
+	if (settings->helper[0] == '\0')
+		return "there is no helper, and no command to start one: set helper in the configuration";
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+		return "there is no helper, and no socket to start one";
 	control = descriptor_take(pair[0]);
 	theirs = descriptor_take(pair[1]);
-	started = control.fd >= 0 && theirs.fd >= 0 && run_helper(settings, theirs.fd);
+	runs = control.fd >= 0 && theirs.fd >= 0 && run_helper(settings, theirs.fd);
 	descriptor_close(&theirs);
-	if (!started)
+	if (!runs) {
 		descriptor_close(&control);
-	return started;
+		return "there is no helper, and this process cannot start one";
+	}
+	rights = own;
+	started = true;
+	return NULL;
 }
 
 /* Whether there is a helper at the other end; the lock is held. */
@@ -140,10 +155,10 @@ static bool alive(void)
 	return descriptor_holds(&control) && poll(&socket, 1, 0) >= 0 && (socket.revents & (POLLHUP | POLLERR | POLLNVAL)) == 0;
 }
 
-static bool ensure(const struct settings *settings)
+static const char *ensure(const struct settings *settings)
 {
 	if (alive())
-		return true;
+		return NULL;
 	descriptor_close(&control);
 	return start_helper(settings);
 }
@@ -168,18 +183,19 @@ static bool pass(int connection)
 	return sent == (ssize_t)sizeof greeting;
 }
 
-enum dialled helper_dial(const struct settings *settings, struct descriptor *connection)
+enum dialled helper_dial(const struct settings *settings, struct descriptor *connection, const char **why)
 {
 	enum dialled result = DIAL_AGAIN;
 	struct descriptor theirs;
 	int pair[2];
 
+	*why = NULL;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
 		return DIAL_AGAIN;
 	*connection = descriptor_take(pair[0]);
 	theirs = descriptor_take(pair[1]);
 	pthread_mutex_lock(&control_lock);
-	if (!ensure(settings))
+	if ((*why = ensure(settings)) != NULL)
 		result = DIAL_NEVER;
 	else if (connection->fd >= 0 && theirs.fd >= 0 && pass(theirs.fd))
 		result = DIALLED;
@@ -212,4 +228,5 @@ void helper_after_fork_in_parent(void)
 void helper_after_fork_in_child(void)
 {
 	control_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	inherited = true;
 }

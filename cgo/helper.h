@@ -8,8 +8,9 @@
 
 enum dialled { DIALLED, DIAL_AGAIN, DIAL_NEVER };
 
-/* A new connection to the helper, which is started if there is none. DIAL_NEVER if that is impossible. */
-enum dialled helper_dial(const struct settings *settings, struct descriptor *connection);
+/* A new connection to the helper, which is started if there is none. DIAL_NEVER if that is impossible, and why: a forked process starts
+   none with other rights than the one had that it would replace. */
+enum dialled helper_dial(const struct settings *settings, struct descriptor *connection, const char **why);
 
 /* Lets go of the helper. */
 void helper_release(void);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 
 #include "helper.h"
 #include "messages_gen.h"
+#include "notice.h"
 #include "replay.h"
 #include "stream.h"
 
@@ -40,6 +42,7 @@ static uint64_t connection; /* counts them */
 /* Counts the vain tries, and what came of the last: whoever waited meanwhile need not try again. */
 static atomic_uint failed;
 static CK_RV failed_with;
+static bool noticed; /* that nobody answers, in the log */
 
 static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 {
@@ -65,9 +68,12 @@ static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 	return DIAL_AGAIN;
 }
 
-static enum dialled dial(struct descriptor *socket_)
+static enum dialled dial(struct descriptor *socket_, const char **why)
 {
-	return settings->socket[0] != '\0' ? dial_socket(settings->socket, socket_) : helper_dial(settings, socket_);
+	if (settings->socket[0] == '\0')
+		return helper_dial(settings, socket_, why);
+	*why = "the server's socket cannot be reached";
+	return dial_socket(settings->socket, socket_);
 }
 
 /* The return value at the beginning of a response, which is wiped and freed. */
@@ -122,13 +128,13 @@ static void leave_current(void)
 }
 
 /* One try to make a connection. False if another one can help. */
-static bool connect_once(long deadline, CK_RV *rv)
+static bool connect_once(long deadline, CK_RV *rv, const char **why)
 {
 	struct descriptor socket_ = NO_DESCRIPTOR;
 	struct stream *s;
 
 	*rv = CKR_DEVICE_REMOVED;
-	switch (dial(&socket_)) {
+	switch (dial(&socket_, why)) {
 	case DIALLED:
 		break;
 	case DIAL_AGAIN:
@@ -137,6 +143,7 @@ static bool connect_once(long deadline, CK_RV *rv)
 		return true;
 	}
 	current_socket = socket_;
+	*why = "whoever serves it does not answer";
 	s = stream_open(socket_);
 	if (s == NULL) {
 		*rv = CKR_HOST_MEMORY;
@@ -149,8 +156,10 @@ static bool connect_once(long deadline, CK_RV *rv)
 			connection++;
 			return true;
 		}
+		*why = *rv == CKR_FUNCTION_REJECTED ? "the server lets this user use none: its log says why" : "whoever serves it refused: its log says why";
 		break;
 	case STREAM_FOREIGN:
+		*why = "whoever serves it is of another release of the module: restart the program";
 		*rv = CKR_FUNCTION_FAILED;
 		break;
 	case STREAM_MEMORY:
@@ -166,15 +175,25 @@ static bool connect_once(long deadline, CK_RV *rv)
 	return true;
 }
 
+/* Says in the log why there are no keys. */
+static void tell_why(const char *why)
+{
+	char text[256];
+
+	snprintf(text, sizeof text, "this process has no keys: %s", why != NULL ? why : "no connection can be made");
+	notice(settings, text);
+}
+
 /* Makes a connection, within milliseconds; the lock is held. */
 static CK_RV connect_anew(long patience)
 {
 	struct timespec pause = {0, FIRST_PAUSE};
 	const long deadline = stream_now() + patience;
+	const char *why = NULL;
 	CK_RV rv;
 
 	leave_current();
-	for (int tries = 1; !connect_once(deadline, &rv) && tries < TRIES && stream_now() < deadline; tries++) {
+	for (int tries = 1; !connect_once(deadline, &rv, &why) && tries < TRIES && stream_now() < deadline; tries++) {
 		nanosleep(&pause, NULL);
 		pause.tv_nsec = 2 * pause.tv_nsec < LONGEST_PAUSE ? 2 * pause.tv_nsec : LONGEST_PAUSE;
 	}
@@ -182,6 +201,9 @@ static CK_RV connect_anew(long patience)
 		failed_with = rv;
 		atomic_fetch_add(&failed, 1);
 	}
+	if (rv != CKR_OK && !noticed)
+		tell_why(why);
+	noticed = rv != CKR_OK;
 	return rv;
 }
 
@@ -384,6 +406,7 @@ void remote_after_fork_in_child(void)
 	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	settings = NULL;
 	current = NULL;
+	noticed = false;
 	descriptor_close(&current_socket);
 	replay_abandon();
 }

@@ -2,12 +2,10 @@
 #ifndef SETTINGS_H
 #define SETTINGS_H
 
-#include <stdbool.h>
-
 struct settings {
 	const char *socket; /* of a running server, "" for none */
 	const char *helper; /* the command that serves forked children, "" for none */
-	bool keep_stderr;   /* the log goes there */
+	const char *log;    /* where it goes, as the configuration says: "syslog", "stderr", "file:" and a path, "off" */
 	char **environment; /* the helper's */
 };
 

@@ -54,6 +54,11 @@ func (m *machine) helpers() []helper {
 func (m *machine) killHelpers(all bool) int {
 	m.t.Helper()
 	n := 0
+	if all {
+		for _, h := range m.helpers() {
+			_ = syscall.Kill(h.pid, syscall.SIGSTOP) // or one would replace the other meanwhile
+		}
+	}
 	for _, h := range m.helpers() {
 		if (all || h.serving) && syscall.Kill(h.pid, syscall.SIGKILL) == nil {
 			n++
@@ -238,6 +243,33 @@ func TestForkedChildrenOutliveTheirHelper(t *testing.T) {
 			t.Errorf("%s: there was no helper", event)
 		}
 	})
+}
+
+// Where all of the helper is killed, a worker that has given up its rights starts none: it fails at once, and says so once. The next fork
+// of its master brings the keys back.
+func TestForkedChildrenStartNoLesserHelper(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.show(m.dir)
+	m.write("tpm2-p11.conf", fmt.Sprintf("tpm = %q\nstore = %q\nlog = \"file:%s\"\n", m.tpm.Address(), m.path("store"), m.path("log")))
+	m.write("log", "")
+	if err := os.Chmod(m.path("log"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	oneKey(m)
+	m.forkedHost("helper lost", func(event string) {
+		switch event {
+		case "kill everything":
+			m.killHelpers(true)
+		case "helpers?":
+			if all := m.helpers(); len(all) != 0 {
+				t.Errorf("%d processes help", len(all))
+			}
+		}
+	})
+	if log := string(m.read("log")); strings.Count(log, "has no keys") != 1 || !strings.Contains(log, "may not start one with the rights that it had: reload the server") {
+		t.Errorf("the log:\n%s", log)
+	}
 }
 
 // A helper that stops is as good as dead: its other process replaces it, and calls go on. Where both stop, calls fail in time, and

@@ -70,14 +70,15 @@ func start(control *os.File, command *exec.Cmd) (*Partner, error) {
 // outlive returns when the partner is gone, and why. One that hangs is killed.
 func (p *Partner) outlive() (reason string) {
 	defer p.link.Close()
-	if p.hangs() {
+	hung := p.hangs()
+	if reason = "it ended"; hung {
 		reason = "it hung and was killed"
 	}
 	if p.process != nil {
 		_ = p.process.Kill() // also where only its link ended
 	}
 	if p.child != nil {
-		if err := p.child.Wait(); err != nil && reason == "" {
+		if err := p.child.Wait(); err != nil && !hung {
 			reason = err.Error()
 		}
 	}

@@ -175,6 +175,11 @@ static void worker_that_closes_everything(void)
 	sign_for(session, private, public, 2);
 }
 
+static void become_nobody(void)
+{
+	CHECK(setgroups(0, NULL) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+}
+
 static const char *jail;
 
 /* As haproxy's workers are: without rights, files, processes. */
@@ -183,7 +188,7 @@ static void confined(void)
 	const struct rlimit none = {0, 0};
 
 	CHECK(chroot(jail) == 0 && chdir("/") == 0);
-	CHECK(setgroups(0, NULL) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+	become_nobody();
 	CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
 	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
 	work();
@@ -273,6 +278,39 @@ static void tell(const char *line)
 
 	CHECK(write(STDOUT_FILENO, line, strlen(line)) == (ssize_t)strlen(line));
 	CHECK(read(STDIN_FILENO, &answer, 1) == 1);
+}
+
+/* A worker that has given up its rights starts no helper in the stead of the one that had them. */
+static void lose_the_helper(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private;
+
+	become_nobody();
+	use_keys(1);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	tell("kill everything\n");
+	alarm(CALL_PATIENCE);
+	for (int i = 0; i < 1000; i++)
+		CHECK_RV(p11->C_SignInit(session, &ecdsa, private), CKR_DEVICE_REMOVED);
+	CHECK_RV(p11->C_Finalize(NULL), CKR_OK);
+	for (int i = 0; i < 1000; i++)
+		CHECK_RV(p11->C_Initialize(NULL), CKR_FUNCTION_FAILED);
+	tell("helpers?\n");
+}
+
+static void nobodys_work(void)
+{
+	become_nobody();
+	work();
+}
+
+/* Its master starts one when it forks anew. */
+static void recover_by_a_fork(void)
+{
+	await(start(lose_the_helper));
+	await_all(nobodys_work, 4);
 }
 
 /* The helper dies between a C_SignInit and its C_Sign, in the midst of a search, and while many sign. */
@@ -430,6 +468,8 @@ static void serve(void)
 		await(start(only_uses_keys));
 	else if (is("helper dies"))
 		await(start(outlive_the_helper));
+	else if (is("helper lost"))
+		recover_by_a_fork();
 	else if (is("helper stops"))
 		await(start(outlive_a_stop));
 	else if (is("helpers die"))
