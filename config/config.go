@@ -38,15 +38,16 @@ const MaxTokenLabel = 32
 
 // Token is one store on one TPM: one token, one slot.
 type Token struct {
-	Label         string        // what `key ensure` names a store that it makes; "" if none is given without [[token]]
-	TPM           string        // address as provider/transport.Parse reads it, "" for the first device
-	TPMLine       int           // where the address is, 0 for the default
-	Store         string        // absolute path
-	OwnerAuthFile string        // absolute path, "" for an empty owner auth
-	Policy        policy.Policy // of keys and sealed data that are made without another; zero for none
-	Approved      []string      // absolute paths of files and folders with approved policies, beside the store's own
-	Keys          []Key         // declared keys
-	Line          int           // where it is declared, 0 without [[token]]
+	Label               string        // what `key ensure` names a store that it makes; "" if none is given without [[token]]
+	TPM                 string        // address as provider/transport.Parse reads it, "" for the first device
+	TPMLine             int           // where the address is, 0 for the default
+	Store               string        // absolute path
+	OwnerAuthFile       string        // absolute path, "" for an empty owner auth
+	EndorsementAuthFile string        // the same of the endorsement hierarchy
+	Policy              policy.Policy // of keys and sealed data that are made without another; zero for none
+	Approved            []string      // absolute paths of files and folders with approved policies, beside the store's own
+	Keys                []Key         // declared keys
+	Line                int           // where it is declared, 0 without [[token]]
 }
 
 // Key is a declared key ([[key]]).

@@ -25,8 +25,12 @@ func (t Token) clash(other Token) (line int, err error) {
 	if t.TPM != other.TPM {
 		return 0, nil
 	}
-	if t.OwnerAuthFile != "" && other.OwnerAuthFile != "" && t.OwnerAuthFile != other.OwnerAuthFile {
-		return t.Line, fmt.Errorf("token %q has another owner_auth_file than token %q, and a TPM has one owner authorisation", t.Label, other.Label)
+	for _, auth := range []struct{ name, mine, others string }{
+		{"owner", t.OwnerAuthFile, other.OwnerAuthFile}, {"endorsement", t.EndorsementAuthFile, other.EndorsementAuthFile},
+	} {
+		if auth.mine != "" && auth.others != "" && auth.mine != auth.others {
+			return t.Line, fmt.Errorf("token %q has another %s_auth_file than token %q, and a TPM has one %[2]s authorisation", t.Label, auth.name, other.Label)
+		}
 	}
 	for _, k := range t.Keys {
 		for _, taken := range other.Keys {

@@ -76,8 +76,9 @@ func TestOverrideRefuses(t *testing.T) {
 	}
 	const key = "[[token.key]]\nlabel = \"k\"\nhandle = 0x81000100\n"
 	for text, want := range map[string]string{
-		token("a", "owner_auth_file = \"/x\"") + token("b", "owner_auth_file = \"/y\""): "x.conf:6: token \"b\" has another owner_auth_file",
-		token("a", key) + token("b", key):                                               "x.conf:13: key \"k\" has the handle 0x81000100",
+		token("a", "owner_auth_file = \"/x\"") + token("b", "owner_auth_file = \"/y\""):             "x.conf:6: token \"b\" has another owner_auth_file",
+		token("a", "endorsement_auth_file = \"/x\"") + token("b", "endorsement_auth_file = \"/y\""): "and a TPM has one endorsement authorisation",
+		token("a", key) + token("b", key): "x.conf:13: key \"k\" has the handle 0x81000100",
 	} {
 		var where *Error
 		_, err := parse(text).With(Override{TPM: "swtpm:path=/s"})

@@ -63,24 +63,25 @@ func notUTF8(text []byte) int {
 func readConfig(t table, c *Config) error {
 	single, several := c.Tokens[0], []Token{}
 	err := t.read(fields{
-		"log":               func(v value) error { return v.log(&c.Log) },
-		"log_level":         func(v value) error { return v.logLevel(&c.Debug) },
-		"verify_signatures": func(v value) error { return v.oneOf(&c.Verify, "rsa", "all", "none") },
-		"helper":            func(v value) error { return v.path(&c.Helper) },
-		"forked":            func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
-		"socket":            func(v value) error { return v.path(&c.Socket) },
-		"legacy":            func(v value) error { return v.texts(&c.Legacy, LegacyUses()...) },
-		"serve":             func(v value) error { return readLimits(v, &c.Limits) },
-		"access":            func(v value) error { return readAccess(v, &c.Access) },
-		"kms":               func(v value) error { return readKMS(v, &c.KMS) },
-		"tpm":               func(v value) error { return v.address(&single) },
-		"label":             func(v value) error { return v.tokenLabel(&single.Label) },
-		"store":             func(v value) error { return v.path(&single.Store) },
-		"owner_auth_file":   func(v value) error { return v.path(&single.OwnerAuthFile) },
-		"key":               func(v value) error { return readKeys(v, "key", &single) },
-		"policy":            func(v value) error { return v.policy(&single.Policy) },
-		"approved":          func(v value) error { return v.paths(&single.Approved) },
-		"token":             func(v value) error { return readTokens(v, &several) },
+		"log":                   func(v value) error { return v.log(&c.Log) },
+		"log_level":             func(v value) error { return v.logLevel(&c.Debug) },
+		"verify_signatures":     func(v value) error { return v.oneOf(&c.Verify, "rsa", "all", "none") },
+		"helper":                func(v value) error { return v.path(&c.Helper) },
+		"forked":                func(v value) error { return v.oneOf(&c.Forked, "use", "all") },
+		"socket":                func(v value) error { return v.path(&c.Socket) },
+		"legacy":                func(v value) error { return v.texts(&c.Legacy, LegacyUses()...) },
+		"serve":                 func(v value) error { return readLimits(v, &c.Limits) },
+		"access":                func(v value) error { return readAccess(v, &c.Access) },
+		"kms":                   func(v value) error { return readKMS(v, &c.KMS) },
+		"tpm":                   func(v value) error { return v.address(&single) },
+		"label":                 func(v value) error { return v.tokenLabel(&single.Label) },
+		"store":                 func(v value) error { return v.path(&single.Store) },
+		"owner_auth_file":       func(v value) error { return v.path(&single.OwnerAuthFile) },
+		"endorsement_auth_file": func(v value) error { return v.path(&single.EndorsementAuthFile) },
+		"key":                   func(v value) error { return readKeys(v, "key", &single) },
+		"policy":                func(v value) error { return v.policy(&single.Policy) },
+		"approved":              func(v value) error { return v.paths(&single.Approved) },
+		"token":                 func(v value) error { return readTokens(v, &several) },
 	})
 	if err != nil {
 		return err
@@ -89,7 +90,7 @@ func readConfig(t table, c *Config) error {
 		c.Tokens = []Token{single}
 		return nil
 	}
-	for _, name := range []string{"label", "tpm", "store", "owner_auth_file", "policy", "approved", "key"} {
+	for _, name := range []string{"label", "tpm", "store", "owner_auth_file", "endorsement_auth_file", "policy", "approved", "key"} {
 		if v, both := t.member(name); both {
 			return v.errorf("%q at the top level is for a single token, and there are [[token]] tables: put it into one of them", name)
 		}
@@ -106,13 +107,14 @@ func readTokens(v value, tokens *[]Token) error {
 	for _, t := range tables {
 		token := Token{Line: t.line(), Approved: defaultApproved()}
 		err := t.read(fields{
-			"label":           func(v value) error { return v.tokenLabel(&token.Label) },
-			"tpm":             func(v value) error { return v.address(&token) },
-			"store":           func(v value) error { return v.path(&token.Store) },
-			"owner_auth_file": func(v value) error { return v.path(&token.OwnerAuthFile) },
-			"key":             func(v value) error { return readKeys(v, "token.key", &token) },
-			"policy":          func(v value) error { return v.policy(&token.Policy) },
-			"approved":        func(v value) error { return v.paths(&token.Approved) },
+			"label":                 func(v value) error { return v.tokenLabel(&token.Label) },
+			"tpm":                   func(v value) error { return v.address(&token) },
+			"store":                 func(v value) error { return v.path(&token.Store) },
+			"owner_auth_file":       func(v value) error { return v.path(&token.OwnerAuthFile) },
+			"endorsement_auth_file": func(v value) error { return v.path(&token.EndorsementAuthFile) },
+			"key":                   func(v value) error { return readKeys(v, "token.key", &token) },
+			"policy":                func(v value) error { return v.policy(&token.Policy) },
+			"approved":              func(v value) error { return v.paths(&token.Approved) },
 		})
 		if err != nil {
 			return err

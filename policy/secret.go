@@ -19,9 +19,30 @@ func (s Secret) walk(p *planner) error {
 }
 
 func (s Secret) resolve(State, bool) (Node, error) { return s, nil }
-func (s Secret) check(State) error                 { return nil }
 func (s Secret) children() []Node                  { return nil }
 func (s Secret) text() string                      { return s.name() + " authorisation" }
+
+// check takes an authorisation that was given for the right one: the TPM will tell.
+func (s Secret) check(now State) error {
+	if now.Authorised == nil {
+		return nil
+	}
+	given, err := now.Authorised(s.Hierarchy)
+	if err != nil {
+		return fmt.Errorf("asking for the %s hierarchy's authorisation: %w", s.name(), err)
+	}
+	if !given {
+		return s.unmet("has an authorisation, and none was given")
+	}
+	return nil
+}
+
+// Wrong says that the authorisation that was given is not the hierarchy's.
+func (s Secret) Wrong() *UnsatisfiedError { return s.unmet("has another authorisation than was given") }
+
+func (s Secret) unmet(has string) *UnsatisfiedError {
+	return &UnsatisfiedError{Node: s, Wants: "its own", Has: fmt.Sprintf("the %s hierarchy %s", s.name(), has)}
+}
 
 func (s Secret) explain(w *explainer) {
 	w.line("the %s hierarchy's authorisation is given (one that is empty requires nothing)", s.name())

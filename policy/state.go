@@ -17,6 +17,8 @@ type State struct {
 	PCRs  Reader
 	Clock func() (ClockInfo, error)
 	NV    func(index tpm2.TPMHandle) (NVIndex, error)
+	// Authorised tells whether the authorisation of a hierarchy is at hand: it is empty, or was given.
+	Authorised func(hierarchy tpm2.TPMHandle) (bool, error)
 	// File reads a file that a policy names.
 	File func(path string) ([]byte, error)
 	// Approved are the policies that somebody approved, those that are to be tried first in front.

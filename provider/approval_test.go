@@ -322,27 +322,60 @@ func TestAPolicyOfTheOwner(t *testing.T) {
 		t.Errorf("an owner hierarchy without authorisation: %v", err)
 	}
 	b.hierarchyAuth(t, tpm2.TPMRHOwner, "owner's")
-	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); !errors.Is(err, provider.ErrHierarchyAuth) {
+	names := func(err error, has string) bool {
+		var unmet *policy.UnsatisfiedError
+		return errors.Is(err, provider.ErrPolicy) && errors.Is(err, provider.ErrHierarchyAuth) && errors.As(err, &unmet) &&
+			is[policy.Secret](unmet.Node) && strings.Contains(err.Error(), has)
+	}
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: p, Label: "web"}); !names(err, `policy "web": the owner hierarchy has an authorisation, and none was given`) {
 		t.Errorf("without the owner's authorisation: %v", err)
 	}
+	// A branch that asks for it is not taken without it.
+	either := policy.Policy{Root: policy.Any{p.Root, policy.PIN{}}}
+	if err := b.trySign(t.Context(), b.boundKey(t, either, "12345678"), provider.Auth{Policy: either, Value: pin("12345678")}); err != nil {
+		t.Errorf("by the other branch: %v", err)
+	}
+	if err := p.Check(b.PolicyState(t.Context())); err == nil || !strings.Contains(err.Error(), "none was given") {
+		t.Errorf("Check: %v", err)
+	}
 	b.Release()
-	owner, wire := b.client(t, provider.WithOwnerAuth(pin("owner's")))
+	stranger, _ := b.client(t, provider.WithOwnerAuth(pin("another's")))
+	stranger.UseSRK(b.srk)
+	_, err := stranger.Sign(t.Context(), key, provider.Auth{Policy: p}, provider.ECDSA, crypto.SHA256, make([]byte, 32))
+	if !names(err, "the owner hierarchy has another authorisation than was given") {
+		t.Errorf("with another authorisation: %v", err)
+	}
+	stranger.Release()
+	owner, wire := b.client(t, provider.WithOwnerAuth(pin("owner's")), provider.WithEndorsementAuth(pin("privacy's")))
 	owner.UseSRK(b.srk)
-	if _, err := owner.Sign(t.Context(), key, provider.Auth{Policy: p}, provider.ECDSA, crypto.SHA256, make([]byte, 32)); err != nil {
-		t.Errorf("with the owner's authorisation: %v", err)
+	signs := func(as string, key provider.Object, p policy.Policy) {
+		t.Helper()
+		if _, err := owner.Sign(t.Context(), key, provider.Auth{Policy: p}, provider.ECDSA, crypto.SHA256, make([]byte, 32)); err != nil {
+			t.Errorf("with the %s authorisation: %v", as, err)
+		}
 	}
-	if wire.Saw([]byte("owner's")) {
-		t.Error("the owner's authorisation went over the wire")
-	}
+	signs("owner's", key, p)
 	owner.Release()
 	endorsement := policy.Policy{Root: policy.Secret{Hierarchy: tpm2.TPMRHEndorsement}}
-	if err := b.trySign(t.Context(), b.boundKey(t, endorsement, ""), provider.Auth{Policy: endorsement}); err != nil {
+	key = b.boundKey(t, endorsement, "")
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: endorsement}); err != nil {
 		t.Errorf("an endorsement hierarchy without authorisation: %v", err)
 	}
 	b.hierarchyAuth(t, tpm2.TPMRHEndorsement, "privacy's")
-	if err := b.trySign(t.Context(), b.boundKey(t, endorsement, ""), provider.Auth{Policy: endorsement}); !errors.Is(err, provider.ErrHierarchyAuth) {
+	if err := b.trySign(t.Context(), key, provider.Auth{Policy: endorsement}); !names(err, "the endorsement hierarchy has an authorisation, and none was given") {
 		t.Errorf("one with authorisation: %v", err)
 	}
+	b.Release()
+	signs("endorsement's", key, endorsement)
+	if _, err := owner.EndorsementKey(t.Context(), provider.P256); err != nil {
+		t.Errorf("the endorsement key: %v", err)
+	}
+	for _, secret := range []string{"owner's", "privacy's"} {
+		if wire.Saw([]byte(secret)) {
+			t.Errorf("%q went over the wire", secret)
+		}
+	}
+	owner.Release()
 }
 
 // A branch is chosen by what the TPM says, and without a PIN one that asks for none.

@@ -24,7 +24,7 @@ func (c *connection) asHierarchy(ctx context.Context, h Handle, auth *secret.Byt
 	var err error
 	switch {
 	case len(value) == 0:
-	case h != tpm2.TPMRHOwner || c.srk != nil || c.pinned != nil && c.pinned.Handle != 0:
+	case h == tpm2.TPMRHLockout || c.srk != nil || c.pinned != nil && c.pinned.Handle != 0:
 		a.session, err = c.hmacSession(ctx)
 	default:
 		a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, crypto.SHA256, nil)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
@@ -24,12 +25,13 @@ const (
 
 // link is the way to a TPM, which all who share it take one after another.
 type link struct {
-	dialer    transport.Dialer
-	log       *slog.Logger
-	ownerAuth *secret.Bytes
-	verify    Verify
-	observe   func(command string, code uint32, took time.Duration) // nil unless WithObserver gave one
-	direct    transport.Dialer                                      // nil unless WithDirect gave one
+	dialer  transport.Dialer
+	log     *slog.Logger
+	verify  Verify
+	observe func(command string, code uint32, took time.Duration) // nil unless WithObserver gave one
+	direct  transport.Dialer                                      // nil unless WithDirect gave one
+
+	ownerAuth, endorsementAuth *secret.Bytes
 
 	closed   atomic.Bool
 	hidesNSM atomic.Bool // the resource manager was seen to refuse NitroTPM's command
@@ -44,6 +46,17 @@ type link struct {
 	pid     int         // of the process that made conn and orphans
 	tickets tickets
 	evicted map[Handle]bool // at which nothing was found where an object should be, and the log says so
+}
+
+// given is the auth value of a hierarchy that policies and primary keys take, nil for none.
+func (l *link) given(hierarchy Handle) *secret.Bytes {
+	switch hierarchy {
+	case tpm2.TPMRHOwner:
+		return l.ownerAuth
+	case tpm2.TPMRHEndorsement:
+		return l.endorsementAuth
+	}
+	return nil
 }
 
 // String is the TPM's address.

@@ -47,7 +47,7 @@ func (t *TPM) NSMRequest(ctx context.Context, request []byte, complete func(answ
 		t.hidesNSM.Store(true)
 		t.log.Debug("the resource manager refuses the command", "tpm", t.String(), "next", direct.String(), "error", err)
 	}
-	d := New(direct, WithLogger(t.log), WithOwnerAuth(t.ownerAuth))
+	d := New(direct, WithLogger(t.log), WithOwnerAuth(t.ownerAuth), WithEndorsementAuth(t.endorsementAuth))
 	defer d.Close()
 	answer, err := d.nsmRequest(ctx, request, complete)
 	if isCode(err, tpm2.TPMRCCommandCode) {

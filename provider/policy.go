@@ -177,6 +177,10 @@ func (c *connection) policyStep(ctx context.Context, s *session, step policy.Ste
 // moved since, or the TPM does not take an approval.
 func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step policy.Step, said error) error {
 	authorize, approval := step.(policy.AuthorizeStep)
+	var hierarchy *HierarchyError
+	if _, secret := step.(policy.SecretStep); secret && errors.As(said, &hierarchy) {
+		return c.explainSecret(ctx, u, step, hierarchy)
+	}
 	refused := isCode(said, tpm2.TPMRCValue) || isCode(said, tpm2.TPMRCPolicyFail) || isCode(said, tpm2.TPMRCPolicy) ||
 		errors.Is(said, errOtherIndex) || approval && codeOf(said) != 0
 	if !refused || isStale(said) || errors.Is(said, ErrNoMemory) {
@@ -197,6 +201,16 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 		return brokenApproval{said}
 	}
 	return fmt.Errorf("%w: %w", ErrPolicy, said)
+}
+
+// explainSecret says of a hierarchy that did not take an auth value whether none was given, or another one.
+func (c *connection) explainSecret(ctx context.Context, u *policyUse, step policy.Step, said *HierarchyError) error {
+	node := policy.Secret(step.(policy.SecretStep))
+	err := policy.Policy{Root: node}.Check(c.policyState(ctx, u))
+	if err == nil {
+		err = node.Wrong()
+	}
+	return fmt.Errorf("%w (%w)", u.refused(err), said)
 }
 
 // brokenApproval: the TPM did not take an approved policy.

@@ -32,11 +32,31 @@ func (t *TPM) PolicyState(ctx context.Context) policy.State {
 			})
 			return x, err
 		},
+		Authorised: func(hierarchy Handle) (at bool, err error) {
+			err = t.do(ctx, func(ctx context.Context, c *connection) (err error) {
+				at, err = c.authorised(ctx, hierarchy)
+				return err
+			})
+			return at, err
+		},
 	}
 }
 
 // pcrValues are PCRs' values by bank.
 type pcrValues map[tpm2.TPMIAlgHash]map[uint][]byte
+
+// authorised tells whether a hierarchy has no auth value, or one was given: not whether it is the right one.
+func (c *connection) authorised(ctx context.Context, hierarchy Handle) (bool, error) {
+	if len(authValue(c.tpm.given(hierarchy))) > 0 {
+		return true, nil
+	}
+	have := make(map[tpm2.TPMPT]uint32)
+	if err := c.properties(ctx, tpm2.TPMPTPermanent, have); err != nil {
+		return false, err
+	}
+	set := map[Handle]uint32{tpm2.TPMRHOwner: permanentOwnerAuthSet, tpm2.TPMRHEndorsement: permanentEndorsementAuthSet}[hierarchy]
+	return have[tpm2.TPMPTPermanent]&set == 0, nil
+}
 
 // policyState is PolicyState within a use of an object. What is asked twice is read once, and of PCRs all in a bank that the
 // policy and the approved ones name, unless the use knows them already.
@@ -69,6 +89,7 @@ func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State
 			}
 			return x, err
 		},
+		Authorised: func(hierarchy Handle) (bool, error) { return c.authorised(ctx, hierarchy) },
 	}
 }
 

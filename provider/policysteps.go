@@ -55,11 +55,7 @@ func (c *connection) withPolicyIndex(ctx context.Context, h Handle, name []byte,
 
 // policySecret is TPM2_PolicySecret (Part 3, section 23.4) without nonce, expiration or policyRef.
 func (c *connection) policySecret(ctx context.Context, s *session, step policy.SecretStep) error {
-	auth := c.tpm.ownerAuth
-	if step.Hierarchy != tpm2.TPMRHOwner {
-		auth = nil
-	}
-	return c.asHierarchy(ctx, step.Hierarchy, auth, func(auth authorization) error {
+	return c.asHierarchy(ctx, step.Hierarchy, c.tpm.given(step.Hierarchy), func(auth authorization) error {
 		p := put2B(nil, nil) // nonceTPM
 		p = put2B(p, nil)    // cpHashA
 		p = put2B(p, nil)    // policyRef

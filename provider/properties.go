@@ -22,9 +22,10 @@ type Properties struct {
 
 // Bits of TPMA_PERMANENT (TPM 2.0 Part 2, section 8.6).
 const (
-	permanentOwnerAuthSet   = 1 << 0
-	permanentLockoutAuthSet = 1 << 2
-	permanentInLockout      = 1 << 9
+	permanentOwnerAuthSet       = 1 << 0
+	permanentEndorsementAuthSet = 1 << 1
+	permanentLockoutAuthSet     = 1 << 2
+	permanentInLockout          = 1 << 9
 )
 
 // Properties reads them.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 )
 
 // SRK is the storage root key that wraps our keys and salts our sessions. Without Handle it is not
@@ -217,12 +216,8 @@ func (c *connection) withPrimary(ctx context.Context, f func(*loadedKey) error) 
 
 // withPrimaryOf makes a primary key of a hierarchy as a transient object, calls f and flushes it.
 func (c *connection) withPrimaryOf(ctx context.Context, what string, hierarchy Handle, template tpm2.TPMTPublic, f func(*loadedKey) error) error {
-	var authValue *secret.Bytes
-	if hierarchy == tpm2.TPMRHOwner {
-		authValue = c.tpm.ownerAuth
-	}
 	var primary *loadedKey
-	err := c.asHierarchy(ctx, hierarchy, authValue, func(auth authorization) (err error) {
+	err := c.asHierarchy(ctx, hierarchy, c.tpm.given(hierarchy), func(auth authorization) (err error) {
 		primary, err = c.createPrimary(ctx, hierarchy, auth, template)
 		return err
 	})

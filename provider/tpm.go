@@ -33,6 +33,11 @@ func WithLogger(l *slog.Logger) Option { return func(t *TPM) { t.log = l } }
 // WithOwnerAuth gives the owner hierarchy's auth value (empty by default). The TPM reads it as long as it lives.
 func WithOwnerAuth(auth *secret.Bytes) Option { return func(t *TPM) { t.ownerAuth = auth } }
 
+// WithEndorsementAuth gives the endorsement hierarchy's auth value (empty by default), as WithOwnerAuth does.
+func WithEndorsementAuth(auth *secret.Bytes) Option {
+	return func(t *TPM) { t.endorsementAuth = auth }
+}
+
 // WithObserver has each answer of the TPM told: the command by its name, the response code, and how long it took with all that was
 // sent again for it. It is called by one goroutine at a time and must not block.
 func WithObserver(observe func(command string, code uint32, took time.Duration)) Option {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/spf13/cobra"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/p11kit"
@@ -144,6 +145,8 @@ func meetPolicy(unmet *policy.UnsatisfiedError) string {
 		return fmt.Sprintf("`tpm2-p11 policy approve FILE --nv 0x%08x` approves a policy there", uint32(n.Index))
 	case policy.NV:
 		return fmt.Sprintf("`tpm2-p11 policy counter 0x%08x` shows a counter; a policy that was revoked stays so", uint32(n.Index))
+	case policy.Secret:
+		return hierarchyHint(map[tpm2.TPMHandle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHEndorsement: "endorsement"}[n.Hierarchy])
 	case policy.Command:
 		return "`tpm2-p11 key show` says what it may be used for"
 	}
@@ -182,8 +185,8 @@ func nextStepFor(err error) string {
 }
 
 func hierarchyHint(hierarchy string) string {
-	if hierarchy == "owner" {
-		return "set owner_auth_file in the configuration to a file with the right one"
+	if hierarchy == "owner" || hierarchy == "endorsement" {
+		return fmt.Sprintf("set %s_auth_file in the configuration to a file with the right one", hierarchy)
 	}
 	return fmt.Sprintf("the %s hierarchy was given an authorisation, by `tpm2_changeauth -c %s` or the like: it takes whoever knows it", hierarchy, hierarchy)
 }

@@ -3,6 +3,7 @@
 package tokens
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,15 +21,15 @@ type Set struct {
 	Tokens []*keystore.Token
 	Logger *slog.Logger
 
-	tpms       []*provider.TPM
-	ownerAuths []*secret.Bytes
+	tpms  []*provider.TPM
+	auths []*secret.Bytes // of hierarchies
 }
 
 // Open opens a configuration's tokens, in whatever state their stores are (keystore.Token.Check). Those with one TPM address share its queue and connection, and
 // each pins an SRK of its own (provider.TPM.Share).
 //
-// An owner_auth_file that this process may not read is passed over: only making and removing persistent keys needs it, and
-// that fails with provider.ErrHierarchyAuth then. More options are for every TPM.
+// An owner_auth_file or endorsement_auth_file that this process may not read is passed over: few uses need it, and
+// they fail with provider.ErrHierarchyAuth then. More options are for every TPM.
 func Open(c config.Config, more ...provider.Option) (*Set, error) {
 	s := &Set{Config: c, Logger: newLogger(c.Log, c.Debug)}
 	tpms := make(map[string]*provider.TPM)
@@ -65,17 +66,23 @@ func (s *Set) openTPM(address string, more []provider.Option) (*provider.TPM, er
 	}
 	options := []provider.Option{provider.WithLogger(s.Logger), provider.WithVerify(provider.Verify(s.Config.Verify))}
 	// Tokens of one TPM that name a file name the same one.
+	files := make(map[string]string)
 	for _, t := range s.Config.Tokens {
-		if t.TPM != address || t.OwnerAuthFile == "" {
+		if t.TPM == address {
+			files["owner"] = cmp.Or(files["owner"], t.OwnerAuthFile)
+			files["endorsement"] = cmp.Or(files["endorsement"], t.EndorsementAuthFile)
+		}
+	}
+	for hierarchy, with := range map[string]func(*secret.Bytes) provider.Option{"owner": provider.WithOwnerAuth, "endorsement": provider.WithEndorsementAuth} {
+		if files[hierarchy] == "" {
 			continue
 		}
-		auth, err := readOwnerAuth(t.OwnerAuthFile, s.Logger)
+		auth, err := readHierarchyAuth(hierarchy, files[hierarchy], s.Logger)
 		if err != nil {
 			return nil, err
 		}
-		s.ownerAuths = append(s.ownerAuths, auth)
-		options = append(options, provider.WithOwnerAuth(auth))
-		break
+		s.auths = append(s.auths, auth)
+		options = append(options, with(auth))
 	}
 	tpm := provider.New(dialer, append(options, more...)...)
 	s.tpms = append(s.tpms, tpm)
@@ -98,7 +105,7 @@ func (s *Set) Close() error {
 	for _, t := range s.tpms {
 		failed = append(failed, t.Close())
 	}
-	for _, a := range s.ownerAuths {
+	for _, a := range s.auths {
 		a.Wipe()
 	}
 	return errors.Join(failed...)

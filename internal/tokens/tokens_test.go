@@ -197,6 +197,10 @@ func TestOwnerAuthFileRefused(t *testing.T) {
 	if _, err := Open(c); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent: %v", err)
 	}
+	c = configure(t, dir, "log = \"off\"\nstore = \"keys\"\nendorsement_auth_file = \"owner.auth\"\n")
+	if _, err := Open(c); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "endorsement_auth_file: ") {
+		t.Errorf("the endorsement hierarchy's, absent: %v", err)
+	}
 }
 
 // Most programs that load the module may not read the file, and need not.
@@ -215,7 +219,7 @@ func TestOwnerAuthFileOfAnother(t *testing.T) {
 		}
 		defer unix.Setfsuid(0)
 	}
-	auth, err := readOwnerAuth(file, newLogger("off", false))
+	auth, err := readHierarchyAuth("owner", file, newLogger("off", false))
 	if err != nil || auth != nil {
 		t.Errorf("%v, %v", auth, err)
 	}
