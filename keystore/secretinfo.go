@@ -65,6 +65,7 @@ type SecretInfo struct {
 	Mechanisms       []uint64    `json:"mechanisms,omitempty"` // those allowed; none: all that fit
 	Application      string      `json:"application,omitempty"`
 	ObjectID         []byte      `json:"object_id,omitempty"`
+	CheckValue       []byte      `json:"check_value,omitempty"`    // of keys, 3 bytes
 	KMSCiphertext    []byte      `json:"kms_ciphertext,omitempty"` // under which AWS KMS gives the same key again
 }
 
@@ -96,6 +97,9 @@ func (i SecretInfo) validate() error {
 	}
 	if i.Length < 0 || i.Length > most {
 		return fmt.Errorf("%w: a secret of %d bytes (%s: at most %d)", ErrInvalid, i.Length, i.Kind, most)
+	}
+	if n := len(i.CheckValue); n != 0 && n != 3 {
+		return fmt.Errorf("%w: a check value of %d bytes", ErrInvalid, n)
 	}
 	for n, u := range i.Use {
 		if !slices.Contains(secretUses, u) || n > 0 && i.Use[n-1] >= u {

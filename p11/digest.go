@@ -41,7 +41,7 @@ func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
 	if s.hashing == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	s.hashing.parts = true
+	s.hashing.parts = s.hashing.parts || part != nil
 	return s.hashing.write(part)
 }
 

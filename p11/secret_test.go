@@ -108,6 +108,38 @@ func TestSecretSessionKey(t *testing.T) {
 	}
 }
 
+// The check value tells two copies of a key apart from two keys: kept ones, derived ones and those of a template.
+func TestCheckValues(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	zeros := Attribute{CKA_VALUE, make([]byte, 32)}
+	check := func(v ...byte) Attribute { return Attribute{CKA_CHECK_VALUE, v} }
+	for name, c := range map[string]struct {
+		template []Attribute
+		want     []byte
+	}{
+		// AES-256 of a block of zeros under a key of zeros begins with dc95c0; SHA-1 of 32 zeros with de8a84.
+		"AES":                   {secretTemplate(CKK_AES, zeros), []byte{0xdc, 0x95, 0xc0}},
+		"AES of the token":      {secretTemplate(CKK_AES, zeros, flag(CKA_TOKEN, true)), []byte{0xdc, 0x95, 0xc0}},
+		"AES that says its own": {secretTemplate(CKK_AES, zeros, check(0xdc, 0x95, 0xc0)), []byte{0xdc, 0x95, 0xc0}},
+		"AES that wants none":   {secretTemplate(CKK_AES, zeros, check()), nil},
+		"a generic secret":      {secretTemplate(CKK_GENERIC_SECRET, zeros), []byte{0xde, 0x8a, 0x84}},
+		"one that is guessed":   {secretTemplate(CKK_GENERIC_SECRET, Attribute{CKA_VALUE, []byte("1234")}), nil},
+	} {
+		key := w.create(s, c.template...)
+		if got := w.attribute(s, key, CKA_CHECK_VALUE); !bytes.Equal(got, c.want) {
+			t.Errorf("%s: %x, want %x", name, got, c.want)
+		}
+	}
+	_, err := w.CreateObject(s, secretTemplate(CKK_AES, Attribute{CKA_VALUE, make([]byte, 32)}, check(1, 2, 3)))
+	w.refused(err, CKR_ATTRIBUTE_VALUE_INVALID)
+	w.must(w.Finalize())
+	w.must(w.Initialize(0, false))
+	s = w.session(true)
+	w.one(s, CKO_SECRET_KEY, check(0xdc, 0x95, 0xc0))
+}
+
 // What a template cannot have is refused, and leaves nothing.
 func TestSecretTemplatesThatAreRefused(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,9 @@
 package p11
 
 import (
+	"bytes"
+	"crypto/aes"
+	"crypto/sha1"
 	"encoding/hex"
 	"slices"
 	"unicode/utf8"
@@ -36,6 +39,7 @@ var secretUses = []struct {
 var secretKeyTemplate = []AttributeType{
 	CKA_KEY_TYPE, CKA_VALUE, CKA_VALUE_LEN, CKA_START_DATE, CKA_END_DATE, CKA_DERIVE, CKA_TRUSTED, CKA_SENSITIVE, CKA_EXTRACTABLE,
 	CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_WRAP, CKA_UNWRAP, CKA_WRAP_WITH_TRUSTED, CKA_ALLOWED_MECHANISMS, CKA_TPM2_POLICY,
+	CKA_CHECK_VALUE,
 }
 
 // origin is where a secret key's value comes from. The zero value stands for one that was made elsewhere.
@@ -53,6 +57,9 @@ func (s *session) makeSecretKey(t template, value *secret.Bytes, from origin) (O
 	}
 	info, err := secretKeyInfo(t, value.Len(), from)
 	if err != nil {
+		return 0, err
+	}
+	if info.CheckValue, err = checkValueWanted(t, info.Kind, value.Bytes()); err != nil {
 		return 0, err
 	}
 	p, err := s.place(t)
@@ -115,6 +122,33 @@ func secretKeyInfo(t template, length int, from origin) (keystore.SecretInfo, er
 	}
 	info.Mechanisms, err = t.mechanisms()
 	return info, err
+}
+
+// leastChecked is the shortest key with a check value, in bytes: one of fewer might be found by it.
+const leastChecked = 16
+
+// checkValueWanted is a key's CKA_CHECK_VALUE (PKCS #11 v3.1, sections 4.10.2 and 6.8.2): what AES makes of a block of zeros, or SHA-1 of
+// any other key. An application that gives an empty one wants none.
+func checkValueWanted(t template, kind keystore.SecretKind, key []byte) ([]byte, error) {
+	wanted, given := t[CKA_CHECK_VALUE]
+	if given && len(wanted) == 0 || len(key) < leastChecked {
+		return nil, nil
+	}
+	sum := sha1.Sum(key)
+	value := sum[:]
+	if kind == keystore.SecretAES {
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, err
+		}
+		value = make([]byte, aes.BlockSize)
+		block.Encrypt(value, value)
+	}
+	value = bytes.Clone(value[:3])
+	if given && !bytes.Equal(wanted, value) {
+		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_CHECK_VALUE is another key's")
+	}
+	return value, nil
 }
 
 // secretUsesWanted reads what a secret key is for.

@@ -65,6 +65,7 @@ func secretAttributes(class ObjectClass, token bool, label string, id []byte, in
 	a[CKA_SENSITIVE], a[CKA_EXTRACTABLE] = boolean(info.Sensitive), boolean(info.Extractable)
 	a[CKA_ALWAYS_SENSITIVE], a[CKA_NEVER_EXTRACTABLE] = boolean(info.AlwaysSensitive), boolean(info.NeverExtractable)
 	a[CKA_WRAP_WITH_TRUSTED] = boolean(info.WrapWithTrusted)
+	a[CKA_CHECK_VALUE] = append([]byte{}, info.CheckValue...)
 	a[CKA_LOCAL], a[CKA_KEY_GEN_MECHANISM] = boolean(info.Mechanism != 0), ulong(info.Mechanism)
 	if info.Mechanism == 0 {
 		a[CKA_KEY_GEN_MECHANISM] = ulong(CK_UNAVAILABLE_INFORMATION)

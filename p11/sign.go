@@ -49,7 +49,7 @@ func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
 	if s.signing == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	s.signing.parts = true
+	s.signing.parts = s.signing.parts || part != nil
 	if err := s.signing.write(part); err != nil {
 		s.dropSigning()
 		return err

@@ -90,7 +90,7 @@ func (m *Module) verifyUpdate(h SessionHandle, part []byte, before bool) error {
 	if !s.proving.begun(before) {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	s.proving.parts = true
+	s.proving.parts = s.proving.parts || part != nil
 	if err := s.proving.write(part); err != nil {
 		s.proving = nil
 		return err

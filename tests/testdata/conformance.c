@@ -249,6 +249,12 @@ static void two_operations_on_the_same_data(void)
 	n--;
 	CHECK_RV(all->C_DigestEncryptUpdate(session, data, sizeof data, out, &n), CKR_BUFFER_TOO_SMALL);
 	CHECK(n == sizeof data);
+	/* Neither has begun a digest in several parts. */
+	n = sizeof again;
+	CHECK_RV(all->C_Digest(session, data, sizeof data, again, &n), CKR_OK);
+	CHECK(memcmp(sum, again, sizeof sum) == 0);
+	CHECK_RV(all->C_DigestInit(session, &sha256), CKR_OK);
+	n = sizeof data;
 	memcpy(out, data, sizeof data);
 	CHECK_RV(all->C_DigestEncryptUpdate(session, out, sizeof data, out, &n), CKR_OK);
 	m = sizeof out - n;
