@@ -568,7 +568,6 @@ func TestUnchangedFilesAreReadOnce(t *testing.T) {
 	k := token.scanner.known["0011"]
 	k.files.pem.settled, k.files.side.settled = true, true
 	k.record.entry.Label = "remembered"
-	token.scanner.known["0011"] = k
 	token.scanner.mu.Unlock()
 	if got := labels(t, token); !slices.Equal(got, []string{"remembered"}) {
 		t.Errorf("keys: %v", got)

@@ -66,11 +66,16 @@ func (e Entry) TakesPIN() bool {
 func (e Entry) AsksOwnPIN() bool { return e.OwnPIN && e.AsksPIN() }
 
 // String names the key for people.
-func (e Entry) String() string {
-	if e.Object.Handle != 0 {
-		return fmt.Sprintf("%q (%s, 0x%08x)", e.Label, e.ID, uint32(e.Object.Handle))
+func (e Entry) String() string { return called(e.Label, e.ID, e.Object.Handle) }
+
+// String names the key for people.
+func (g Glance) String() string { return called(g.Label, g.ID, g.Handle) }
+
+func called(label, id string, h provider.Handle) string {
+	if h != 0 {
+		return fmt.Sprintf("%q (%s, 0x%08x)", label, id, uint32(h))
 	}
-	return fmt.Sprintf("%q (%s)", e.Label, e.ID)
+	return fmt.Sprintf("%q (%s)", label, id)
 }
 
 // Query finds keys. Empty fields match all.
@@ -81,11 +86,11 @@ type Query struct {
 	Name   provider.Name
 }
 
-func (q Query) matches(e *Entry) bool {
-	return (q.Label == "" || q.Label == e.Label) &&
-		(len(q.CKAID) == 0 || bytes.Equal(q.CKAID, e.CKAID)) &&
-		(q.Handle == 0 || q.Handle == e.Object.Handle) &&
-		(len(q.Name) == 0 || bytes.Equal(q.Name, e.Object.Public.Name()))
+func (q Query) matches(g *Glance) bool {
+	return (q.Label == "" || q.Label == g.Label) &&
+		(len(q.CKAID) == 0 || bytes.Equal(q.CKAID, g.CKAID)) &&
+		(q.Handle == 0 || q.Handle == g.Handle) &&
+		(len(q.Name) == 0 || bytes.Equal(q.Name, g.Name))
 }
 
 func (q Query) String() string {

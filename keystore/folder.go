@@ -71,7 +71,7 @@ func (f folder) open() (*dir, error) {
 		d.close()
 		return nil, &fs.PathError{Op: "stat store", Path: string(f), Err: err}
 	}
-	if err := checkOwn(&st, string(f)); err != nil {
+	if err := checkOwn(&st, string(f), ""); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -79,15 +79,16 @@ func (f folder) open() (*dir, error) {
 	return d, nil
 }
 
-// checkOwn refuses what somebody other than root and this user can change.
-func checkOwn(st *unix.Stat_t, path string) error {
+// checkOwn refuses what somebody other than root and this user can change: a folder, or a file of it.
+func checkOwn(st *unix.Stat_t, folder, name string) error {
+	if (st.Uid == 0 || int(st.Uid) == os.Geteuid()) && st.Mode&0o022 == 0 {
+		return nil
+	}
+	path := filepath.Join(folder, name)
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("%w: %s belongs to user %d: let root or user %d own it", ErrUnsafe, path, st.Uid, os.Geteuid())
 	}
-	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("%w: %s has mode %04o: chmod go-w %s", ErrUnsafe, path, st.Mode&0o7777, path)
-	}
-	return nil
+	return fmt.Errorf("%w: %s has mode %04o: chmod go-w %s", ErrUnsafe, path, st.Mode&0o7777, path)
 }
 
 // create makes the folder, for its owner alone, if it is not there.
@@ -201,7 +202,7 @@ func (d *dir) read(name string) ([]byte, stamp, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fail("open", fmt.Errorf("%w: it is not a regular file", ErrCorrupt))
 	}
-	if err := checkOwn(&st, filepath.Join(d.path, name)); err != nil {
+	if err := checkOwn(&st, d.path, name); err != nil {
 		return nil, stamp{}, err
 	}
 	if st.Size > maxFile {
@@ -217,10 +218,10 @@ func (d *dir) read(name string) ([]byte, stamp, error) {
 		if err != nil {
 			return fail("read", err)
 		}
-		if n == 0 {
+		content = content[:len(content)+n]
+		if n == 0 || int64(len(content)) == st.Size { // there was room for more
 			return content, stampOf(&st), nil
 		}
-		content = content[:len(content)+n]
 	}
 	return fail("read", fmt.Errorf("%w: it grew while it was read", ErrCorrupt))
 }

@@ -120,15 +120,17 @@ func (w *writer) settle(id string, side sidecar, h provider.Handle) error {
 
 // freeHandle is the first handle that neither the TPM nor a key of the store, but for the one with this ID, has.
 func (t *Token) freeHandle(ctx context.Context, id string, from provider.Handle) (provider.Handle, error) {
-	records, err := t.scanner.scan()
+	claimed := make(map[provider.Handle]bool)
+	err := t.scanner.look(func(l *look) error {
+		for _, other := range l.ids {
+			if other != id {
+				claimed[l.known[other].handle] = true
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return 0, err
-	}
-	claimed := make(map[provider.Handle]bool)
-	for _, r := range records {
-		if r.id != id {
-			claimed[provider.Handle(r.side.Handle)] = true
-		}
 	}
 	for {
 		h, err := t.tpm.FreeHandle(ctx, from)

@@ -195,12 +195,10 @@ func (r *record) fromLink() error {
 	return nil
 }
 
-// list makes the entry. While a key is on its way to or from a handle, it is used as a wrapped one.
+// list makes the entry.
 func (r *record) list(o provider.Object, fromPEM policy.Policy, policyErr *tss2.PolicyError) {
 	s := r.side
-	if s.State == Ready || s.Public != nil {
-		o.Handle = provider.Handle(s.Handle)
-	}
+	o.Handle = s.usableAt()
 	r.listed = true
 	r.entry = Entry{
 		ID: r.id, Label: s.Label, CKAID: s.CKAID, Object: o, OwnPIN: s.Auth == authOwn, EmptyAuth: s.Auth == authEmpty,

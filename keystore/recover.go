@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -26,42 +27,33 @@ func (t *Token) Recover(ctx context.Context) error {
 }
 
 func (t *Token) needsRecovery() (bool, error) {
-	records, err := t.scanner.scan()
-	if err != nil || records == nil {
-		return false, err
-	}
-	for _, r := range records {
-		if r.unfinished() {
-			return true, nil
-		}
-	}
-	d, err := t.folder.open()
-	if err != nil {
-		return false, err
-	}
-	defer d.close()
-	names, err := d.names()
-	for _, name := range names {
-		if strings.HasPrefix(name, tempPrefix) {
-			return true, err
-		}
-	}
-	return false, err
+	needed := false
+	err := t.scanner.look(func(l *look) error {
+		needed = slices.ContainsFunc(l.ids, func(id string) bool { return l.known[id].unfinished() }) ||
+			slices.ContainsFunc(l.names, func(name string) bool { return strings.HasPrefix(name, tempPrefix) })
+		return nil
+	})
+	return needed, err
 }
 
-func (r record) unfinished() bool { return r.hasSide && r.side.State != Ready }
+func (k *known) unfinished() bool { return k.hasSide && k.state != Ready }
 
 // recoverAll finishes every key that can be; the caller holds the lock.
 func (t *Token) recoverAll(ctx context.Context, w *writer) error {
-	records, err := t.scanner.scan()
+	var records []record
+	err := t.scanner.look(func(l *look) error {
+		for _, id := range l.ids {
+			if l.known[id].unfinished() && l.whole(id).unfinished() {
+				records = append(records, *l.known[id].record)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, r := range records {
-		if !r.unfinished() {
-			continue
-		}
 		if err := t.finish(ctx, w, r); err != nil {
 			failed = append(failed, fmt.Errorf("finishing key %q (%s), which is %s: %w", r.side.Label, r.id, r.side.State, err))
 		}

@@ -127,11 +127,6 @@ func (t *Token) installPublic(ctx context.Context, a *anchor, side sidecar) (Ent
 	return t.entry(w.dir, id)
 }
 
-// Secrets are the secrets and data of the store, sorted by label then ID, as Keys are the keys. Neither list has the other's entries.
-func (t *Token) Secrets() ([]Entry, error) {
-	return t.list(func(e *Entry) bool { return e.Secret != nil })
-}
-
 // PublicData is the value of public data; false for everything that is sealed.
 func (e Entry) PublicData() ([]byte, bool) { return e.plain, e.Secret != nil && e.sealed == nil }
 

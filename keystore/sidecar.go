@@ -118,6 +118,14 @@ func (s sidecar) validate() error {
 	return nil
 }
 
+// usableAt is the handle at which the key can be used. While a key is on its way to or from a handle, it is used as a wrapped one.
+func (s sidecar) usableAt() provider.Handle {
+	if s.State == Ready || s.Public != nil {
+		return provider.Handle(s.Handle)
+	}
+	return 0
+}
+
 func (s sidecar) encode() ([]byte, error) {
 	if err := s.validate(); err != nil {
 		return nil, fmt.Errorf("sidecar of %q: %w", s.Label, err)

@@ -24,11 +24,7 @@ func keyListCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			entries, err := t.Keys()
-			if err != nil {
-				return err
-			}
-			kept, err := t.Secrets()
+			entries, err := t.Entries()
 			if err != nil {
 				return err
 			}
@@ -39,18 +35,18 @@ func keyListCommand(a *app) *cobra.Command {
 			if len(problems) > 0 {
 				a.note("files of the store that cannot be used: %d; `tpm2-p11 doctor` names them", len(problems))
 			}
-			keys := make([]keyJSON, 0, len(entries))
+			keys, secrets := make([]keyJSON, 0, len(entries)), []secretJSON{}
 			var rows [][]string
 			for _, e := range entries {
+				if e.Secret != nil {
+					k := describeSecret(e)
+					secrets = append(secrets, k)
+					rows = append(rows, []string{k.Label, k.Type, dash(strings.Join(k.Use, ",")), "-", k.PIN, policySummary(e), dash(k.CKAID), "-"})
+					continue
+				}
 				k := describe(t, e)
 				keys = append(keys, k)
 				rows = append(rows, []string{k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), k.PIN, policySummary(e), k.CKAID, dash(k.Certificate)})
-			}
-			secrets := make([]secretJSON, 0, len(kept))
-			for _, e := range kept {
-				k := describeSecret(e)
-				secrets = append(secrets, k)
-				rows = append(rows, []string{k.Label, k.Type, dash(strings.Join(k.Use, ",")), "-", k.PIN, policySummary(e), dash(k.CKAID), "-"})
 			}
 			return a.print(struct {
 				Keys    []keyJSON    `json:"keys"`

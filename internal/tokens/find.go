@@ -80,13 +80,6 @@ type Traits struct {
 	HasCertificate bool
 }
 
-func (k Key) traits() Traits {
-	return Traits{
-		Label: k.Entry.Label, CKAID: k.Entry.CKAID, Handle: k.Entry.Object.Handle,
-		Slot: k.Slot, Token: k.Token.Label(), Serial: k.Token.Serial(), HasCertificate: len(k.Entry.Certificates) > 0,
-	}
-}
-
 // Matches tells whether a key with these traits answers to the name.
 func (n Name) Matches(t Traits) bool {
 	if n.URI != nil {
@@ -120,7 +113,9 @@ func (t Traits) URI() string {
 }
 
 // URI names the key alone.
-func (k Key) URI() string { return k.traits().URI() }
+func (k Key) URI() string {
+	return Traits{Token: k.Token.Label(), Label: k.Entry.Label, CKAID: k.Entry.CKAID}.URI()
+}
 
 // Find gives the one key that answers to a name, among the initialised tokens at the places in slots (nil for all).
 // keystore.ErrNotInitialized when there is no such token, ErrNotFound, or ErrAmbiguous, which names the keys. What to do
@@ -139,7 +134,7 @@ func (s *Set) Find(n Name, slots []int) (Key, error) {
 	for _, slot := range slots {
 		token := s.Tokens[slot]
 		dirs = append(dirs, token.Dir())
-		entries, err := keysOf(token)
+		entries, err := answering(token, slot, n)
 		if err != nil {
 			if !errors.Is(err, keystore.ErrNotInitialized) {
 				unusable = errors.Join(unusable, err)
@@ -148,9 +143,7 @@ func (s *Set) Find(n Name, slots []int) (Key, error) {
 		}
 		searched = append(searched, token)
 		for _, e := range entries {
-			if k := (Key{slot, token, e}); n.Matches(k.traits()) {
-				found = append(found, k)
-			}
+			found = append(found, Key{slot, token, e})
 		}
 	}
 	switch {
@@ -170,12 +163,17 @@ func (s *Set) Find(n Name, slots []int) (Key, error) {
 	return found[0], nil
 }
 
-// keysOf are the keys of an initialised token.
-func keysOf(t *keystore.Token) ([]keystore.Entry, error) {
+// answering are the keys of an initialised token that answer to a name.
+func answering(t *keystore.Token, slot int, n Name) ([]keystore.Entry, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
-	return t.Keys()
+	label, serial := t.Label(), t.Serial()
+	return t.Search(func(g *keystore.Glance) bool {
+		return !g.Secret && n.Matches(Traits{
+			Label: g.Label, CKAID: g.CKAID, Handle: g.Handle, Slot: slot, Token: label, Serial: serial, HasCertificate: g.Chained,
+		})
+	})
 }
 
 // Ambiguous is a keystore.ErrAmbiguous that names the keys, of many the first.

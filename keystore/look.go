@@ -1,0 +1,368 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// Glance is what is seen of a key or secret without reading all of its files: what its sidecar says, until all were read.
+type Glance struct {
+	ID      string
+	Label   string
+	CKAID   []byte
+	Name    provider.Name   // none of public data
+	Handle  provider.Handle // 0 for none
+	Secret  bool
+	Chained bool // it has a file for certificates
+}
+
+// scanner reads a store's keys, and no more files than a search takes. It remembers what it saw as long as the files' stamps are the
+// same, of each key a glance and of those used last the whole: a store's growth costs a process little memory.
+type scanner struct {
+	folder folder
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	known  map[string]*known
+	clock  uint64            // counts uses of records
+	srks   map[string]string // each Name of an SRK once
+	warned map[string]string // by file: the problem that the log has already
+}
+
+// keptRecords is of how many keys all is remembered.
+const keptRecords = 64
+
+// known is what is remembered of a key.
+type known struct {
+	glance   Glance
+	present  there
+	files    files // those that were read
+	checked  bool  // all were
+	listed   bool  // there is an entry, as far as that is known
+	hasSide  bool
+	state    State
+	handle   provider.Handle // that the sidecar claims
+	srk      string
+	created  time.Time
+	problems []Problem
+	copied   *Problem // it is a copy, which is not listed
+
+	record *record // nil when it is not remembered
+	used   uint64
+}
+
+// there tells which of a key's files are there.
+type there struct{ pem, side, cert bool }
+
+// sight is what a key was read from: the list of the store's files, and the key's own.
+type sight struct {
+	folder stamp
+	files  files
+}
+
+// look is a scanner that looks at an open folder.
+type look struct {
+	*scanner
+	dir     *dir
+	names   []string
+	ids     []string // of the keys, sorted
+	present map[string]there
+}
+
+// look has use look at the folder as it is now. A folder that does not exist has nothing to look at: use is not called.
+func (s *scanner) look(use func(*look) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.folder.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		s.known = nil
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	l := &look{scanner: s, dir: d}
+	if l.names, err = d.names(); err != nil {
+		return err
+	}
+	l.ids, l.present = stems(l.names)
+	l.glance()
+	defer l.forget()
+	defer l.warn()
+	return use(l)
+}
+
+// stems are the IDs of the keys whose files are in a list of names, sorted, and which files these are.
+func stems(names []string) (ids []string, present map[string]there) {
+	present = make(map[string]there, len(names)/2)
+	for _, name := range names {
+		dot := strings.LastIndexByte(name, '.')
+		if dot < 0 || checkID(name[:dot]) != nil {
+			continue
+		}
+		id := name[:dot]
+		has, listed := present[id]
+		switch name[dot:] {
+		case pemSuffix:
+			has.pem = true
+		case sidecarSuffix:
+			has.side = true
+		case certSuffix:
+			has.cert = true
+		default:
+			continue
+		}
+		if !listed {
+			ids = append(ids, id)
+		}
+		present[id] = has
+	}
+	slices.Sort(ids)
+	return ids, present
+}
+
+// checkID refuses what cannot be a key's file stem: hidden files, other folders, and the anchor's own.
+func checkID(id string) error {
+	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') || id+sidecarSuffix == anchorFile {
+		return fmt.Errorf("%w: %q is not a key's ID", ErrInvalid, id)
+	}
+	return nil
+}
+
+// glance brings what is known of each key up to what its sidecar says now.
+func (l *look) glance() {
+	before := l.known
+	l.known = make(map[string]*known, len(l.ids))
+	for _, id := range l.ids {
+		k := before[id]
+		if k == nil || !l.isAsBefore(id, k) {
+			k = l.glanceAt(id)
+		}
+		l.known[id] = k
+	}
+	l.setCopiesAside()
+}
+
+// isAsBefore tells whether what is known of a key would be seen again. Of a key that is what its sidecar says no other file is looked at.
+func (l *look) isAsBefore(id string, k *known) bool {
+	switch {
+	case k.present != l.present[id]:
+		return false
+	case k.hasSide && k.listed && len(k.problems) == 0:
+		return k.files.side.same(l.dir.stat(id + sidecarSuffix))
+	}
+	return k.files.same(l.stampsOf(id))
+}
+
+// stampsOf are the stamps of a key's files.
+func (l *look) stampsOf(id string) (f files) {
+	has := l.present[id]
+	if has.pem {
+		f.pem = l.dir.stat(id + pemSuffix)
+	}
+	if has.side {
+		f.side = l.dir.stat(id + sidecarSuffix)
+	}
+	if has.cert {
+		f.cert = l.dir.stat(id + certSuffix)
+	}
+	return f
+}
+
+// glanceAt reads a key's sidecar, and all its files where that does not do.
+func (l *look) glanceAt(id string) *known {
+	has := l.present[id]
+	if !has.side {
+		return l.read(id)
+	}
+	text, stamp, err := l.dir.read(id + sidecarSuffix)
+	if err != nil {
+		return l.read(id)
+	}
+	side, err := parseSidecar(text)
+	if err != nil || !has.pem && side.Public == nil && (side.Secret == nil || !side.Secret.Public) {
+		return l.read(id)
+	}
+	k := &known{files: files{side: stamp}, present: has, listed: true}
+	l.claim(k, side)
+	k.glance = Glance{ID: id, Label: side.Label, CKAID: side.CKAID, Name: provider.Name(side.Name), Handle: side.usableAt(), Secret: side.Secret != nil, Chained: has.cert}
+	return k
+}
+
+// claim notes what a sidecar says.
+func (l *look) claim(k *known, side sidecar) {
+	k.hasSide, k.state, k.handle, k.created = true, side.State, provider.Handle(side.Handle), side.Created
+	if l.srks == nil {
+		l.srks = make(map[string]string)
+	}
+	if _, found := l.srks[string(side.SRK)]; !found {
+		l.srks[string(side.SRK)] = string(side.SRK)
+	}
+	k.srk = l.srks[string(side.SRK)]
+}
+
+// read reads all of a key's files.
+func (l *look) read(id string) *known {
+	r, f := readRecord(l.dir, id)
+	r.entry.seen = sight{l.dir.stamp, f}
+	k := &known{files: f, present: l.present[id], checked: true, listed: r.listed, created: r.side.Created, problems: r.problems, record: &r}
+	if r.hasSide {
+		l.claim(k, r.side)
+	}
+	if r.listed {
+		e := &r.entry
+		k.glance = Glance{ID: id, Label: e.Label, CKAID: e.CKAID, Name: provider.Name(r.side.Name), Handle: e.Object.Handle, Secret: e.Secret != nil, Chained: len(e.Certificates) > 0}
+	}
+	l.clock++
+	k.used = l.clock
+	return k
+}
+
+// check reads all of a key's files, unless that was done and they are as they were.
+func (l *look) check(id string) *known {
+	k := l.known[id]
+	if k.checked && k.files.same(l.stampsOf(id)) {
+		return k
+	}
+	return l.replace(id)
+}
+
+// whole is a key with its record.
+func (l *look) whole(id string) *known {
+	k := l.known[id]
+	if k.record != nil && k.files.same(l.stampsOf(id)) {
+		l.clock++
+		k.used = l.clock
+		k.record.entry.seen.folder = l.dir.stamp
+		return k
+	}
+	return l.replace(id)
+}
+
+func (l *look) replace(id string) *known {
+	k := l.read(id)
+	k.copied = l.known[id].copied
+	l.known[id] = k
+	return k
+}
+
+// checkAll is check for every key.
+func (l *look) checkAll() {
+	for _, id := range l.ids {
+		l.check(id)
+	}
+	l.setCopiesAside()
+}
+
+// find gives the records of the keys that are wanted.
+func (l *look) find(wanted func(*Glance) bool) (found []*record) {
+	choose := func() {
+		for _, id := range l.ids {
+			if !l.known[id].answers(wanted) {
+				continue
+			}
+			if k := l.whole(id); k.answers(wanted) {
+				found = append(found, k.record)
+			}
+		}
+	}
+	choose()
+	if len(found) == 0 {
+		l.checkAll()
+		choose()
+	}
+	return found
+}
+
+func (k *known) answers(wanted func(*Glance) bool) bool {
+	return k.listed && k.copied == nil && wanted(&k.glance)
+}
+
+// setCopiesAside passes over a PEM without sidecar whose key another record is, such as `cp` makes of it: it would take the
+// place of that key with its label, certificates and handle. Of PEMs alone the oldest counts.
+func (l *look) setCopiesAside() {
+	originals := make(map[string]string, len(l.ids)) // by Name
+	for _, id := range l.ids {
+		k := l.known[id]
+		k.copied = nil
+		if !k.listed {
+			continue
+		}
+		name := string(k.glance.Name)
+		other, found := originals[name]
+		if !found {
+			originals[name] = id
+			continue
+		}
+		// What a sidecar says of itself does not take another key's place.
+		if !k.hasSide || !l.known[other].hasSide {
+			k, _ = l.check(id), l.check(other)
+		}
+		original := l.known[other]
+		switch {
+		case !original.listed || string(original.glance.Name) != name:
+			originals[name] = id
+		case !k.listed || string(k.glance.Name) != name:
+		case !k.hasSide && (original.hasSide || !k.created.Before(original.created)):
+			k.setAside(original)
+		case !original.hasSide:
+			originals[name] = id
+			original.setAside(k)
+		}
+	}
+}
+
+func (k *known) setAside(original *known) {
+	k.copied = &Problem{File: k.glance.ID + pemSuffix, Err: fmt.Errorf("%w: it is a copy of %s", ErrExists, original.glance)}
+}
+
+// forget lets go of the records that were not used lately.
+func (l *look) forget() {
+	var used []uint64
+	for _, k := range l.known {
+		if k.record != nil {
+			used = append(used, k.used)
+		}
+	}
+	if len(used) <= keptRecords {
+		return
+	}
+	slices.Sort(used)
+	oldest := used[len(used)-keptRecords]
+	for _, k := range l.known {
+		if k.used < oldest {
+			k.record = nil
+		}
+	}
+}
+
+// warn logs problems that are new.
+func (l *look) warn() {
+	current := make(map[string]string)
+	report := func(p Problem) {
+		current[p.File] = p.Err.Error()
+		if l.warned[p.File] != p.Err.Error() {
+			l.log.Log(context.Background(), logLevel(p.Err), "a file of the store is not used", "store", string(l.folder), "file", p.File, "error", p.Err)
+		}
+	}
+	for _, id := range l.ids {
+		k := l.known[id]
+		for _, p := range k.problems {
+			report(p)
+		}
+		if k.copied != nil {
+			report(*k.copied)
+		}
+	}
+	l.warned = current
+}
