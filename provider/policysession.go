@@ -67,13 +67,30 @@ func (c *connection) keepPolicy(ctx context.Context, p *policySession, steps []p
 }
 
 // takenAhead tells steps that may be taken before they are needed. What others than the TPM's PCRs decide is asked at the use itself:
-// an index that revokes, a clock, a hierarchy's authValue.
+// an index that revokes, a clock, a hierarchy's authValue. Nor does a session notice that PCRs 16 and 21 to 23 change, which
+// are not counted as changes (TPM_PT_PCR_NO_INCREMENT).
 func takenAhead(steps []policy.Step) bool {
 	for _, step := range steps {
-		switch step.(type) {
-		case policy.PCRStep, policy.AuthValueStep, policy.CommandStep, policy.OrStep, policy.AuthorizeStep:
+		switch step := step.(type) {
+		case policy.PCRStep:
+			if !changesCount(step.Selection) {
+				return false
+			}
+		case policy.AuthValueStep, policy.CommandStep, policy.OrStep, policy.AuthorizeStep:
 		default:
 			return false
+		}
+	}
+	return true
+}
+
+// changesCount tells PCRs of the static root of trust, 0 to 15: extending one ends what was authorised by PolicyPCR.
+func changesCount(selection tpm2.TPMLPCRSelection) bool {
+	for _, bank := range selection.PCRSelections {
+		for i, bits := range bank.PCRSelect {
+			if i >= 2 && bits != 0 {
+				return false
+			}
 		}
 	}
 	return true

@@ -214,6 +214,27 @@ func TestAPCRThatChangesAfterAPolicyWasExecutedAhead(t *testing.T) {
 	}
 }
 
+// A TPM does not count changes of PCRs 16 and 21 to 23: such a PCR is asked at each use, so that extending it shuts a key at once.
+func TestPCRsWhoseChangesTheTPMDoesNotCount(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	for _, pcr := range []uint{16, 23} {
+		p := b.bound(t, currentPCRs(7, pcr))
+		key, auth := b.persisted(t, b.boundKey(t, p, "")), provider.Auth{Policy: p, Label: "web"}
+		for range 4 {
+			b.codes(t, key, auth)
+		}
+		extend := slices.Clone(extendPCR10)
+		extend[13] = byte(pcr)
+		if _, err := b.wire.Aside(extend); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) {
+			t.Errorf("after PCR%d was extended: %v", pcr, err)
+		}
+	}
+}
+
 // noticed is a context that tells when somebody begins to wait for its end.
 type noticed struct {
 	context.Context
