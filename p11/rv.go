@@ -35,9 +35,11 @@ var rvTable = []struct {
 	{provider.ErrLockout, CKR_PIN_LOCKED},
 	{provider.ErrPolicy, CKR_FUNCTION_REJECTED},
 	{provider.ErrHierarchyAuth, CKR_FUNCTION_REJECTED},
+	{context.DeadlineExceeded, CKR_DEVICE_ERROR}, // a TPM that does not answer is still there
 	{provider.ErrUnavailable, CKR_DEVICE_REMOVED},
 	{provider.ErrClosed, CKR_CRYPTOKI_NOT_INITIALIZED},
 	{provider.ErrBusy, CKR_DEVICE_ERROR},
+	{provider.ErrFailure, CKR_DEVICE_ERROR},
 	{provider.ErrMalformed, CKR_DEVICE_ERROR},
 	{provider.ErrIntegrity, CKR_DEVICE_ERROR},
 	{provider.ErrParentChanged, CKR_DEVICE_ERROR},
@@ -82,7 +84,6 @@ var rvTable = []struct {
 	{kms.ErrDocumentExpired, CKR_DEVICE_ERROR},
 	{kms.ErrClosed, CKR_USER_NOT_LOGGED_IN},
 	// Without access to AWS, a key there or a region it is CKR_FUNCTION_FAILED, as for all that the log alone can tell.
-	{context.DeadlineExceeded, CKR_DEVICE_ERROR},
 	{context.Canceled, CKR_FUNCTION_CANCELED},
 }
 

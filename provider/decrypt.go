@@ -114,6 +114,9 @@ func (t *TPM) rsaDecrypt(ctx context.Context, o Object, a Auth, what string, sch
 			p = put2B(p, label)
 			r, err := c.run(ctx, command{code: tpm2.TPMCCRSADecrypt, in: []entity{object}, auths: auths, params: p})
 			if isBadCiphertext(err) {
+				if errors.Is(err, ErrFailure) && c.hasFailed(ctx) {
+					return err
+				}
 				return ErrDecrypt
 			}
 			if err != nil {
@@ -132,8 +135,18 @@ func (t *TPM) rsaDecrypt(ctx context.Context, o Object, a Auth, what string, sch
 	return plain, nil
 }
 
+// hasFailed asks a TPM that answered TPM_RC_FAILURE whether it is in failure mode (TPM2_GetTestResult, Part 3, section 10.4).
+func (c *connection) hasFailed(ctx context.Context) bool {
+	r, err := c.run(ctx, command{code: tpm2.TPMCCGetTestResult})
+	if err != nil {
+		return errors.Is(err, ErrFailure)
+	}
+	r.sized() // the manufacturer's own
+	return tpm2.TPMRC(r.u32()) == tpm2.TPMRCFailure
+}
+
 // isBadCiphertext tells the codes of a ciphertext that does not decrypt. TPM_RC_FAILURE is the reference code's answer
-// to bad padding, not the sign of a dead TPM.
+// to bad padding, not by itself the sign of a dead TPM.
 func isBadCiphertext(err error) bool {
 	var re *ResponseError
 	if !errors.As(err, &re) || re.Command != commandNames[tpm2.TPMCCRSADecrypt] {

@@ -2,9 +2,11 @@ package provider_test
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/binary"
 	"errors"
 	"math/big"
 	"strings"
@@ -120,6 +122,49 @@ func TestEveryBadCiphertextIsTheSameError(t *testing.T) {
 		if plain, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, label, good); err != nil || string(plain.Bytes()) != "message" {
 			t.Errorf("the TPM does not decrypt any more after bad ciphertexts: %v", err)
 		}
+	}
+}
+
+// TPM_RC_FAILURE is the answer to a bad ciphertext, and that of a TPM in failure mode, which decrypts nothing any more.
+func TestAFailedTPMIsNotABadCiphertext(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.persisted(t, b.key(t, decryptKey, ""))
+	good, err := rsa.EncryptOAEP(crypto.SHA256.New(), rand.Reader, rsaPublic(t, key), []byte("message"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decrypt := func(ciphertext []byte) error {
+		_, err := b.DecryptOAEP(t.Context(), key, provider.Auth{}, crypto.SHA256, nil, ciphertext)
+		return err
+	}
+	if err := decrypt(good); err != nil { // and the session is kept
+		t.Fatal(err)
+	}
+	testResult := func(rc uint32) faulttpm.Fault {
+		return faulttpm.Replace(binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0}, rc))
+	}
+	for name, failed := range map[string]faulttpm.Fault{
+		"it answers nothing else": faulttpm.When{}.Do(faulttpm.Answer(0x101)),
+		"its self-test says so": func(ctx context.Context, command []byte, send func() ([]byte, error)) ([]byte, error) {
+			if faulttpm.Code(command) == tpm2.TPMCCGetTestResult {
+				return testResult(0x101)(ctx, command, send)
+			}
+			return faulttpm.ResponseCode(0x101), nil
+		},
+	} {
+		b.wire.Inject(failed)
+		if err := decrypt(good); !errors.Is(err, provider.ErrFailure) || errors.Is(err, provider.ErrDecrypt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		b.wire.Inject(nil)
+		if err := decrypt(good); err != nil {
+			t.Errorf("%s, and is reset: %v", name, err)
+		}
+	}
+	b.wire.Inject(at(tpm2.TPMCCGetTestResult, -1, testResult(0x153))) // TPM_RC_NEEDS_TEST
+	if err := decrypt(bytes.Repeat([]byte{0x55}, 256)); err != provider.ErrDecrypt {
+		t.Errorf("a bad ciphertext for a TPM that is well: %v", err)
 	}
 }
 

@@ -18,6 +18,8 @@ var (
 	ErrIntegrity = errors.New("a TPM response was not authentic")
 	// ErrMalformed: a response that cannot be read.
 	ErrMalformed = errors.New("a TPM response was malformed")
+	// ErrFailure: the TPM is in failure mode (TPM_RC_FAILURE), which only a restart of the machine ends.
+	ErrFailure = errors.New("the TPM has failed")
 	// ErrAuth: the authValue was not the object's.
 	ErrAuth = errors.New("wrong PIN or authorisation value")
 	// ErrLockout: objects under dictionary-attack protection cannot be used for now.

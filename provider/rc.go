@@ -44,7 +44,7 @@ type responseCode struct {
 // responseCodes is the one place where response codes get a meaning.
 var responseCodes = map[tpm2.TPMRC]responseCode{
 	tpm2.TPMRCInitialize:      {"TPM_RC_INITIALIZE, the TPM was not started", ErrUnavailable},
-	tpm2.TPMRCFailure:         {"TPM_RC_FAILURE", nil},
+	tpm2.TPMRCFailure:         {"TPM_RC_FAILURE", ErrFailure},
 	tpm2.TPMRCDisabled:        {"TPM_RC_DISABLED", ErrUnsupported},
 	tpm2.TPMRCAuthType:        {"TPM_RC_AUTH_TYPE", ErrPolicy},
 	tpm2.TPMRCAuthMissing:     {"TPM_RC_AUTH_MISSING", ErrAuth},
@@ -153,6 +153,7 @@ var commandNames = map[tpm2.TPMCC]string{
 	tpm2.TPMCCFlushContext:              "TPM2_FlushContext",
 	tpm2.TPMCCGetCapability:             "TPM2_GetCapability",
 	tpm2.TPMCCGetRandom:                 "TPM2_GetRandom",
+	tpm2.TPMCCGetTestResult:             "TPM2_GetTestResult",
 	tpm2.TPMCCGetSessionAuditDigest:     "TPM2_GetSessionAuditDigest",
 	tpm2.TPMCCImport:                    "TPM2_Import",
 	tpm2.TPMCCLoad:                      "TPM2_Load",

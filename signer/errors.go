@@ -22,21 +22,26 @@ var (
 
 // Errors of using a key, for errors.Is.
 var (
-	ErrPolicy      = provider.ErrPolicy      // the key's policy is not met; see PolicyError
-	ErrPIN         = provider.ErrAuth        // wrong PIN, counted by the TPM
-	ErrLockout     = provider.ErrLockout     // too many wrong PINs: the TPM takes none for a while
-	ErrUnavailable = provider.ErrUnavailable // no TPM, no permission, connection lost
-	ErrBusy        = provider.ErrBusy        // another program holds the TPM
-	ErrWrongTPM    = provider.ErrWrongTPM    // the key was made in another TPM
-	ErrNoObject    = provider.ErrNoObject    // the key is no longer at its persistent handle
-	ErrOtherObject = provider.ErrOtherObject // another one is there now
-	ErrUnsupported = provider.ErrUnsupported // this TPM lacks the algorithm
-	ErrWrongUse    = provider.ErrWrongUse    // the key was not made for this
-	ErrDecrypt     = provider.ErrDecrypt     // a bad ciphertext, whatever is bad about it
-	ErrClosed      = provider.ErrClosed      // the key was closed
-	ErrAlgorithm   = errors.New("the algorithm is not offered")
-	ErrLength      = errors.New("the length of the input is wrong")
-	ErrForked      = errors.New("the key was opened by another process and does not survive fork: open it in this one")
+	ErrPolicy        = provider.ErrPolicy        // the key's policy is not met; see PolicyError
+	ErrPIN           = provider.ErrAuth          // wrong PIN, counted by the TPM
+	ErrLockout       = provider.ErrLockout       // too many wrong PINs: the TPM takes none for a while
+	ErrUnavailable   = provider.ErrUnavailable   // no TPM, no permission, connection lost
+	ErrBusy          = provider.ErrBusy          // another program holds the TPM
+	ErrFailure       = provider.ErrFailure       // the TPM is in failure mode: restart the machine
+	ErrIntegrity     = provider.ErrIntegrity     // an answer was forged or damaged, and nothing of it returned
+	ErrMalformed     = provider.ErrMalformed     // an answer was none
+	ErrNoMemory      = provider.ErrNoMemory      // programs have too much loaded in the TPM
+	ErrWrongTPM      = provider.ErrWrongTPM      // the key was made in another TPM
+	ErrParentChanged = provider.ErrParentChanged // the TPM was cleared, or is another one
+	ErrNoObject      = provider.ErrNoObject      // the key is no longer at its persistent handle
+	ErrOtherObject   = provider.ErrOtherObject   // another one is there now
+	ErrUnsupported   = provider.ErrUnsupported   // this TPM lacks the algorithm
+	ErrWrongUse      = provider.ErrWrongUse      // the key was not made for this
+	ErrDecrypt       = provider.ErrDecrypt       // a bad ciphertext, whatever is bad about it
+	ErrClosed        = provider.ErrClosed        // the key was closed
+	ErrAlgorithm     = errors.New("the algorithm is not offered")
+	ErrLength        = errors.New("the length of the input is wrong")
+	ErrForked        = errors.New("the key was opened by another process and does not survive fork: open it in this one")
 )
 
 // PolicyError tells what keeps a key's policy from being met: which PCR, with

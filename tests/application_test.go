@@ -122,6 +122,7 @@ type application struct {
 	ctx      *pkcs11.Ctx
 	session  pkcs11.SessionHandle // read-write, on the first slot
 	lastCall atomic.Int64         // Unix nanoseconds; 0 while it waits for an event
+	patience atomic.Int64         // nanoseconds that a call may take
 	requests *os.File
 	answers  *bufio.Scanner
 }
@@ -132,6 +133,7 @@ func (s story) apply(t *testing.T, dir string) {
 	if a.ctx == nil {
 		t.Fatalf("%s does not load", module)
 	}
+	a.patience.Store(int64(patience))
 	go a.watch()
 	a.ok("C_Initialize", a.p11().Initialize())
 	t.Cleanup(func() { a.p11().Finalize() }) // of a story that failed
@@ -149,7 +151,7 @@ func (a *application) p11() *pkcs11.Ctx {
 // watch ends the process, with all stacks, when a call hangs.
 func (a *application) watch() {
 	for range time.Tick(time.Second) {
-		if last := a.lastCall.Load(); last != 0 && time.Since(time.Unix(0, last)) > patience {
+		if last := a.lastCall.Load(); last != 0 && time.Since(time.Unix(0, last)) > time.Duration(a.patience.Load()) {
 			panic("a call hangs")
 		}
 	}

@@ -9,12 +9,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/miekg/pkcs11"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/internal/promises"
 )
 
@@ -22,8 +26,7 @@ import (
 func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *machine {
 	t.Helper()
 	m := newMachine(t, "")
-	m.broken = promises.NewMachine(t, m.tpm)
-	m.write("tpm2-p11.conf", strings.Replace(string(m.read("tpm2-p11.conf")), m.tpm.Address(), m.broken.Wire.Address(), 1))
+	m.breakable()
 	m.write("in.txt", "the contract")
 	m.write("pin", promises.PIN)
 	m.write("so", promises.SOPIN)
@@ -54,6 +57,13 @@ func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *mach
 	return m
 }
 
+// breakable leads the way to the TPM over a wire with faults.
+func (m *machine) breakable() {
+	m.t.Helper()
+	m.broken = promises.NewMachine(m.t, m.tpm)
+	m.write("tpm2-p11.conf", strings.Replace(string(m.read("tpm2-p11.conf")), m.tpm.Address(), m.broken.Wire.Address(), 1))
+}
+
 // settled waits until the door has let go of the TPM, and gives what there is in it.
 func (m *machine) settled() string {
 	m.t.Helper()
@@ -65,22 +75,16 @@ func (m *machine) settled() string {
 	return fmt.Sprintf("%+v", m.tpm.Count(m.t))
 }
 
-// overPromises runs a test of a door on each token: the rows that share a TPM one after another, and those apart.
+// overPromises runs a test of a door on each token: the rows that share a TPM one after another, and those apart. All of them run
+// at once, as they mostly wait.
 func overPromises(t *testing.T, run func(t *testing.T, token promises.Token, rows []promises.Row)) {
 	t.Helper()
-	for token, name := range map[promises.Token]string{promises.Open: "open", promises.Guarded: "guarded"} {
-		if rows := promises.Tried(token, false); len(rows) != 0 {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				run(t, token, rows)
-			})
-		}
-		for _, row := range promises.Tried(token, true) {
-			t.Run(name+" "+row.Name, func(t *testing.T) {
-				t.Parallel()
-				run(t, token, []promises.Row{row})
-			})
-		}
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, batch := range promises.Batches(testing.Short()) {
+		all.Go(func() {
+			t.Run(batch.Name, func(t *testing.T) { run(t, batch.Token, batch.Rows) })
+		})
 	}
 }
 
@@ -138,7 +142,7 @@ func (m *machine) use(token promises.Token, u promises.Use) result {
 	case promises.Create:
 		r := m.start(command, append([]string{"key", "create", "new", "--type", "p256"}, pin...)...)
 		if r.code == 0 {
-			m.tpm2p11("key", "delete", "new", "--force")
+			m.tpm2p11("key", "delete", "new", "--yes")
 		}
 		return r
 	}
@@ -166,10 +170,7 @@ func TestPromisesOfTheModule(t *testing.T) {
 	}
 	overPromises(t, func(t *testing.T, token promises.Token, rows []promises.Row) {
 		m := newPromising(t, token, rows)
-		m.env = append(m.env, fmt.Sprintf("%s=%d", storyToken, token))
-		if len(rows) == 1 {
-			m.env = append(m.env, storyRow+"="+rows[0].Name)
-		}
+		m.env = append(m.env, storyBatch+"="+t.Name()[strings.LastIndex(t.Name(), "/")+1:])
 		events := map[string]func(*machine) string{"settle": (*machine).settled}
 		for _, row := range rows {
 			events["begin "+row.Name] = func(m *machine) string { m.broken.Begin(row); return "" }
@@ -179,25 +180,13 @@ func TestPromisesOfTheModule(t *testing.T) {
 	})
 }
 
-// storyToken and storyRow are variables that tell a promisesApplication on which token it is, and which row alone it runs.
-const (
-	storyToken = "TPM2_P11_STORY_TOKEN"
-	storyRow   = "TPM2_P11_STORY_ROW"
-)
+// storyBatch is the variable that tells a promisesApplication which rows it runs.
+const storyBatch = "TPM2_P11_STORY_BATCH"
 
 func promisesApplication(a *application) {
-	n, err := strconv.Atoi(os.Getenv(storyToken))
-	a.ok(storyToken, err)
-	token := promises.Token(n)
-	rows := promises.Tried(token, false)
-	if name := os.Getenv(storyRow); name != "" {
-		rows = nil
-		for _, row := range promises.Tried(token, true) {
-			if row.Name == name {
-				rows = append(rows, row)
-			}
-		}
-	}
+	all := promises.Batches(false)
+	i := slices.IndexFunc(all, func(b promises.Batch) bool { return b.Name == os.Getenv(storyBatch) })
+	token, rows := all[i].Token, all[i].Rows
 	if token == promises.Guarded {
 		a.ok("C_Login", a.p11().Login(a.session, pkcs11.CKU_USER, promises.PIN))
 	}
@@ -209,6 +198,9 @@ func promisesApplication(a *application) {
 	for _, row := range rows {
 		held, files, threads := a.happen("settle"), a.descriptors(), a.threads()
 		a.happen("begin " + row.Name)
+		if row.Long {
+			a.patience.Store(int64(2 * time.Minute))
+		}
 		err := p.use(row.Use)
 		if got := nameOfRV(err); got != row.Module {
 			a.t.Errorf("%s: %s, want %s", row.Name, got, row.Module)
@@ -231,6 +223,58 @@ func promisesApplication(a *application) {
 			a.t.Errorf("%s: %d threads, before %d", row.Name, now, threads)
 		}
 	}
+}
+
+// A TPM that does not answer keeps nobody waiting who needs no TPM; when the connection ends, the one who waited has his signature.
+func TestOtherThreadsGoOnWhileTheTPMIsSilent(t *testing.T) {
+	silent := make(chan struct{}) // once a command got no answer
+	story{
+		boot: func(t *testing.T, config string) *machine {
+			m := newMachine(t, config)
+			m.breakable()
+			return m
+		},
+		ways:   transports[:1],
+		before: oneKey,
+		events: map[string]func(m *machine) string{
+			"fall silent": func(m *machine) string {
+				m.broken.Wire.Inject(faulttpm.Once(tpm2.TPMCCSign).Do(func(ctx context.Context, _ []byte, _ func() ([]byte, error)) ([]byte, error) {
+					silent <- struct{}{}
+					<-silent
+					return nil, faulttpm.ErrInjected
+				}))
+				return ""
+			},
+			"is silent":       func(m *machine) string { <-silent; return "" },
+			"end the silence": func(m *machine) string { silent <- struct{}{}; return "" },
+		},
+		app: func(a *application) {
+			key, public := a.private("web"), a.public("web")
+			signature, err := a.sign(a.session, ecdsaSHA256(), key, message)
+			a.ok("C_Sign", err)
+			a.happen("fall silent")
+			waits, goesOn := a.open(0), a.open(0)
+			signed := make(chan error)
+			go func() {
+				_, err := a.sign(waits, ecdsaSHA256(), key, message)
+				signed <- err
+			}()
+			a.happen("is silent")
+			a.ok("C_Verify", a.verify(goesOn, ecdsaSHA256(), public, message, signature))
+			a.find(goesOn)
+			_, err = a.p11().GetSessionInfo(waits)
+			a.ok("C_GetSessionInfo", err)
+			_, err = a.p11().GetTokenInfo(0)
+			a.ok("C_GetTokenInfo", err)
+			a.ok("C_DigestInit", a.p11().DigestInit(goesOn, []*pkcs11.Mechanism{mechanism(pkcs11.CKM_SHA256)}))
+			_, err = a.p11().Digest(goesOn, message)
+			a.ok("C_Digest", err)
+			a.ok("C_CloseSession", a.p11().CloseSession(goesOn))
+			a.happen("end the silence")
+			a.ok("C_Sign of the one who waited", <-signed)
+			a.works("web")
+		},
+	}.tell(t)
 }
 
 // spareThreads is how many the two Go runtimes, the test's and the module's, may come to need for what runs at once.
@@ -259,6 +303,7 @@ type promised struct {
 	*application
 	token promises.Token
 	keys  map[string]pkcs11.ObjectHandle
+	out   bool // it may be logged out
 }
 
 // use is a use of a key by the module.
@@ -266,8 +311,12 @@ func (p *promised) use(u promises.Use) error {
 	p.t.Helper()
 	if u.PIN != "" {
 		p.ok("C_Logout", p.p11().Logout(p.session))
-		err := p.p11().Login(p.session, pkcs11.CKU_USER, u.PIN)
-		return err
+		p.out = true
+		return p.p11().Login(p.session, pkcs11.CKU_USER, u.PIN)
+	}
+	if p.out {
+		p.out = false
+		p.ok("C_Login", p.p11().Login(p.session, pkcs11.CKU_USER, promises.PIN))
 	}
 	switch u.Verb {
 	case promises.Decrypt:

@@ -84,6 +84,9 @@ var nextStep = []struct {
 	{provider.ErrNoMemory, "programs that died left something loaded, or many use the TPM at once: use /dev/tpmrm0, which keeps them apart; " +
 		"else `tpm2_flushcontext -t`, `-l` and `-s` flush what is loaded, whoever uses it, and a restart does too"},
 	{provider.ErrNoNV, "remove persistent objects that nobody needs: `tpm2-p11 handles` shows them"},
+	{provider.ErrFailure, "restart the machine; if that does not help, the TPM is broken"},
+	{provider.ErrIntegrity, "ask again; if it stays so, the TPM is broken, or something between it and this program changes its answers"},
+	{provider.ErrMalformed, "ask again; if it stays so, the TPM is broken, or something between it and this program changes its answers"},
 	{provider.ErrBusy, "another program holds the TPM: use /dev/tpmrm0, which many can share, or try again"},
 	{p11kit.ErrNotInstalled, "install it (Debian: p11-kit), or sign elsewhere: --to-sign writes what is to be signed, --signature takes the signature"},
 	{p11kit.ErrModule, "module-path is the path of the module's file, and `p11-kit list-modules` shows those that are registered"},

@@ -13,7 +13,7 @@ import (
 )
 
 // Fault stands between a command and the TPM. It may call send, which gives the TPM's own answer, and answers what it likes.
-// An error ends the connection. The context ends when nobody waits for the answer any more.
+// An error ends the connection, after what was answered beside it. The context ends when nobody waits for the answer any more.
 type Fault func(ctx context.Context, command []byte, send func() ([]byte, error)) ([]byte, error)
 
 // ErrInjected is the error of a connection that a fault ended.
@@ -115,9 +115,15 @@ func Flip(fromEnd int) Fault {
 	})
 }
 
-// Truncate cuts the answer to n bytes, but leaves its size field, and with it the reader, waiting for more.
+// Truncate cuts the answer to n bytes and ends the connection.
 func Truncate(n int) Fault {
-	return Spoil(func(r []byte) []byte { return r[:min(n, len(r))] })
+	return func(_ context.Context, _ []byte, send func() ([]byte, error)) ([]byte, error) {
+		r, err := send()
+		if err != nil {
+			return nil, err
+		}
+		return r[:min(n, len(r))], ErrInjected
+	}
 }
 
 // Shorten cuts the answer to n bytes, at least a header, and says so in its size field.

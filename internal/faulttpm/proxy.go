@@ -125,10 +125,7 @@ func (p *Proxy) relay(client net.Conn) {
 				return nil, ctx.Err()
 			}
 		})
-		if err != nil {
-			return
-		}
-		if _, err := client.Write(response); err != nil {
+		if _, failed := client.Write(response); failed != nil || err != nil {
 			return
 		}
 	}

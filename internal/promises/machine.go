@@ -1,7 +1,9 @@
 package promises
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -111,46 +113,37 @@ func (m *Machine) flush(handles []tpm2.TPMHandle) {
 	})
 }
 
-// fillNV defines indices until no persistent object has room.
+// fillNV makes an object persistent, at handles of another range than the product's, until none has room: emulators keep that
+// room free of NV indices.
 func fillNV(m *Machine) {
-	const first = 0x01800000
-	defined := 0
-	m.others(func(t transport.TPM) (err error) {
-		for _, size := range []uint16{2048, 64, 1} {
-			var n int
-			n, err = until(tpm2.TPMRCNVSpace, func(i int) error {
-				_, err := tpm2.NVDefineSpace{
-					AuthHandle: tpm2.TPMRHOwner,
-					PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-						NVIndex: tpm2.TPMHandle(first + defined + i), NameAlg: tpm2.TPMAlgSHA256, DataSize: size,
-						Attributes: tpm2.TPMANV{OwnerRead: true, OwnerWrite: true, NoDA: true},
-					}),
-				}.Execute(t)
-				return err
-			})
-			defined += n
-			if err != nil {
-				return err
-			}
+	const first = 0x81010000
+	var object tpm2.NamedHandle
+	var filled int
+	m.others(func(t transport.TPM) error {
+		r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(t)
+		if err != nil {
+			return err
 		}
-		return nil
+		object = tpm2.NamedHandle{Handle: r.ObjectHandle, Name: r.Name}
+		filled, err = until(tpm2.TPMRCNVSpace, func(i int) error { return evict(t, object, tpm2.TPMHandle(first+i)) })
+		_, flushed := tpm2.FlushContext{FlushHandle: r.ObjectHandle}.Execute(t)
+		return errors.Join(err, flushed)
 	})
 	m.later(func() {
-		m.others(func(t transport.TPM) error {
-			for i := range defined {
+		m.others(func(t transport.TPM) (err error) {
+			for i := 0; i < filled && err == nil; i++ {
 				h := tpm2.TPMHandle(first + i)
-				public, err := tpm2.NVReadPublic{NVIndex: h}.Execute(t)
-				if err != nil {
-					return err
-				}
-				_, err = tpm2.NVUndefineSpace{AuthHandle: tpm2.TPMRHOwner, NVIndex: tpm2.NamedHandle{Handle: h, Name: public.NVName}}.Execute(t)
-				if err != nil {
-					return err
-				}
+				err = evict(t, tpm2.NamedHandle{Handle: h, Name: object.Name}, h)
 			}
-			return nil
+			return err
 		})
 	})
+}
+
+// evict makes an object persistent, or takes a persistent one away.
+func evict(t transport.TPM, object tpm2.NamedHandle, h tpm2.TPMHandle) error {
+	_, err := tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &object, PersistentHandle: h}.Execute(t)
+	return err
 }
 
 // lockOut guesses at the auth value of an object of somebody else's until the TPM takes no more guesses.
@@ -184,6 +177,17 @@ func lockOut(m *Machine) {
 	})
 }
 
+// endLockout is TPM2_DictionaryAttackLockReset, which who has the lockout hierarchy's authorisation may do.
+func endLockout(m *Machine) {
+	m.others(func(t transport.TPM) error {
+		answer, err := t.Send([]byte{0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x39, 0x40, 0, 0, 0x0A, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0})
+		if err == nil && binary.BigEndian.Uint32(answer[6:]) != 0 {
+			err = fmt.Errorf("response code %x", answer[6:10])
+		}
+		return err
+	})
+}
+
 // clear is TPM2_Clear, which a new owner of the machine does.
 func clear(m *Machine) {
 	m.others(func(t transport.TPM) error {
@@ -202,18 +206,14 @@ func replaceSRK(m *Machine) {
 		if err != nil {
 			return err
 		}
-		evict := func(h tpm2.TPMHandle, name tpm2.TPM2BName) error {
-			_, err := tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: h, Name: name}, PersistentHandle: srkHandle}.Execute(t)
-			return err
-		}
-		if err := evict(srkHandle, public.Name); err != nil {
+		if err := evict(t, tpm2.NamedHandle{Handle: srkHandle, Name: public.Name}, srkHandle); err != nil {
 			return err
 		}
 		other, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(t)
 		if err != nil {
 			return err
 		}
-		err = evict(other.ObjectHandle, other.Name)
+		err = evict(t, tpm2.NamedHandle{Handle: other.ObjectHandle, Name: other.Name}, srkHandle)
 		_, flushed := tpm2.FlushContext{FlushHandle: other.ObjectHandle}.Execute(t)
 		return errors.Join(err, flushed)
 	})

@@ -4,6 +4,7 @@ package promises
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
@@ -20,6 +21,7 @@ type Row struct {
 	Use   Use    // what is tried while it happens
 	// Apart is a row that spends its TPM, or takes long: it has one to itself.
 	Apart bool
+	Long  bool           // it takes a minute, most of it waiting
 	Begin func(*Machine) // lets it happen
 	End   func(*Machine) // makes it good again; nil: takes the fault from the wire. Where Lost is set it is what is left to do
 	Lost  bool           // the key does not come back
@@ -58,7 +60,7 @@ const (
 type Use struct {
 	Verb       Verb
 	Key        string // the label
-	PIN        string // of a guarded token; "" is the right one
+	PIN        string // of a guarded token, to log in by anew; "" is no login but that of the beginning
 	Ciphertext string // to decrypt; "" is a good one
 }
 
@@ -105,7 +107,7 @@ type Key struct {
 }
 
 // BoundPCR is the PCR that bound keys are bound to.
-const BoundPCR = 7
+const BoundPCR = 8
 
 // Section is some rows of the page.
 type Section struct {
@@ -117,16 +119,28 @@ type Section struct {
 // Table is all of it.
 var Table = []Section{wire, machine}
 
-// Tried are the rows that are run on a token: those that share a machine, in their order, and those apart.
-func Tried(token Token, apart bool) (rows []Row) {
+// Batch is rows that one TPM is for, in their order.
+type Batch struct {
+	Name  string // without spaces and slashes
+	Token Token
+	Rows  []Row
+}
+
+// Batches are the rows that are run; with short without the long ones.
+func Batches(short bool) []Batch {
+	all := []Batch{{Name: "open", Token: Open}, {Name: "guarded", Token: Guarded}}
 	for _, s := range Table {
 		for _, r := range s.Rows {
-			if r.Name != "" && r.Token == token && r.Apart == apart {
-				rows = append(rows, r)
+			switch {
+			case r.Name == "" || r.Long && short:
+			case r.Apart:
+				all = append(all, Batch{strings.NewReplacer(" ", "_", ",", "").Replace(r.Name), r.Token, []Row{r}})
+			default:
+				all[r.Token].Rows = append(all[r.Token].Rows, r)
 			}
 		}
 	}
-	return rows
+	return all
 }
 
 // Machine is where a row happens: a TPM, and the wire from a door to it.
