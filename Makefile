@@ -4,6 +4,7 @@
 # make check    what to run all day (under 5 minutes)
 # make test     everything
 # make fuzz     every fuzz target for T=60s each, which make test runs for two seconds
+# make mutation the tests notice each check that is missing in what verifies and decides (some minutes)
 # make bench    what an operation costs beside what the TPM takes for it
 # make install  into PREFIX, below DESTDIR
 
@@ -31,7 +32,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz bench install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation bench install uninstall clean
 
 all: module command
 
@@ -98,6 +99,10 @@ test-boot:
 T ?= 60s
 fuzz:
 	$(GO) run ./tests/fuzz -time $(T) $(FUZZ)
+
+# Takes the checks of what verifies and decides out, one at a time: tests must fail without each. MUTATION narrows it, as -v -run cms.
+mutation:
+	$(GO) run ./tests/mutation $(MUTATION) ./kms/cms
 
 # BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
 bench:

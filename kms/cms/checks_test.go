@@ -42,6 +42,8 @@ func TestEachCheckRefusesByItself(t *testing.T) {
 		"more than 512 elements":                                   many,
 		"tag 0x3f":                                                 []byte("\x3f\x81\x01\x00"),
 		"tag 0x00":                                                 []byte("\x00\x00"),
+		"it ends too early":                                        []byte("\x30\x01\x02"), // inside an element of definite length
+		" ends too early":                                          []byte("\x30\x82\x01"), // inside a length
 		"length of 5 bytes":                                        []byte("\x30\x85\x00\x00\x00\x00\x02\x05\x00"),
 		"encrypted key of 255 bytes for a key of 256":              changed(func(e *sim.Envelope) { e.EncryptedKey = e.EncryptedKey[1:] }),
 		"encryptedContentInfo lacks its encryptedContent":          lacks(0x80),
@@ -54,6 +56,9 @@ func TestEachCheckRefusesByItself(t *testing.T) {
 	}
 	if _, err := cms.Open(t.Context(), sequences(12), recipient()); err == nil || strings.Contains(err.Error(), "more than") {
 		t.Errorf("12 levels: %v", err)
+	}
+	if _, err := cms.RecipientID("no key"); !errors.Is(err, cms.ErrKey) {
+		t.Errorf("the name of what is no key: %v", err)
 	}
 }
 

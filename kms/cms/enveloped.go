@@ -28,10 +28,7 @@ type enveloped struct {
 // parse reads a ContentInfo with an EnvelopedData (RFC 5652, sections 3 and
 // 6.1) for one recipient.
 func parse(message []byte) (e enveloped, err error) {
-	root, err := parseBER(message)
-	if err != nil {
-		return enveloped{}, err
-	}
+	root, err := parseBER(message) // after whose error the fields take nothing
 	top := &fields{of: "message", left: []element{root}, err: &err}
 	info := top.in(tagSequence, "ContentInfo")
 	info.is(tagOID, "contentType", oidEnvelopedData)
