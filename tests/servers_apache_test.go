@@ -33,8 +33,7 @@ func TestServersApache(t *testing.T) {
 			conf := s.write("apache.conf", fmt.Sprintf(apacheModules, s.dir, mpm, s.address)+site)
 			s.command("apache2", "-f", conf, "-k", "start")
 			master := s.pid("apache.pid")
-			s.endsWith(master)
-			s.answers()
+			s.serves(master)
 			for _, child := range s.children(master) {
 				s.unprivileged(child, "www-data")
 			}
@@ -54,6 +53,7 @@ func TestServersApache(t *testing.T) {
 			}, cutOff)
 			s.killsHelpers()
 			s.handshakes(50, 4)
+			s.undisturbed()
 			s.refusesOtherPCRs()
 			s.command("apache2", "-f", conf, "-k", "stop")
 			s.ends()

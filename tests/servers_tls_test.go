@@ -26,6 +26,9 @@ type tlsServer struct {
 	*machine
 	address string
 	roots   *x509.CertPool
+	before  tally // of the TPM, before the server began
+	master  int   // its first process
+	files   int   // that this had open when it began to serve
 }
 
 // newTLSServer makes the key and its certificate, web.crt, in a machine whose log is a file. Nothing listens yet.
@@ -48,6 +51,7 @@ func newTLSServer(t *testing.T, kind string) *tlsServer {
 	if err := os.Chmod(m.path("web.crt"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	s.before = s.tally()
 	// A free port: nobody else takes it in the moment until the server does.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -117,6 +121,25 @@ func (s *tlsServer) pid(file string) int {
 		return err == nil
 	})
 	return pid
+}
+
+// serves waits until the server does, whose first process this is. That is stopped at the test's end, and whatever it left.
+func (s *tlsServer) serves(master int) {
+	s.t.Helper()
+	s.endsWith(master)
+	s.answers()
+	s.master = master
+	s.files = s.descriptors()
+}
+
+// descriptors are how many files the master has open.
+func (s *tlsServer) descriptors() int {
+	s.t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.master))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return len(open)
 }
 
 // endsWith stops the server's master at the test's end, and whatever it left.
@@ -278,9 +301,18 @@ func (s *tlsServer) killsHelpers() {
 	}, nil)
 }
 
-// ends demands that a stopped server leaves no helper, and sweeps up what the killed ones left in the TPM.
+// undisturbed demands that the master has no more files open than when it began to serve, and no zombie.
+func (s *tlsServer) undisturbed() {
+	s.t.Helper()
+	s.eventually("the master has its files alone, and no zombie", func() bool {
+		return s.descriptors() <= s.files && len(s.zombies(s.master)) == 0
+	})
+}
+
+// ends demands that a stopped server leaves no helper and the TPM as it was, and sweeps up what the killed ones left in that.
 func (s *tlsServer) ends() {
 	s.t.Helper()
 	s.helpersEnd()
+	s.machine.undisturbed(s.before, true)
 	s.tpm.Restart(s.t)
 }

@@ -120,6 +120,30 @@ func countAt(socket string) (n Counts, err error) {
 	return n, err
 }
 
+// FailedTries is how many wrong authorisations the TPM has counted
+// (TPM_PT_LOCKOUT_COUNTER).
+func (p *TPM) FailedTries(t testing.TB) (n int) {
+	t.Helper()
+	err := withClient(p.Socket(), func(c *client) error {
+		r, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTLockoutCounter), PropertyCount: 1}.Execute(c)
+		if err != nil {
+			return err
+		}
+		properties, err := r.CapabilityData.Data.TPMProperties()
+		if err == nil && len(properties.TPMProperty) != 1 {
+			err = errors.New("it does not tell")
+		}
+		if err == nil {
+			n = int(properties.TPMProperty[0].Value)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("the TPM's lockout counter: %v", err)
+	}
+	return n
+}
+
 // Use runs commands of another program, which leaves loaded what it loads.
 func (p *TPM) Use(t testing.TB, work func(transport.TPM) error) {
 	t.Helper()

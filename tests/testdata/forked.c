@@ -95,9 +95,13 @@ static void without_helper(void)
 	nothing_is_initialised();
 }
 
+static int children; /* that this process has started */
+
 static pid_t start(void (*what)(void))
 {
 	pid_t child = fork();
+
+	children += child > 0;
 
 	if (child == 0) {
 		signal(SIGCHLD, SIG_DFL);
@@ -131,13 +135,32 @@ static void await_all(void (*what)(void), int workers)
 
 static void four_workers(void) { await_all(work, 4); }
 
+/* How many descriptors a process has that has let go of the TPM, as it does when it forks. */
+static int descriptors_at_rest(void)
+{
+	await(start(nothing_is_initialised));
+	return descriptors();
+}
+
+/* Whoever forks has as many descriptors as before, and no child that it does not know of, a zombie neither. */
+static void is_undisturbed(int before)
+{
+	CHECK(descriptors_at_rest() <= before);
+	CHECK(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
+	CHECK(atomic_load(&signals_of_children) <= children);
+}
+
 /* A master that has left its terminal. */
 static void daemonised(void)
 {
+	int before;
+
 	setsid();
 	four_workers();
 	work();
+	before = descriptors_at_rest();
 	four_workers();
+	is_undisturbed(before);
 }
 
 static void close_everything(void)
@@ -430,6 +453,58 @@ static void log_in_again(void)
 	sign_for(session, private, public, 2);
 }
 
+static char **command; /* that this program was started by */
+
+static void sign_for_seconds(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	for (time_t end = time(NULL) + 3; time(NULL) < end && failures == 0;)
+		sign_for(session, private, public, 1);
+}
+
+/* The program anew, which knows nothing of what this one has loaded. */
+static void execute(char *as)
+{
+	command[2] = as;
+	execv("/proc/self/exe", command);
+	CHECK(!"executed");
+}
+
+static void be_the_next_master(void) { execute("workers"); }
+
+/* An upgrade while it serves, as nginx does it: another master beside this one, and workers of both. */
+static void upgraded(void)
+{
+	pid_t old = start(sign_for_seconds);
+
+	await(start(be_the_next_master));
+	four_workers();
+	await(old);
+}
+
+/* A restart as haproxy's master does it: it becomes the next one, and has the workers of the one before. */
+static void replaced(void)
+{
+	start(sign_for_seconds);
+	start(sign_for_seconds);
+	pause_a_second();
+	CHECK(failures == 0);
+	execute("replacement");
+}
+
+static void with_the_workers_of_another(void)
+{
+	four_workers();
+	for (int i = 0; i < 2; i++, children++)
+		await(-1);
+}
+
 static const char *scenario;
 
 static int is(const char *name) { return strcmp(scenario, name) == 0; }
@@ -437,15 +512,9 @@ static int is(const char *name) { return strcmp(scenario, name) == 0; }
 /* What a master does that has C_Initialize behind it. */
 static void serve(void)
 {
-	int before, after;
-
 	if (is("many")) {
-		await(start(work));
-		before = descriptors();
 		for (int i = 0; i < 500 && failures == 0; i++)
 			await(start(i % 5 == 0 ? work : nothing_is_initialised));
-		after = descriptors();
-		CHECK(after <= before);
 	} else if (is("workers") || is("bound deeply"))
 		four_workers();
 	else if (is("grandchildren"))
@@ -468,6 +537,12 @@ static void serve(void)
 		await(start(only_uses_keys));
 	else if (is("helper dies"))
 		await(start(outlive_the_helper));
+	else if (is("upgraded"))
+		upgraded();
+	else if (is("replaced"))
+		replaced();
+	else if (is("replacement"))
+		with_the_workers_of_another();
 	else if (is("helper lost"))
 		recover_by_a_fork();
 	else if (is("helper stops"))
@@ -476,7 +551,7 @@ static void serve(void)
 		await(start(outlive_many_helpers));
 	else if (is("pin"))
 		await(start(log_in_again));
-	else if (!is("idle"))
+	else
 		CHECK(!"a scenario");
 }
 
@@ -487,6 +562,7 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	command = argv;
 	scenario = argv[2];
 	jail = argc > 3 ? argv[3] : "/";
 	pin = is("pin");
@@ -522,8 +598,12 @@ int main(int argc, char **argv)
 	}
 	if (is("nobody forks"))
 		pause_a_second();
-	else
+	else if (!is("idle")) {
+		int before = descriptors_at_rest();
+
 		serve();
+		is_undisturbed(before);
+	}
 	if (is("idle")) {
 		/* A helper is no child that the host could see. */
 		pid_t child = start(nothing_is_initialised);
