@@ -48,7 +48,7 @@ type approver interface {
 	// approval is the command that puts the approver's digest in place of an approved policy's.
 	approval(digest, signature []byte) Step
 	// unapproved says that no policy counts.
-	unapproved(of int) *UnsatisfiedError
+	unapproved(now State, of int) *UnsatisfiedError
 }
 
 func (a Authorize) walk(p *planner) error {
@@ -124,7 +124,7 @@ func (s State) approve(n approver, hash crypto.Hash) (Approved, error) {
 		unmet.Branches = append(unmet.Branches, Branch{Name: a.Name, Err: err})
 	}
 	if len(unmet.Branches) == 0 {
-		return Approved{}, n.unapproved(len(all))
+		return Approved{}, n.unapproved(s, len(all))
 	}
 	return Approved{}, unmet
 }
@@ -193,7 +193,7 @@ func (a Authorize) approval(digest, signature []byte) Step {
 
 func (a AuthorizeNV) approval([]byte, []byte) Step { return AuthorizeNVStep(a) }
 
-func (a Authorize) unapproved(of int) *UnsatisfiedError {
+func (a Authorize) unapproved(_ State, of int) *UnsatisfiedError {
 	has := "no approved policy was found"
 	if of > 0 {
 		has = fmt.Sprintf("none of %d approved policies bears its signature", of)
@@ -201,8 +201,15 @@ func (a Authorize) unapproved(of int) *UnsatisfiedError {
 	return &UnsatisfiedError{Node: a, Wants: a.text(), Has: has}
 }
 
-func (a AuthorizeNV) unapproved(of int) *UnsatisfiedError {
-	return &UnsatisfiedError{Node: a, Wants: a.text(), Has: fmt.Sprintf("none of %d policies that were found is the one whose digest it holds", of)}
+// unapproved tells what was revoked, when the index holds a digest of zeros, from a policy that is not among those that were found.
+func (a AuthorizeNV) unapproved(now State, of int) *UnsatisfiedError {
+	unmet := &UnsatisfiedError{Node: a, Wants: "nothing", Has: fmt.Sprintf("what NV index 0x%08x approved was revoked", uint32(a.Index))}
+	x, err := now.nv(a.Index)
+	if digest := x.Data[min(2, len(x.Data)):]; err == nil && bytes.Count(digest, []byte{0}) < len(digest) {
+		unmet.Wants = abbreviate(digest)
+		unmet.Has = fmt.Sprintf("none of %d policies that were found has the digest in NV index 0x%08x", of, uint32(a.Index))
+	}
+	return unmet
 }
 
 func (a Authorize) resolve(now State, _ bool) (Node, error) {

@@ -210,8 +210,16 @@ func (c *connection) explainSecret(ctx context.Context, u *policyUse, step polic
 	if err == nil {
 		err = node.Wrong()
 	}
-	return fmt.Errorf("%w (%w)", u.refused(err), said)
+	return secretRefusal{u.refused(err), said}
 }
+
+// secretRefusal is a refusal that is an ErrHierarchyAuth too.
+type secretRefusal struct {
+	error
+	said *HierarchyError
+}
+
+func (r secretRefusal) Unwrap() []error { return []error{r.error, r.said} }
 
 // brokenApproval: the TPM did not take an approved policy.
 type brokenApproval struct{ error }

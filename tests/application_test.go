@@ -83,7 +83,7 @@ func (s story) run(m *machine, test string, by transport) (log string) {
 	answerEnd, answers := pipe(m.t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$", "-test.count=1")
+	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+strings.ReplaceAll(test, "/", "$/^")+"$", "-test.count=1")
 	c.Env = append(append(m.env, storyFolder+"="+m.dir, "GOTRACEBACK=all"), env...)
 	c.ExtraFiles = []*os.File{requestEnd, answerEnd}
 	var stdout, stderr bytes.Buffer
