@@ -63,14 +63,6 @@ func (c *connection) close() {
 	c.conn.Close()
 }
 
-// withTimeout gives a context that ends after d unless the caller set a deadline of its own.
-func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, d)
-}
-
 // transmit sends a command, again for as long as the TPM asks for it, and returns the response.
 //
 // With patience it is not cut off by ctx, but by that time: what a command loaded, say, would be lost, and the TPM's
@@ -82,12 +74,12 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	send, limit := ctx, transport.CommandTimeout(cmd)
+	send := ctx // without a deadline the transport has one
 	if patience > 0 {
-		send, limit = context.WithoutCancel(ctx), patience
+		var cancel context.CancelFunc
+		send, cancel = context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
 	}
-	send, cancel := withTimeout(send, limit)
-	defer cancel()
 	began := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		raw, err := c.conn.Transmit(send, cmd)
@@ -128,8 +120,8 @@ func lostError(ctx context.Context, name string, err error) error {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case errors.Is(ended, context.Canceled):
 		return fmt.Errorf("%s: %w", name, ended)
-	case ended != nil:
-		return fmt.Errorf("%w: %s: no answer: %w", ErrUnavailable, name, ended)
+	case ended != nil, errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %s: no answer: %w", ErrUnavailable, name, context.DeadlineExceeded)
 	}
 	return fmt.Errorf("%w: %s: %w", errLost, name, err)
 }

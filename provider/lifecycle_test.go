@@ -155,7 +155,12 @@ func TestPatienceEnds(t *testing.T) {
 func TestATPMThatNeverAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{answer: func(ctx context.Context, _ []byte) ([]byte, error) {
+		s := &script{answer: func(ctx context.Context, command []byte) ([]byte, error) {
+			if _, ok := ctx.Deadline(); !ok { // as a transport does
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, transport.CommandTimeout(command))
+				defer cancel()
+			}
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}

@@ -108,29 +108,23 @@ func (p Public) AuthPolicy() []byte { return bytes.Clone(p.area.AuthPolicy.Buffe
 // Scheme is the one scheme that the key was made for, with its hash; TPM_ALG_NULL when each use chooses (TPMT_RSA_SCHEME and
 // TPMT_ECC_SCHEME, Part 2, sections 11.2.4.2 and 11.2.5.6).
 func (p Public) Scheme() (scheme, hash tpm2.TPMAlgID, err error) {
-	var b []byte
-	switch p.area.Type {
-	case tpm2.TPMAlgRSA:
-		parms, err := p.area.Parameters.RSADetail()
-		if err != nil {
-			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		b = tpm2.Marshal(parms.Scheme)
-	case tpm2.TPMAlgECC:
-		parms, err := p.area.Parameters.ECCDetail()
-		if err != nil {
-			return 0, 0, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		b = tpm2.Marshal(parms.Scheme)
-	default:
+	if p.area.Type != tpm2.TPMAlgRSA && p.area.Type != tpm2.TPMAlgECC {
 		return tpm2.TPMAlgNull, 0, nil
 	}
-	r := reader{b: b}
+	r := reader{b: p.bytes} // type, name algorithm, attributes, policy, symmetric algorithm of a storage key; then the scheme
+	r.u16()
+	r.u16()
+	r.u32()
+	r.sized()
+	if symmetric := tpm2.TPMAlgID(r.u16()); symmetric != tpm2.TPMAlgNull {
+		r.u16()
+		r.u16()
+	}
 	scheme = tpm2.TPMAlgID(r.u16())
-	if len(r.b) >= 2 {
+	if scheme != tpm2.TPMAlgNull && scheme != tpm2.TPMAlgRSAES { // the two that have no hash
 		hash = tpm2.TPMAlgID(r.u16())
 	}
-	return scheme, hash, nil
+	return scheme, hash, r.err
 }
 
 // Key is *rsa.PublicKey or *ecdsa.PublicKey; an error for other objects.

@@ -55,12 +55,14 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
 			signature, err = c.sign(ctx, object, auths, key, s, h, digest)
-			if err != nil {
-				return err
-			}
-			return t.verifySignature(key, s, h, digest, signature)
+			return err
 		})
 	})
+	if err == nil { // the next one has its turn meanwhile
+		if err = t.verifySignature(key, s, h, digest, signature); err != nil {
+			t.Release()
+		}
+	}
 	if err != nil {
 		return nil, a.wrap("sign with key", err)
 	}

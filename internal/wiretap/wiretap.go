@@ -64,5 +64,10 @@ type conn struct {
 }
 
 func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	if _, ok := ctx.Deadline(); !ok { // what waits in a fault does not wait for ever
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, transport.CommandTimeout(command))
+		defer cancel()
+	}
 	return c.dialer.Carry(ctx, command, func() ([]byte, error) { return c.Conn.Transmit(ctx, command) })
 }

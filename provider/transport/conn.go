@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"syscall"
 	"time"
 )
 
@@ -25,7 +23,7 @@ type framing interface {
 type conn struct {
 	framing
 	address string
-	socket  net.Conn
+	socket  *socket
 	buf     [maxSize + 16]byte // the response, and room to see that more follows
 	broken  error              // why the connection cannot be used any more
 }
@@ -38,7 +36,7 @@ func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", c.address, err)
 	}
 	if c.broken == nil {
-		if err := c.checkQuiet(); err != nil {
+		if err := c.socket.quiet(); err != nil {
 			_ = c.fail(ctx, err)
 		}
 	}
@@ -46,59 +44,33 @@ func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w: %w", c.address, ErrBroken, c.broken)
 	}
 
-	ctx, cancel := withDeadline(ctx, CommandTimeout(command))
-	defer cancel()
-	// Closing is the one way to wake a blocked read that cannot be undone by a
-	// later deadline; the connection is lost anyway.
-	stop := context.AfterFunc(ctx, func() { c.socket.Close() })
-	response, err := c.exchange(command)
-	if !stop() && err == nil {
-		// The end came just after the response: that one still counts.
-		_ = c.fail(ctx, ctx.Err())
-	}
+	response, err := c.exchange(ctx, command)
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}
 	return response, nil
 }
 
-func (c *conn) exchange(command []byte) ([]byte, error) {
-	if _, err := c.socket.Write(c.frame(command)); err != nil {
+// exchange sends a command and reads its response.
+func (c *conn) exchange(ctx context.Context, command []byte) (response []byte, err error) {
+	timeout := CommandTimeout(command)
+	if _, ok := ctx.Deadline(); ok {
+		timeout = 0
+	}
+	if err := c.socket.limit(timeout); err != nil {
 		return nil, err
 	}
-	return c.read(c.socket, c.buf[:])
-}
-
-// checkQuiet finds out, before a command is sent, that the TPM has ended the
-// connection (the command can go elsewhere then) or has sent what nobody asked
-// for (it would be taken for the response).
-func (c *conn) checkQuiet() error {
-	raw, err := c.socket.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var n int
-	var peekErr error
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		for {
-			n, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-			if !errors.Is(peekErr, syscall.EINTR) {
-				return
-			}
+	ended, err := c.socket.during(ctx, func() error {
+		_, err := c.socket.Write(c.frame(command))
+		if err == nil {
+			response, err = c.read(c.socket, c.buf[:])
 		}
-	})
-	switch {
-	case err != nil:
 		return err
-	case errors.Is(peekErr, syscall.EAGAIN):
-		return nil
-	case peekErr != nil:
-		return peekErr
-	case n == 0:
-		return io.EOF
+	})
+	if ended && err == nil { // just after the response: that one still counts
+		_ = c.fail(ctx, ctx.Err())
 	}
-	return fmt.Errorf("%w: a response without a command", ErrMalformed)
+	return response, err
 }
 
 // fail breaks the connection, remembers why, and puts the cause into words.
@@ -119,7 +91,7 @@ func (c *conn) Close() error {
 	}
 	c.broken = errClosed
 	if bye := c.farewell(); bye != nil {
-		_ = c.socket.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = c.socket.limit(time.Second)
 		_, _ = c.socket.Write(bye) // a server that is gone needs none
 	}
 	clear(c.buf[:])

@@ -53,10 +53,14 @@ func busyUnlessCancelled(ctx context.Context, err error) error {
 
 // dialSocket connects to a socket. A unix socket whose queue of clients is full
 // gives EAGAIN at once, other than a full TCP queue, which waits.
-func dialSocket(ctx context.Context, network, target string) (net.Conn, error) {
-	return waitTurn(ctx, syscall.EAGAIN, func() (net.Conn, error) {
+func dialSocket(ctx context.Context, network, target string) (*socket, error) {
+	return waitTurn(ctx, syscall.EAGAIN, func() (*socket, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, network, target)
+		c, err := d.DialContext(ctx, network, target)
+		if err != nil {
+			return nil, err
+		}
+		return newSocket(c)
 	})
 }
 

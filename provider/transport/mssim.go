@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 )
 
 // The codes of the reference implementation's TCP protocol (TPM 2.0 Part 4,
@@ -66,21 +65,25 @@ func (d *mssimDialer) powerOn(ctx context.Context) error {
 		return explainSocket(d.address+" (platform port)", err)
 	}
 	defer socket.Close()
-	stop := context.AfterFunc(ctx, func() { socket.Close() })
-	defer stop()
-	for _, signal := range []uint32{simSignalPowerOn, simSignalNVOn} {
-		if err := platformSignal(socket, signal); err != nil {
-			if ctx.Err() != nil {
-				err = busyUnlessCancelled(ctx, err)
+	_, err = socket.during(ctx, func() error {
+		for _, signal := range []uint32{simSignalPowerOn, simSignalNVOn} {
+			if err := platformSignal(socket, signal); err != nil {
+				return err
 			}
-			return fmt.Errorf("%s (platform port): switching the TPM on: %w", d.address, err)
 		}
+		return nil
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			err = busyUnlessCancelled(ctx, err)
+		}
+		return fmt.Errorf("%s (platform port): switching the TPM on: %w", d.address, err)
 	}
 	_, _ = socket.Write(binary.BigEndian.AppendUint32(nil, simSessionEnd))
 	return nil
 }
 
-func platformSignal(socket net.Conn, signal uint32) error {
+func platformSignal(socket *socket, signal uint32) error {
 	if _, err := socket.Write(binary.BigEndian.AppendUint32(nil, signal)); err != nil {
 		return err
 	}
