@@ -3,6 +3,7 @@ package signer
 import (
 	"errors"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -17,6 +18,7 @@ var (
 	ErrKeyPINNeeded   = keystore.ErrKeyPINNeeded   // the key has a PIN of its own and none was given
 	ErrUnfinished     = keystore.ErrUnfinished     // it is half deleted
 	ErrPolicyUnknown  = keystore.ErrPolicyUnknown  // it has a policy, and the store does not say which
+	ErrNoAccess       = client.ErrNoAccess         // the server lets this process's user use no key
 	ErrNoCertificate  = errors.New("the key has no certificate")
 )
 

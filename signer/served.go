@@ -82,7 +82,7 @@ type servedKey struct {
 func findServed(ctx context.Context, c *client.Client, want tokens.Name, pin func() ([]byte, error)) (*Key, error) {
 	k, err := chooseServed(ctx, c, want)
 	if err != nil {
-		return nil, withNextStep(err, want)
+		return nil, err
 	}
 	public, err := x509.ParsePKIXPublicKey(k.public[ckaPublicKeyInfo])
 	if err != nil {
@@ -144,9 +144,9 @@ func chooseServed(ctx context.Context, c *client.Client, want tokens.Name) (serv
 	}
 	switch {
 	case !initialized:
-		return servedKey{}, fmt.Errorf("%w at the server", ErrNotInitialized)
+		return servedKey{}, fmt.Errorf("%w at the server: run `tpm2-p11 init` there", ErrNotInitialized)
 	case len(found) == 0:
-		return servedKey{}, fmt.Errorf("%w among those that the server lets this user use", ErrNotFound)
+		return servedKey{}, fmt.Errorf("%w among those that the server lets this user use: an [[access]] table of its configuration names a user's keys", ErrNotFound)
 	case len(found) > 1:
 		return servedKey{}, tokens.Ambiguous(uris)
 	}
@@ -234,7 +234,7 @@ var servedErrors = []struct {
 	answer, err error
 }{
 	{client.ErrUnreachable, ErrUnavailable},
-	{client.ErrNoAccess, ErrUnavailable},
+	{client.ErrNoAccess, ErrNoAccess},
 	{client.ErrClosed, ErrClosed},
 	{client.RVFunctionRejected, ErrPolicy},
 	{client.RVPINIncorrect, ErrPIN},
@@ -262,7 +262,7 @@ func servedError(err error) error {
 			continue
 		}
 		var rv client.RV
-		if errors.As(err, &rv) {
+		if errors.As(err, &rv) && row.err != ErrNoAccess {
 			return fmt.Errorf("%w: %w: the server's log says why", row.err, err)
 		}
 		return fmt.Errorf("%w: %w", row.err, err)

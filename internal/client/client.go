@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
@@ -178,8 +179,7 @@ func (c *Client) connected(ctx context.Context) (*conn, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	var rv RV
-	if errors.As(err, &rv) || errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNoAccess) {
+	if !worthWaiting(err) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.path, err)
@@ -188,20 +188,29 @@ func (c *Client) connected(ctx context.Context) (*conn, error) {
 // worthWaiting tells whether a later try may succeed: waiting helps against a server that starts, not against missing rights.
 func worthWaiting(err error) bool {
 	var rv RV
-	return !errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoAccess) && !errors.As(err, &rv)
+	return !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoAccess) && !errors.As(err, &rv)
+}
+
+// noAccess says what lets this process in.
+func (c *Client) noAccess(why error) error {
+	return fmt.Errorf("%w: the one at %s does not let user %d in: name it, its keys and purposes in an [[access]] table of the server's configuration, and reload that (%w)",
+		ErrNoAccess, c.path, os.Geteuid(), why)
 }
 
 // connect is one try. The turn is held.
 func (c *Client) connect(ctx context.Context) (*conn, error) {
 	var dialer net.Dialer
 	n, err := dialer.DialContext(ctx, "unix", c.path)
+	if errors.Is(err, fs.ErrPermission) { // a server without [[access]] tables opens its socket to nobody
+		return nil, c.noAccess(err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	conn := newConn(n)
 	err = conn.call(ctx, callInitialize, func(w *wire.Writer) { w.Bool(false); w.Uint64(0) }, nil)
 	if errors.Is(err, RVFunctionRejected) {
-		err = fmt.Errorf("%w: the [[access]] tables of its configuration say who may", ErrNoAccess)
+		err = c.noAccess(err)
 	}
 	if err == nil && c.login != nil {
 		if err = once(conn.logIn(ctx, c.login)); errors.Is(err, RVPINIncorrect) {

@@ -25,12 +25,12 @@ type conn struct {
 	mu       sync.Mutex // guards what follows
 	waiting  map[uint64]chan []byte
 	lastID   uint64
-	sessions []uint64 // that are open and that nobody uses
-	err      error    // why it ended
+	sessions map[uint64][]uint64 // of each slot, that are open and that nobody uses
+	err      error               // why it ended
 }
 
 func newConn(n net.Conn) *conn {
-	c := &conn{net: n, waiting: make(map[uint64]chan []byte)}
+	c := &conn{net: n, waiting: make(map[uint64]chan []byte), sessions: make(map[uint64][]uint64)}
 	c.ends.Go(c.read)
 	return c
 }

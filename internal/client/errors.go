@@ -35,7 +35,35 @@ const (
 	rvAttributeTypeInvalid RV = 0x12
 )
 
-func (rv RV) Error() string { return fmt.Sprintf("the server answers 0x%X", uint64(rv)) }
+// rvTexts are names, and what they mean where that is not the caller's doing.
+var rvTexts = map[RV]string{
+	RVDataInvalid:             "CKR_DATA_INVALID",
+	RVDataLenRange:            "CKR_DATA_LEN_RANGE",
+	RVDeviceError:             "CKR_DEVICE_ERROR, its TPM failed",
+	RVDeviceRemoved:           "CKR_DEVICE_REMOVED, it does not reach its TPM",
+	RVEncryptedDataInvalid:    "CKR_ENCRYPTED_DATA_INVALID",
+	RVEncryptedDataLenRange:   "CKR_ENCRYPTED_DATA_LEN_RANGE",
+	RVKeyHandleInvalid:        "CKR_KEY_HANDLE_INVALID, the key is gone",
+	RVKeyFunctionNotPermitted: "CKR_KEY_FUNCTION_NOT_PERMITTED, the key was not made for this, or this user may not use it for this",
+	RVMechanismInvalid:        "CKR_MECHANISM_INVALID",
+	RVMechanismParamInvalid:   "CKR_MECHANISM_PARAM_INVALID",
+	RVObjectHandleInvalid:     "CKR_OBJECT_HANDLE_INVALID, the object is gone",
+	RVPINIncorrect:            "CKR_PIN_INCORRECT",
+	RVPINLenRange:             "CKR_PIN_LEN_RANGE",
+	RVPINLocked:               "CKR_PIN_LOCKED",
+	RVSessionHandleInvalid:    "CKR_SESSION_HANDLE_INVALID",
+	RVTokenNotRecognized:      "CKR_TOKEN_NOT_RECOGNIZED",
+	RVUserAlreadyLoggedIn:     "CKR_USER_ALREADY_LOGGED_IN",
+	RVUserNotLoggedIn:         "CKR_USER_NOT_LOGGED_IN",
+	RVFunctionRejected:        "CKR_FUNCTION_REJECTED, the key's policy is not met",
+}
+
+func (rv RV) Error() string {
+	if text, ok := rvTexts[rv]; ok {
+		return "the server answers " + text
+	}
+	return fmt.Sprintf("the server answers CKR_ 0x%X", uint64(rv))
+}
 
 var (
 	// ErrUnreachable tells that no server answers at the socket.

@@ -63,7 +63,7 @@ func (c *Client) Use(ctx context.Context, slot, key uint64, o Operation, ownPIN 
 // inSession runs something in a session that nobody else uses meanwhile, as do does.
 func (c *Client) inSession(ctx context.Context, slot uint64, run func(n *conn, session uint64) error) error {
 	return c.do(ctx, func(n *conn) error {
-		session, ok := n.free()
+		session, ok := n.free(slot)
 		if !ok {
 			var err error
 			if session, err = n.open(ctx, slot); err != nil {
@@ -75,7 +75,7 @@ func (c *Client) inSession(ctx context.Context, slot uint64, run func(n *conn, s
 		switch {
 		case err == nil, errors.As(err, &rv) && rv != RVSessionHandleInvalid:
 			n.mu.Lock()
-			n.sessions = append(n.sessions, session)
+			n.sessions[slot] = append(n.sessions[slot], session)
 			n.mu.Unlock()
 		case ctx.Err() != nil:
 			n.abandon(session)
@@ -84,16 +84,16 @@ func (c *Client) inSession(ctx context.Context, slot uint64, run func(n *conn, s
 	})
 }
 
-// free takes a session that nobody uses.
-func (n *conn) free() (session uint64, ok bool) {
+// free takes a session of a slot's that nobody uses.
+func (n *conn) free(slot uint64) (session uint64, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.sessions) == 0 {
+	last := len(n.sessions[slot]) - 1
+	if last < 0 {
 		return 0, false
 	}
-	last := len(n.sessions) - 1
-	session = n.sessions[last]
-	n.sessions = n.sessions[:last]
+	session = n.sessions[slot][last]
+	n.sessions[slot] = n.sessions[slot][:last]
 	return session, true
 }
 

@@ -53,11 +53,11 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 var errNoAccess = errors.New("no [[access]] table of the configuration names this user or one of its groups")
 
 // guardFor is what the configuration lets a peer do. Root and the server's own user may use all keys; nobody manages any unasked.
-func guardFor(c config.Config, p peer, log *slog.Logger) (p11.Guard, error) {
+func guardFor(c config.Config, p peer) (p11.Guard, error) {
 	trusted := p.uid == 0 || p.uid == uint32(os.Geteuid())
 	var mine []config.Access
 	for _, a := range c.Access {
-		if named(a, p, log) {
+		if named(a, p) {
 			mine = append(mine, a)
 		}
 	}
@@ -72,24 +72,33 @@ func guardFor(c config.Config, p peer, log *slog.Logger) (p11.Guard, error) {
 }
 
 // named tells whether an access table names a peer. Who is unknown to the system is nobody.
-func named(a config.Access, p peer, log *slog.Logger) bool {
-	for _, name := range a.Users {
+func named(a config.Access, p peer) bool {
+	return slices.ContainsFunc(a.Users, func(name string) bool {
 		id, err := userID(name)
-		if err != nil {
-			log.Warn("an [[access]] table names nobody", "line", a.Line, "reason", err.Error())
-		} else if id == p.uid {
-			return true
-		}
-	}
-	for _, name := range a.Groups {
+		return err == nil && id == p.uid
+	}) || slices.ContainsFunc(a.Groups, func(name string) bool {
 		id, err := groupID(name)
+		return err == nil && slices.Contains(p.groups, id)
+	})
+}
+
+// tellUnknown says in the log whom the access tables name that the system does not know. They get access when it does.
+func tellUnknown(c config.Config, log *slog.Logger) {
+	tell := func(line int, err error) {
 		if err != nil {
-			log.Warn("an [[access]] table names nobody", "line", a.Line, "reason", err.Error())
-		} else if slices.Contains(p.groups, id) {
-			return true
+			log.Warn("an [[access]] table names nobody", "line", line, "reason", err.Error())
 		}
 	}
-	return false
+	for _, a := range c.Access {
+		for _, name := range a.Users {
+			_, err := userID(name)
+			tell(a.Line, err)
+		}
+		for _, name := range a.Groups {
+			_, err := groupID(name)
+			tell(a.Line, err)
+		}
+	}
 }
 
 func userID(name string) (uint32, error) {

@@ -265,6 +265,21 @@ func TestReloadHoldsAtOnce(t *testing.T) {
 	r.answered(p11.CKR_TOKEN_WRITE_PROTECTED, generate, 1, 0, 0)
 }
 
+// Whom the access tables name in vain is told once when they are read, and not to each client.
+func TestUnknownUsersAreToldOnce(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	c := h.config
+	c.Access = []config.Access{{Users: []string{"no-such-user", "0"}, Groups: []string{"no-such-group"}, Purposes: []string{"sign"}, Line: 7}}
+	h.server.Reload(c)
+	for range 3 {
+		h.dial().answered(p11.CKR_OK, initialize, 0)
+	}
+	if log := h.log.String(); strings.Count(log, "names nobody") != 2 || !strings.Contains(log, "no-such-user") || !strings.Contains(log, "no-such-group") {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
 // The numbers tell of calls, of TPM commands and of refusals, at this machine's addresses alone.
 func TestMetrics(t *testing.T) {
 	t.Parallel()

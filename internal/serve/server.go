@@ -57,6 +57,7 @@ func NewServer(c config.Config, metrics *Metrics, log *slog.Logger) *Server {
 		config: c, metrics: metrics, log: log,
 		clients: make(map[*client]*rights), users: make(map[uint32]*usage), strangers: make(chan struct{}, maxStrangers),
 	}
+	tellUnknown(c, log)
 	var options []provider.Option
 	if metrics != nil {
 		options = append(options, provider.WithObserver(metrics.Command))
@@ -77,8 +78,9 @@ func (s *Server) Reload(c config.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config = c
+	tellUnknown(c, s.log)
 	for client, r := range s.clients {
-		guard, err := guardFor(c, r.peer, client.log)
+		guard, err := guardFor(c, r.peer)
 		if err != nil {
 			client.log.Warn("a client was left", "reason", err.Error())
 			s.metrics.refused("access")
@@ -194,7 +196,7 @@ func (r refusal) Unwrap() error { return r.error }
 func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	guard, err := guardFor(s.config, who, log)
+	guard, err := guardFor(s.config, who)
 	if err != nil {
 		return nil, refusal{err, "access"}
 	}

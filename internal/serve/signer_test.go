@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
@@ -28,6 +29,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/p11"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
@@ -35,6 +37,7 @@ import (
 // house is a token on a TPM of the test's own, and a server for it.
 type house struct {
 	t      *testing.T
+	tpm    *tpmtest.TPM
 	config config.Config
 	socket string
 	stop   func()
@@ -53,23 +56,23 @@ func newHouse(t *testing.T, pin string, keys ...keystore.KeySpec) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &house{t: t, config: config.Default(), socket: filepath.Join(dir, "socket"), log: &journal{}}
+	h := &house{t: t, tpm: tpm, config: config.Default(), socket: filepath.Join(dir, "socket"), log: &journal{}}
 	h.config.Log = "off"
 	h.config.Tokens = []config.Token{{TPM: tpm.Address(), Store: filepath.Join(dir, "store")}}
-	h.furnish(pin, keys)
+	h.furnish(0, pin, keys)
 	h.start()
 	t.Cleanup(func() { h.stop() })
 	return h
 }
 
-func (h *house) furnish(pin string, keys []keystore.KeySpec) {
+func (h *house) furnish(slot int, pin string, keys []keystore.KeySpec) {
 	h.t.Helper()
 	set, err := tokens.Open(h.config)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	defer set.Close()
-	token := set.Tokens[0]
+	token := set.Tokens[slot]
 	o := keystore.InitOptions{Label: "token"}
 	if pin != "" {
 		o.UserPIN, o.SOPIN = secret.From([]byte(pin)), secret.From([]byte("so-"+pin))
@@ -319,6 +322,51 @@ func TestServedKeysOutliveTheServer(t *testing.T) {
 				t.Errorf("after Close: %v", err)
 			}
 		})
+	}
+}
+
+// Each key is found in its own token, whatever others the server has.
+func TestServedKeysOfSeveralTokens(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	h.stop()
+	h.config.Tokens = append(h.config.Tokens, config.Token{TPM: h.tpm.Address(), Store: filepath.Join(t.TempDir(), "other")})
+	mail := webKey
+	mail.Label = "mail"
+	h.furnish(1, "", []keystore.KeySpec{mail})
+	h.start()
+	for _, label := range []string{"web", "mail"} {
+		if err := works(h.open(label)); err != nil {
+			t.Errorf("%s: %v", label, err)
+		}
+	}
+}
+
+// Where the server's TPM is gone, the error says so, and the key works again when that is back.
+func TestServedKeysWithoutATPM(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	k := h.open("web")
+	h.tpm.Stop(t)
+	if err := works(k); !errors.Is(err, signer.ErrUnavailable) || !strings.Contains(err.Error(), "does not reach its TPM") {
+		t.Errorf("%v", err)
+	}
+	h.tpm.Restart(t)
+	if err := works(k); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whom the server does not know is told what to do.
+func TestServedKeysNeedAccess(t *testing.T) {
+	t.Parallel()
+	socket := rogue(t, func(c net.Conn, f wire.Frame) {
+		refusal := binary.LittleEndian.AppendUint64(nil, uint64(p11.CKR_FUNCTION_REJECTED))
+		_ = wire.WriteFrame(c, wire.Frame{Version: wire.Version, ID: f.ID, Message: refusal})
+	})
+	_, err := signer.Open(t.Context(), "web", signer.WithSocket(socket))
+	if !errors.Is(err, signer.ErrNoAccess) || errors.Is(err, signer.ErrPolicy) || !strings.Contains(err.Error(), socket) || !strings.Contains(err.Error(), "[[access]]") {
+		t.Errorf("%v", err)
 	}
 }
 
