@@ -104,8 +104,8 @@ func (f *fields) fail(field, format string, args ...any) {
 }
 
 func (f *fields) text(field string, most int) string {
-	s, ok := f.m[field].(string)
-	if !ok || s == "" || len(s) > most {
+	s, _ := f.m[field].(string)
+	if s == "" || len(s) > most {
 		f.fail(field, "must be a text of 1 to %d bytes", most)
 	}
 	return s
@@ -113,8 +113,8 @@ func (f *fields) text(field string, most int) string {
 
 func (f *fields) milliseconds(field string) time.Time {
 	const year9999 = 253402300799999
-	ms, ok := f.m[field].(uint64)
-	if !ok || ms == 0 || ms > year9999 {
+	ms, _ := f.m[field].(uint64)
+	if ms == 0 || ms > year9999 {
 		f.fail(field, "must be a time in milliseconds")
 		return time.Time{}
 	}
@@ -135,14 +135,14 @@ func (f *fields) optionalBytes(field string, most int) []byte {
 }
 
 func (f *fields) pcrs(field string) (pcrs [pcrCount][]byte) {
-	m, ok := f.m[field].(map[any]any)
-	if !ok || len(m) != pcrCount {
+	m, _ := f.m[field].(map[any]any)
+	if len(m) != pcrCount {
 		f.fail(field, "must be a map of %d PCRs", pcrCount)
 		return pcrs
 	}
 	for i := range pcrs {
-		v, ok := m[uint64(i)].([]byte)
-		if !ok || len(v) != pcrSize {
+		v, _ := m[uint64(i)].([]byte)
+		if len(v) != pcrSize {
 			f.fail(field, "PCR%d must have %d bytes", i, pcrSize)
 			return pcrs
 		}
@@ -154,8 +154,8 @@ func (f *fields) pcrs(field string) (pcrs [pcrCount][]byte) {
 func (f *fields) certificate(field string) *x509.Certificate { return f.parse(field, f.m[field]) }
 
 func (f *fields) certificates(field string) []*x509.Certificate {
-	list, ok := f.m[field].([]any)
-	if !ok || len(list) < minCABundle || len(list) > maxCABundle {
+	list, _ := f.m[field].([]any)
+	if len(list) < minCABundle || len(list) > maxCABundle {
 		f.fail(field, "must be a list of %d to %d certificates", minCABundle, maxCABundle)
 		return nil
 	}
@@ -167,8 +167,8 @@ func (f *fields) certificates(field string) []*x509.Certificate {
 }
 
 func (f *fields) parse(field string, v any) *x509.Certificate {
-	der, ok := v.([]byte)
-	if !ok || len(der) == 0 || len(der) > maxCertificate {
+	der, _ := v.([]byte)
+	if len(der) == 0 || len(der) > maxCertificate {
 		f.fail(field, "must be 1 to %d bytes", maxCertificate)
 		return nil
 	}
