@@ -102,7 +102,7 @@ fuzz:
 
 # Takes the checks of what verifies and decides out, one at a time: tests must fail without each. MUTATION narrows it, as -v -run cms.
 mutation:
-	$(GO) run ./tests/mutation $(MUTATION) ./kms/cms
+	$(GO) run ./tests/mutation $(MUTATION) ./attest ./kms/cms
 
 # BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
 bench:
