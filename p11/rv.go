@@ -50,6 +50,7 @@ var rvTable = []struct {
 	{provider.ErrOtherObject, CKR_OBJECT_HANDLE_INVALID},
 	{provider.ErrDecrypt, CKR_ENCRYPTED_DATA_INVALID},
 	{provider.ErrWrongUse, CKR_KEY_FUNCTION_NOT_PERMITTED},
+	{policy.ErrBankInactive, CKR_FUNCTION_FAILED}, // an ErrUnsupported, and of a policy
 	{provider.ErrUnsupported, CKR_MECHANISM_INVALID},
 	{keystore.ErrNotInitialized, CKR_TOKEN_NOT_RECOGNIZED},
 	{keystore.ErrInitialized, CKR_FUNCTION_REJECTED},

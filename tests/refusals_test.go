@@ -57,7 +57,21 @@ func TestRefusalsLeaveNothing(t *testing.T) {
 			m.tpm2p11("key", "create", "own", "--type", "p256", "--own-pin-file", "own")
 			m.tpm2p11("key", "create", "mail", "--use", "decrypt")
 			m.tpm2p11("key", "create", "free", "--type", "p256")
+			m.run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "ci.pem")
+			m.run("openssl", "pkey", "-in", "ci.pem", "-pubout", "-out", "ci.pub")
+			m.signPolicy("today")
+			m.write("store/approved.d/broken.json", `{"approved":[`)
+			for name, policy := range map[string]string{
+				"signed": `authorize = { signer = "file:ci.pub", ref = "tls/v1" }`,
+				"either": `any = [ { pcr = { bank = "sha256", indices = [7] } }, { command = "decrypt" } ]`,
+				"owner":  `secret = "owner"`,
+			} {
+				m.write(name+".toml", policy)
+				m.tpm2p11("key", "create", name, "--type", "p256", "--policy", name+".toml")
+				m.signs(name)
+			}
 			m.tpm.Extend(m.t, "sha256", 7, []byte("another loader"))
+			m.run("tpm2_changeauth", "-c", "o", "another's")
 		},
 		events: map[string]func(m *machine) string{
 			"count": func(m *machine) string { return fmt.Sprint(m.tpm.Count(m.t)) },
@@ -66,7 +80,15 @@ func TestRefusalsLeaveNothing(t *testing.T) {
 			before := a.happen("count")
 			bound, wrapped, own, mail := a.private("bound"), a.private("wrapped"), a.private("own"), a.private("mail")
 			garbage := bytes.Repeat([]byte{0x55}, 256)
+			other := map[string]pkcs11.ObjectHandle{}
+			for _, label := range []string{"signed", "either", "owner"} {
+				other[label] = a.private(label)
+			}
 			for range 250 {
+				for label, key := range other {
+					_, err := a.sign(a.session, ecdsaSHA256(), key, message)
+					a.refused("the key "+label, pkcs11.CKR_FUNCTION_REJECTED, err)
+				}
 				_, err := a.sign(a.session, ecdsaSHA256(), bound, message)
 				a.refused("a bound key", pkcs11.CKR_FUNCTION_REJECTED, err)
 				_, err = a.sign(a.session, ecdsaSHA256(), wrapped, message)

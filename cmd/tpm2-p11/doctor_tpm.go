@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -142,18 +144,23 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.fail(check, err, mend)
 		return
 	}
+	if e.PolicyIgnored() {
+		d.warn(check, "make a new key with `tpm2-p11 key create --pcr …`", "its policy is not enforced: userWithAuth is set")
+		return
+	}
 	if !e.Policy.IsZero() {
 		if err := e.Policy.Check(t.PolicyStateOf(ctx, e)); err != nil {
-			d.fail(check, err, "boot what the key was bound to, or make a new key")
+			mend := "boot what the key was bound to, or make a new key"
+			var unmet *policy.UnsatisfiedError
+			if errors.As(err, &unmet) {
+				mend = cmp.Or(meetPolicy(unmet), mend)
+			}
+			d.fail(check, err, mend)
 			return
 		}
 	}
 	if e.PolicyErr != nil {
 		d.fail(check, e.PolicyErr, "make a new key, or import this one again with the --pcr it was made with")
-		return
-	}
-	if e.PolicyIgnored() {
-		d.warn(check, "make a new key with `tpm2-p11 key create --pcr …`", "its policy is not enforced: userWithAuth is set")
 		return
 	}
 	if e.Secret == nil && !anyUse(e.Object.Public) {
