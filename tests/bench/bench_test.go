@@ -36,7 +36,7 @@ func TestTheTableHasARowForEachCell(t *testing.T) {
 	for _, column := range p.columns {
 		for _, row := range []string{"module", rawRow} {
 			m := &measured{}
-			m.ratios = append(m.ratios, m.add([]figures{{Nanoseconds: []int64{3e6, 1e6, 2e6}, Wall: 6e6, CPU: 3e5}}))
+			m.ratios = append(m.ratios, m.add([]figures{{Nanoseconds: []int64{3e6, 1e6, 2e6}, Wall: 6e6, CPU: 3e5}}, 1))
 			results[cell{row, column.String(), 1, 1}] = m
 		}
 	}

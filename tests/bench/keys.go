@@ -32,8 +32,12 @@ type kind struct {
 }
 
 const (
-	selection  = "sha256:0,1,2,7"
-	signedFile = "signed.toml" // the policy file of a key with signed policies
+	selection = "sha256:0,1,2,7"
+	// A key with signed policies has this one, and of the images that may use it one is approved.
+	signedFile   = "signed.toml"
+	signedPolicy = "authorize = { signer = \"file:ci.pub\", ref = \"bench\" }\n"
+	imageFile    = "image.toml"
+	imagePolicy  = "pcr = { bank = \"sha256\", indices = [0, 1, 2, 7] }\n"
 )
 
 var kindsByName = map[string]kind{

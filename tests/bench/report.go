@@ -19,6 +19,8 @@ type line struct {
 	P99         int64   `json:"p99_ns"`
 	CPU         float64 `json:"client_cpu_us"`
 	Allocations float64 `json:"allocations"`
+	Unfair      float64 `json:"slowest_to_quickest_thread"`
+	Before      int64   `json:"host_memory_before_kib"`
 	Resident    int64   `json:"host_memory_kib"`
 	First       int     `json:"tpm_commands_to_first"`
 	Each        int     `json:"tpm_commands_each"`
@@ -55,7 +57,7 @@ func (p plan) lines(results map[cell]*measured) (lines []line) {
 		slices.Sort(m.latencies)
 		lines = append(lines, line{
 			cell: at, Rate: median(m.rates), Ratio: median(m.ratios), CPU: median(m.cpu), Allocations: m.allocations,
-			Median: at100(m.latencies, 50), P99: at100(m.latencies, 99), Resident: m.resident, First: m.first, Each: m.each,
+			Median: at100(m.latencies, 50), P99: at100(m.latencies, 99), Unfair: median(m.unfair), Before: m.before, Resident: m.resident, First: m.first, Each: m.each,
 		})
 	}
 	place := func(l line) (ofColumn, ofRow int) {
@@ -89,15 +91,21 @@ func at100(sorted []int64, percent int) int64 {
 
 func markdown(lines []line) string {
 	var b strings.Builder
-	fmt.Fprintln(&b, "| operation and key | threads × processes | by | ratio to raw | operations/s | median ms | p99 ms | client CPU µs | allocations | TPM commands: first, each | memory KiB |")
-	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(&b, "| operation and key | threads × processes | by | ratio to raw | operations/s | median ms | p99 / median | slowest / quickest thread | client CPU µs | allocations | TPM commands: first, each | host memory KiB before, after |")
+	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, l := range lines {
-		counts := ""
+		counts, unfair, memory := "", "", ""
 		if l.First > 0 {
 			counts = fmt.Sprintf("%d, %d", l.First, l.Each)
 		}
-		fmt.Fprintf(&b, "| %s | %d × %d | %s | %.3f | %.0f | %.2f | %.2f | %.0f | %s | %s | %s |\n", l.Column, l.Threads, l.Processes, l.Row, l.Ratio, l.Rate,
-			float64(l.Median)/1e6, float64(l.P99)/1e6, l.CPU, unlessZero(int64(l.Allocations)), counts, unlessZero(l.Resident))
+		if l.Threads > 1 {
+			unfair = fmt.Sprintf("%.2f", l.Unfair)
+		}
+		if l.Resident > 0 {
+			memory = fmt.Sprintf("%d, %d", l.Before, l.Resident)
+		}
+		fmt.Fprintf(&b, "| %s | %d × %d | %s | %.3f | %.0f | %.2f | %.1f | %s | %.0f | %s | %s | %s |\n", l.Column, l.Threads, l.Processes, l.Row, l.Ratio, l.Rate,
+			float64(l.Median)/1e6, float64(l.P99)/float64(max(l.Median, 1)), unfair, l.CPU, unlessZero(int64(l.Allocations)), counts, memory)
 	}
 	return b.String()
 }

@@ -26,7 +26,9 @@ type measured struct {
 	latencies   []int64   // of all operations, ns
 	cpu         []float64 // µs an operation
 	allocations float64   // an operation
-	resident    int64     // KiB
+	unfair      []float64 // between threads
+	before      int64     // KiB that the host had
+	resident    int64     // and with the module
 	first, each int       // TPM commands until the first operation is done, and for each after it
 }
 
@@ -76,7 +78,7 @@ func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) e
 				if results[at] == nil {
 					results[at] = &measured{}
 				}
-				rate := results[at].add(all)
+				rate := results[at].add(all, threads)
 				if row.name == rawRow && processes == 1 {
 					raw = rate
 				}
@@ -132,14 +134,15 @@ func (r *rig) batch(ctx context.Context, row row, b batchOf) (f figures, err err
 }
 
 // add takes the figures of processes that ran at once, and gives their common rate.
-func (m *measured) add(all []figures) (rate float64) {
+func (m *measured) add(all []figures, threads int) (rate float64) {
 	for _, f := range all {
 		n := float64(len(f.Nanoseconds))
 		rate += n / (float64(f.Wall) / 1e9)
 		m.latencies = append(m.latencies, f.Nanoseconds...)
 		m.cpu = append(m.cpu, float64(f.CPU)/1e3/n)
 		m.allocations = float64(f.Allocations) / n
-		m.resident = max(m.resident, f.Resident)
+		m.unfair = append(m.unfair, f.unfairness(threads))
+		m.before, m.resident = max(m.before, f.Before), max(m.resident, f.Resident)
 	}
 	m.rates = append(m.rates, rate)
 	return rate

@@ -143,7 +143,7 @@ static void *work(void *argument)
 	return NULL;
 }
 
-static void batch(int ops, int threads, const char *pin_file, long added)
+static void batch(int ops, int threads, const char *pin_file, long before, long after)
 {
 	struct share shares[MAX_THREADS];
 	CK_SESSION_HANDLE session;
@@ -173,7 +173,7 @@ static void batch(int ops, int threads, const char *pin_file, long added)
 	printf("{\"ns\":[");
 	for (int i = 0; i < ops; i++)
 		printf("%s%lld", i > 0 ? "," : "", (long long)took[i]);
-	printf("],\"wall_ns\":%lld,\"cpu_ns\":%lld,\"resident_kib\":%ld}\n", (long long)began, (long long)cpu, added);
+	printf("],\"wall_ns\":%lld,\"cpu_ns\":%lld,\"resident_before_kib\":%ld,\"resident_kib\":%ld}\n", (long long)began, (long long)cpu, before, after);
 	fflush(stdout);
 }
 
@@ -204,13 +204,13 @@ int main(int argc, char **argv)
 	if (operation->decrypt)
 		ciphertext_length = read_file(argv[5], ciphertext, sizeof ciphertext);
 	if (!forked) {
-		batch(atoi(argv[6]), atoi(argv[7]), argv[8], resident() - before);
+		batch(atoi(argv[6]), atoi(argv[7]), argv[8], before, resident());
 		must(p11->C_Finalize(NULL), "C_Finalize");
 		return 0;
 	}
 	if (fork() == 0) {
 		must(p11->C_Initialize(NULL), "C_Initialize in a child");
-		batch(atoi(argv[6]), atoi(argv[7]), argv[8], resident() - before);
+		batch(atoi(argv[6]), atoi(argv[7]), argv[8], before, resident());
 		must(p11->C_Finalize(NULL), "C_Finalize in a child");
 		_exit(0);
 	}
