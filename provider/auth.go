@@ -67,8 +67,23 @@ func (c *connection) authorise(ctx context.Context, p Public, a Auth, code tpm2.
 
 // use readies an object and the authorizations for it, and calls f with them. A guess at an authValue that the TPM counts is
 // not made again when the connection was lost in that very command, since the TPM may have counted it.
-func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC, hide crypt, f func(entity, []authorization) error) error {
-	counted := !o.Public.Attributes().NoDA && len(authValue(a.Value)) > 0
+func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC, hide crypt, f func(entity, []authorization) error) (err error) {
+	hasValue, noDA := len(authValue(a.Value)) > 0, o.Public.Attributes().NoDA
+	counted := hasValue && !noDA
+	if _, known := c.names[o.Handle]; !known && o.Handle != 0 && hasValue && noDA && a.Policy.IsZero() {
+		// The command's HMAC is made with the Name that is meant, and checked with the one that is there.
+		c.names[o.Handle] = o.Public.name
+		defer func() {
+			var other *OtherObjectError
+			if codeOf(err) == 0 {
+				return
+			}
+			delete(c.names, o.Handle)
+			if errors.As(c.checkName(ctx, o.Handle, o.Public.name), &other) {
+				err = other
+			}
+		}()
+	}
 	return c.withObject(ctx, o, func(object entity) error {
 		return c.authorise(ctx, o.Public, a, code, hide, func(auths []authorization) error {
 			err := f(object, auths)

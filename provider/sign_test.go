@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -96,6 +97,31 @@ func TestSigningWithAPersistentKeyCostsOneCommand(t *testing.T) {
 		if got := wire.Codes(); !slices.Equal(got, want) {
 			t.Errorf("signature %d took the commands %x, want %x", i+1, got, want)
 		}
+	}
+}
+
+// A key with a PIN costs one command too, once there is a session; its HMAC shows the TPM which key is meant.
+func TestSigningWithAPINCostsOneCommand(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key, other := b.persisted(t, b.key(t, signKey, "12345678")), b.key(t, signKey, "12345678")
+	auth := provider.Auth{Value: pin("12345678")}
+	b.Release()
+	session := []tpm2.TPMCC{tpm2.TPMCCReadPublic, tpm2.TPMCCStartAuthSession, tpm2.TPMCCSign} // the SRK's Name is checked
+	for i, want := range [][]tpm2.TPMCC{session, {tpm2.TPMCCSign}, {tpm2.TPMCCSign}} {
+		if got := b.codes(t, key, auth); !slices.Equal(got, want) {
+			t.Errorf("signature %d took the commands %x, want %x", i+1, got, want)
+		}
+	}
+	if err := b.trySign(t.Context(), key, provider.Auth{Value: pin("87654321")}); !errors.Is(err, provider.ErrAuth) {
+		t.Errorf("a wrong PIN: %v", err)
+	}
+	b.Release()
+	wrong := key
+	wrong.Public, wrong.Private = other.Public, nil
+	var is *provider.OtherObjectError
+	if err := b.trySign(t.Context(), wrong, auth); !errors.As(err, &is) || !bytes.Equal(is.Have, key.Public.Name()) {
+		t.Errorf("another key at the handle: %v", err)
 	}
 }
 
