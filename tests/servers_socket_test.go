@@ -240,6 +240,14 @@ func TestServersSocketPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.refused([]string{"can be written by others"}, command, append(serve, s.path("open/socket"))...)
+	if err := os.Mkdir(s.path("open/inner"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.refused([]string{"can be written by others", s.path("open")}, command, append(serve, s.path("open/inner/socket"))...)
+	if err := os.Symlink(s.path("open/inner"), s.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	s.refused([]string{"can be written by others", s.path("open")}, command, append(serve, s.path("link/socket"))...)
 	if err := os.Chown(s.path("open"), 33, 33); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/p11"
@@ -183,6 +185,37 @@ func TestPace(t *testing.T) {
 	}
 	if none := newPace(0); !none.wait(t.Context()) || none.wait(ended) {
 		t.Error("no pace is kept")
+	}
+}
+
+// Descriptors that a client sends along are let go of, and its calls answered.
+func TestDescriptorsOfClientsAreNotKept(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	r := h.dial()
+	one, other := pair(t, unix.SOCK_STREAM)
+	defer one.Close()
+	var descriptors []int
+	for range 200 {
+		descriptors = append(descriptors, int(other.Fd()))
+	}
+	frame := "\x04\x00\x00\x00\x01\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"
+	for range 20 {
+		if _, _, err := r.Conn.(*net.UnixConn).WriteMsgUnix([]byte(frame), unix.UnixRights(descriptors...), nil); err != nil {
+			t.Fatal(err)
+		}
+		f, err := wire.ReadFrame(r, wire.MaxMessage, nil)
+		if err != nil || f.ID != 7 || p11.ResponseRV(f.Message) != p11.CKR_CRYPTOKI_NOT_INITIALIZED {
+			t.Fatalf("%+v, %v", f, err)
+		}
+	}
+	// Nobody has the other end any more.
+	other.Close()
+	if err := unix.SetsockoptTimeval(int(one.Fd()), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Read(int(one.Fd()), make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("the server has it: %d, %v", n, err)
 	}
 }
 

@@ -83,8 +83,29 @@ func passed() (*net.UnixListener, error) {
 	return unixListener, nil
 }
 
-// checkFolder refuses a folder in which somebody else could put another socket.
+// checkFolder refuses a folder in which somebody else could put another socket, or in whose place another folder.
 func checkFolder(folder string) error {
+	if err := checkOwn(folder, 0); err != nil {
+		return err
+	}
+	resolved, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return err
+	}
+	for _, inner := range []string{folder, resolved} {
+		for inner != filepath.Dir(inner) {
+			inner = filepath.Dir(inner)
+			// In a sticky folder nobody replaces what is another's.
+			if err := checkOwn(inner, fs.ModeSticky); err != nil {
+				return fmt.Errorf("around the socket's folder: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkOwn refuses a folder that belongs to somebody else, and one that others may write to unless its mode has a bit.
+func checkOwn(folder string, unless fs.FileMode) error {
 	info, err := os.Stat(folder)
 	if err != nil {
 		return err
@@ -94,9 +115,9 @@ func checkFolder(folder string) error {
 	case !info.IsDir():
 		return fmt.Errorf("%s is no folder", folder)
 	case owner != 0 && owner != uint32(os.Geteuid()):
-		return fmt.Errorf("the socket's folder %s belongs to user %d: chown it to root or to the server's user", folder, owner)
-	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("the socket's folder %s can be written by others (mode %04o): chmod go-w it", folder, info.Mode().Perm())
+		return fmt.Errorf("the folder %s belongs to user %d: chown it to root or to the server's user", folder, owner)
+	case info.Mode().Perm()&0o022 != 0 && info.Mode()&unless == 0:
+		return fmt.Errorf("the folder %s can be written by others (mode %04o): chmod go-w it", folder, info.Mode().Perm())
 	}
 	return nil
 }
