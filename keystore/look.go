@@ -102,6 +102,31 @@ func (s *scanner) look(use func(*look) error) error {
 	return use(l)
 }
 
+// again gives the record of a key that was seen before, nil when it is gone.
+func (s *scanner) again(id string) (*record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.known[id]; k == nil || k.copied != nil {
+		return nil, nil
+	}
+	d, err := s.folder.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	f := d.filesOf(id)
+	l := &look{scanner: s, dir: d, present: map[string]there{id: {f.pem.exists(), f.side.exists(), f.cert.exists()}}}
+	defer l.forget()
+	if k := l.whole(id); k.listed {
+		r := *k.record
+		return &r, nil
+	}
+	return nil, nil
+}
+
 // stems are the IDs of the keys whose files are in a list of names, sorted, and which files these are.
 func stems(names []string) (ids []string, present map[string]there) {
 	present = make(map[string]there, len(names)/2)

@@ -56,6 +56,20 @@ func (t *Token) Search(wanted func(*Glance) bool) ([]Entry, error) {
 	return entries, nil
 }
 
+// Known reads the key or secret with this ID as it is now, if a search saw it before: no other key's files are looked at.
+// ErrNotFound when it was not seen, or is no longer there.
+func (t *Token) Known(id string) (Entry, error) {
+	hasPIN := t.HasPIN()
+	r, err := t.scanner.again(id)
+	if err != nil {
+		return Entry{}, err
+	}
+	if r == nil {
+		return Entry{}, fmt.Errorf("%w in %s: %s", ErrNotFound, t.Dir(), id)
+	}
+	return r.finish(hasPIN), nil
+}
+
 // compareBool puts false before true.
 func compareBool(a, b bool) int {
 	switch {

@@ -69,11 +69,11 @@ func (l *library) storeCertificate(s *session, c *x509.Certificate, t template) 
 	if err := s.mayChange(); err != nil {
 		return 0, err
 	}
-	stored, err := l.read(s.slot)
+	stored, err := l.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
 	if err != nil {
 		return 0, err
 	}
-	for _, o := range stored.list {
+	for _, o := range stored {
 		if o.class != CKO_PRIVATE_KEY || !o.attributes.match([]Attribute{{CKA_PUBLIC_KEY_INFO, c.RawSubjectPublicKeyInfo}}) {
 			continue
 		}

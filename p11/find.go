@@ -1,8 +1,11 @@
 package p11
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
 // search is what C_FindObjects has still to give.
@@ -39,11 +42,10 @@ func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err err
 
 // find gives the handles of what the session sees and the template matches, token objects first.
 func (s *session) find(template []Attribute) ([]ObjectHandle, error) {
-	stored, err := s.lib.read(s.slot)
+	candidates, err := s.lib.search(s.slot, template)
 	if err != nil {
 		return nil, err
 	}
-	candidates := slices.Clone(stored.list)
 	s.lib.mu.Lock()
 	first := len(candidates)
 	for _, o := range s.slot.objects {
@@ -58,6 +60,42 @@ func (s *session) find(template []Attribute) ([]ObjectHandle, error) {
 		if (seesPrivate || !o.private) && o.attributes.match(template) {
 			found = append(found, o.handle)
 		}
+	}
+	return found, nil
+}
+
+// search gives the objects of a slot's token that a template may match, and reads no more of the store than it takes.
+func (l *library) search(s *slot, template []Attribute) ([]*object, error) {
+	wanted := make(map[AttributeType][]byte, len(template))
+	for _, a := range template {
+		wanted[a.Type] = a.Value
+	}
+	class, ofClass := wanted[CKA_CLASS]
+	is := func(classes ...ObjectClass) bool {
+		return !ofClass || slices.ContainsFunc(classes, func(c ObjectClass) bool { return bytes.Equal(class, ulong(uint64(c))) })
+	}
+	keys, certificates, secrets := is(CKO_PRIVATE_KEY, CKO_PUBLIC_KEY), is(CKO_CERTIFICATE), is(CKO_SECRET_KEY, CKO_DATA)
+	label, byLabel := wanted[CKA_LABEL]
+	id, byID := wanted[CKA_ID]
+	var found []*object
+	if keys || certificates || secrets {
+		var err error
+		found, err = l.read(s, func(g *keystore.Glance) bool {
+			if g.Chained && certificates { // issuers have their own names
+				return true
+			}
+			kind := keys
+			if g.Secret {
+				kind = secrets
+			}
+			return kind && (!byLabel || string(label) == g.Label) && (!byID || bytes.Equal(id, g.CKAID))
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if is(CKO_PROFILE) {
+		found = append(found, profilesOf(s.token.Serial())...)
 	}
 	return found, nil
 }

@@ -1,77 +1,147 @@
 package p11
 
-import "github.com/tpm2-p11/tpm2-p11/keystore"
+import (
+	"slices"
 
-// inventory is a store's objects as they were at one moment. Immutable.
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+)
+
+// inventory is what a slot knows of the objects in its store: where each is that was ever found, and those used last themselves. What
+// is in a store may be much, and an object takes kilobytes; the files say the same again.
 type inventory struct {
-	list     []*object
-	byHandle map[ObjectHandle]*object
-	hasPIN   bool
-	made     map[string]made // by the entry's ID
+	where map[ObjectHandle]string // the ID of an object's entry
+	made  map[string]*made        // by ID
+	reads uint64                  // how often the store was read
+	uses  uint64                  // counts uses of what was made
 }
 
 // made is what an entry was made into.
 type made struct {
+	token   tokenTraits
 	entry   keystore.Entry
 	objects []*object
+	read    uint64 // the reading that found it last
+	used    uint64
 }
 
-func (i *inventory) add(objects ...*object) {
-	for _, o := range objects {
-		if i.byHandle[o.handle] == nil {
-			i.byHandle[o.handle] = o
-			i.list = append(i.list, o)
+// tokenTraits are what objects have from their token.
+type tokenTraits struct {
+	serial string
+	hasPIN bool
+}
+
+// keptEntries is of how many entries the objects are kept.
+const keptEntries = 64
+
+func newInventory() *inventory {
+	return &inventory{where: map[ObjectHandle]string{}, made: map[string]*made{}}
+}
+
+// of gives the objects of an entry that is as it was.
+func (i *inventory) of(e keystore.Entry, token tokenTraits) ([]*object, bool) {
+	m := i.made[e.ID]
+	if m == nil || m.token != token || !m.entry.Same(e) {
+		return nil, false
+	}
+	return m.objects, true
+}
+
+// keep notes what the last reading found.
+func (i *inventory) keep(all []*made) {
+	for _, m := range all {
+		m.read = i.reads
+		i.use(m)
+		i.made[m.entry.ID] = m
+		for _, o := range m.objects {
+			i.where[o.handle] = m.entry.ID
+		}
+	}
+	if len(i.made) <= keptEntries {
+		return
+	}
+	used := make([]uint64, 0, len(i.made))
+	for _, m := range i.made {
+		used = append(used, m.used)
+	}
+	slices.Sort(used)
+	for id, m := range i.made {
+		if m.used < used[len(used)-keptEntries] {
+			delete(i.made, id)
 		}
 	}
 }
 
-// of gives the objects of an entry that is as it was.
-func (i *inventory) of(e keystore.Entry, hasPIN bool) ([]*object, bool) {
-	if i == nil || i.hasPIN != hasPIN {
-		return nil, false
-	}
-	before, found := i.made[e.ID]
-	return before.objects, found && before.entry.Same(e)
+func (i *inventory) use(m *made) {
+	i.uses++
+	m.used = i.uses
 }
 
-// read reads a slot's store anew. C_FindObjectsInit does so each time, so that keys which other processes make or delete come and go;
-// of files that did not change only the stamps are looked at, and their objects stay.
-func (l *library) read(s *slot) (*inventory, error) {
+// find gives an object that is kept.
+func (i *inventory) find(h ObjectHandle) (*object, *made) {
+	m := i.made[i.where[h]]
+	if m == nil {
+		return nil, nil
+	}
+	i.use(m)
+	return withHandle(m.objects, h), m
+}
+
+// read gives the objects of the entries that are wanted, from the store as it is now. C_FindObjectsInit does so each time, so that keys
+// which other processes make or delete come and go; of files that did not change only the stamps are looked at, and the objects kept stay.
+func (l *library) read(s *slot, wanted func(*keystore.Glance) bool) ([]*object, error) {
 	l.mu.Lock()
-	before, last := s.changes, s.stored
+	before := s.changes
 	l.mu.Unlock()
-	entries, err := s.token.Entries()
+	entries, err := s.token.Search(wanted)
 	if err != nil {
 		return nil, err
 	}
-	serial, hasPIN, label := s.token.Serial(), s.token.HasPIN(), s.token.Label()
-	i := &inventory{byHandle: make(map[ObjectHandle]*object, 2*len(entries)), hasPIN: hasPIN, made: make(map[string]made, len(entries))}
+	return l.show(s, before, true, entries), nil
+}
+
+// show gives the objects of entries that were just read, and keeps them unless the store was changed since: a search makes what was
+// found earlier something to be looked at again.
+func (l *library) show(s *slot, before uint64, search bool, entries []keystore.Entry) []*object {
+	token, label := tokenTraits{s.token.Serial(), s.token.HasPIN()}, s.token.Label()
+	var all []*made
 	for _, entry := range entries {
 		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label) {
 			continue
 		}
-		objects, same := last.of(entry, hasPIN)
+		l.mu.Lock()
+		objects, same := s.stored.of(entry, token)
+		l.mu.Unlock()
 		if !same {
-			objects = l.objectsOf(serial, hasPIN, entry)
+			objects = l.objectsOf(token, entry)
 		}
-		i.made[entry.ID] = made{entry, objects}
-		i.add(objects...)
-	}
-	for _, profile := range profiles {
-		i.add(profileObject(serial, profile))
+		all = append(all, &made{token: token, entry: entry, objects: objects})
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if s.changes == before {
-		s.stored = i
+		if search {
+			s.stored.reads++
+		}
+		s.stored.keep(all)
 	}
-	l.mu.Unlock()
-	return i, nil
+	// Two chains may have the same certificate.
+	var list []*object
+	seen := make(map[ObjectHandle]bool, 2*len(all))
+	for _, m := range all {
+		for _, o := range m.objects {
+			if !seen[o.handle] {
+				seen[o.handle] = true
+				list = append(list, o)
+			}
+		}
+	}
+	return list
 }
 
 // objectsOf makes the objects of an entry; none when it cannot be shown.
-func (l *library) objectsOf(serial string, hasPIN bool, entry keystore.Entry) []*object {
+func (l *library) objectsOf(token tokenTraits, entry keystore.Entry) []*object {
 	if entry.Secret != nil {
-		return []*object{storedSecret(serial, entry)}
+		return []*object{storedSecret(token.serial, entry)}
 	}
 	var material attributes
 	public, err := entry.Object.Public.Key()
@@ -84,7 +154,7 @@ func (l *library) objectsOf(serial string, hasPIN bool, entry keystore.Entry) []
 	}
 	u := useOf(entry.Object.Public)
 	u.Bound = len(entry.Object.Public.AuthPolicy()) > 0 || l.set.Config.KMS.Line > 0
-	key := storedKey{serial, hasPIN, entry, public, material, u, l.mechanisms}
+	key := storedKey{token.serial, token.hasPIN, entry, public, material, u, l.mechanisms}
 	objects := []*object{key.privateObject(), key.publicObject()}
 	for n := range entry.Certificates {
 		objects = append(objects, key.certificateObject(n))
@@ -92,10 +162,81 @@ func (l *library) objectsOf(serial string, hasPIN bool, entry keystore.Entry) []
 	return objects
 }
 
+// lookup gives an object of a slot, nil when there is none. What the last reading of the store did not find is looked at first.
+func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
+	l.mu.Lock()
+	o, m := s.stored.find(h)
+	fresh := o != nil && m.read == s.stored.reads
+	if h&sessionObjectBit != 0 {
+		o, fresh = s.objects[h], true
+	}
+	l.mu.Unlock()
+	if fresh {
+		return o, nil
+	}
+	return l.lookupNow(s, h)
+}
+
+// lookupNow is lookup in the store as it is now.
+func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
+	if h&sessionObjectBit != 0 {
+		return l.lookup(s, h)
+	}
+	l.mu.Lock()
+	o, m := s.stored.find(h)
+	id, known := s.stored.where[h]
+	before := s.changes
+	l.mu.Unlock()
+	if o != nil && s.token.Unchanged(m.entry) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		m.read = s.stored.reads
+		return o, nil
+	}
+	serial := s.token.Serial()
+	for _, p := range profilesOf(serial) {
+		if p.handle == h {
+			return p, nil
+		}
+	}
+	if known {
+		if entry, err := s.token.Known(id); err == nil {
+			if o := withHandle(l.show(s, before, false, []keystore.Entry{entry}), h); o != nil {
+				return o, nil
+			}
+		}
+	}
+	objects, err := l.read(s, func(g *keystore.Glance) bool { return g.Chained || mayBe(serial, g, h) })
+	return withHandle(objects, h), err
+}
+
+// withHandle gives an object of a list, nil when there is none.
+func withHandle(objects []*object, h ObjectHandle) *object {
+	if n := slices.IndexFunc(objects, func(o *object) bool { return o.handle == h }); n >= 0 {
+		return objects[n]
+	}
+	return nil
+}
+
+// mayBe tells whether a key or secret, as it is seen at a glance, has an object with this handle.
+func mayBe(serial string, g *keystore.Glance, h ObjectHandle) bool {
+	classes, identity := []ObjectClass{CKO_PRIVATE_KEY, CKO_PUBLIC_KEY}, []byte(g.Name)
+	if g.Secret {
+		classes = []ObjectClass{CKO_SECRET_KEY, CKO_DATA}
+		if len(identity) == 0 { // public data
+			identity = []byte(g.ID)
+		}
+	}
+	return slices.ContainsFunc(classes, func(c ObjectClass) bool {
+		handle, _ := tokenHandle(serial, c, identity)
+		return handle == h
+	})
+}
+
 // forget makes the next lookup read the store. What is being read just now may be from before the change, and is not kept.
 func (l *library) forget(s *slot) {
 	l.mu.Lock()
-	s.stored = nil
+	s.stored = newInventory()
 	s.changes++
 	l.mu.Unlock()
 }

@@ -87,7 +87,7 @@ func newLibrary(set *tokens.Set) *library {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	for i, token := range set.Tokens {
-		l.slots = append(l.slots, &slot{id: SlotID(i), token: token, sessions: map[SessionHandle]*session{}, objects: map[ObjectHandle]*object{}})
+		l.slots = append(l.slots, &slot{id: SlotID(i), token: token, sessions: map[SessionHandle]*session{}, objects: map[ObjectHandle]*object{}, stored: newInventory()})
 	}
 	return l
 }

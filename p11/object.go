@@ -66,42 +66,6 @@ func (s *session) object(h ObjectHandle) (*object, error) {
 	return o, nil
 }
 
-// lookup gives an object of a slot, nil when there is none.
-func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
-	l.mu.Lock()
-	o, stored := s.objects[h], s.stored
-	l.mu.Unlock()
-	if h&sessionObjectBit != 0 {
-		return o, nil
-	}
-	if stored != nil {
-		if o := stored.byHandle[h]; o != nil {
-			return o, nil
-		}
-	}
-	return l.lookupNow(s, h)
-}
-
-// lookupNow is lookup in the store as it is now.
-func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
-	if h&sessionObjectBit != 0 {
-		return l.lookup(s, h)
-	}
-	l.mu.Lock()
-	before := s.stored
-	l.mu.Unlock()
-	if before != nil {
-		if o := before.byHandle[h]; o != nil && s.token.Unchanged(before.made[o.entry.ID].entry) {
-			return o, nil
-		}
-	}
-	stored, err := l.read(s)
-	if err != nil {
-		return nil, err
-	}
-	return stored.byHandle[h], nil
-}
-
 // add makes a session object.
 func (s *session) add(o *object) (ObjectHandle, error) {
 	s.lib.mu.Lock()

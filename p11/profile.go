@@ -7,6 +7,14 @@ package p11
 //   - Public Certificates Token: certificates and public keys are found without a login, by the CKA_ID of the private key.
 var profiles = []uint64{CKP_BASELINE_PROVIDER, CKP_EXTENDED_PROVIDER, CKP_AUTHENTICATION_TOKEN, CKP_PUBLIC_CERTIFICATES_TOKEN}
 
+// profilesOf are the objects that say so.
+func profilesOf(serial string) (objects []*object) {
+	for _, profile := range profiles {
+		objects = append(objects, profileObject(serial, profile))
+	}
+	return objects
+}
+
 // profileObject says that a token meets a profile (PKCS #11 v3.2, section 4.13).
 func profileObject(serial string, profile uint64) *object {
 	handle, unique := tokenHandle(serial, CKO_PROFILE, ulong(profile))

@@ -27,7 +27,7 @@ type slot struct {
 	byPIN      bool          // the login's PIN opened the token's secret
 	sessions   map[SessionHandle]*session
 	objects    map[ObjectHandle]*object      // session objects
-	stored     *inventory                    // the store as last read; nil before
+	stored     *inventory                    // what is known of the store
 	unwrappers map[unwrapping]*kms.Unwrapper // with what they cache, until the logout
 	changes    uint64                        // how often stored was forgotten
 	keys       *keySizes                     // what the TPM can make; nil before it was asked
