@@ -5,7 +5,7 @@
 # make test     everything
 # make fuzz     every fuzz target for T=60s each, which make test runs for two seconds
 # make mutation the tests notice each check that is missing in what verifies and decides (some minutes)
-# make bench    what an operation costs beside what the TPM takes for it
+# make bench    what an operation costs beside what the TPM takes for it; make bench-tls the same of TLS servers
 # make install  into PREFIX, below DESTDIR
 
 GO      ?= go
@@ -32,7 +32,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation bench install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation bench bench-tls install uninstall clean
 
 all: module command
 
@@ -109,6 +109,12 @@ bench:
 	@$(and $(packages),$(packages) test)
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./tests/bench -markdown build/bench.md -json build/bench.json -history tests/bench/history.tsv $(BENCH)
+
+# As root, as nginx's master is. BENCH narrows it, as -handshakes 500.
+bench-tls:
+	@$(and $(packages),$(packages) test)
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./tests/bench tls -markdown build/bench-tls.md $(BENCH)
 
 # Needs no Go, so that sudo may run it after make.
 install:

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/binary"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -57,5 +59,25 @@ func TestImpossiblePlansAreRefused(t *testing.T) {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%v was taken", args)
 		}
+	}
+}
+
+// Every server of make bench-tls serves, with every key.
+func TestServersOfTheTLSBenchServe(t *testing.T) {
+	t.Parallel()
+	table := filepath.Join(t.TempDir(), "table.md")
+	p, err := parseTLS([]string{"-build", "../../build", "-handshakes", "8", "-clients", "4", "-rounds", "1", "-markdown", table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runTLS(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), "| 0 of 8 |"); n != len(tlsColumns)*len(servers) {
+		t.Errorf("%d servers served:\n%s", n, text)
 	}
 }

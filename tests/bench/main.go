@@ -5,6 +5,7 @@
 // does not favour anybody.
 //
 //	make bench
+//	make bench-tls
 package main
 
 import (
@@ -42,6 +43,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "tls" {
+		p, err := parseTLS(os.Args[2:])
+		if err == nil {
+			err = runTLS(ctx, p)
+		}
+		exit(err)
+	}
 	p, err := parse(os.Args[1:])
 	if err == nil {
 		err = p.run(ctx)

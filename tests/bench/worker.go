@@ -12,7 +12,7 @@ import (
 )
 
 // workers are what this program is when it is one of its own rows.
-var workers = map[string]func(args []string) error{"raw": rawWorker, "signer": signerWorker}
+var workers = map[string]func(args []string) error{"raw": rawWorker, "signer": signerWorker, "tls-server": tlsServerWorker}
 
 // figures are what one batch gave. The C host prints the same.
 type figures struct {
