@@ -71,6 +71,25 @@ func TestCallsAnsweredElsewhere(t *testing.T) {
 	}
 }
 
+func TestHelperOfAHost(t *testing.T) {
+	t.Parallel()
+	sources, err := filepath.Glob("*.c")
+	if err != nil || len(sources) == 0 {
+		t.Fatalf("no C files: %v", err)
+	}
+	// Its child that gives up root's rights writes into this folder.
+	dir, err := os.MkdirTemp("", "helper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program := compile(t, []string{"-fsanitize=address,undefined", "-fno-sanitize-recover=all"}, append(sources, "testdata/helper.c")...)
+	run(t, nil, program, filepath.Join(dir, "log"))
+}
+
 func TestModule(t *testing.T) {
 	t.Parallel()
 	module := buildModule(t)

@@ -198,7 +198,7 @@ func (m *machine) forkedHost(scenario string, happen func(event string), argumen
 func TestForkedChildrenUseTheKeys(t *testing.T) {
 	t.Parallel()
 	for _, scenario := range []string{
-		"workers", "grandchildren", "loaded", "many", "amid", "closed", "closing", "threaded", "bound deeply", "confined", "confined grandchildren", "upgraded", "replaced",
+		"workers", "grandchildren", "loaded", "many", "amid", "closed", "closing", "threaded", "threaded master", "bound deeply", "confined", "confined grandchildren", "upgraded", "replaced",
 	} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()

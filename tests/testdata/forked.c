@@ -263,16 +263,22 @@ static void pause_a_second(void)
 		continue;
 }
 
-/* A worker of many threads, with small stacks and all signals blocked, that forks itself. */
-static void threaded(void)
+/* Many threads, with small stacks and all signals blocked, in a process that forks. */
+static void with_small_threads(void)
 {
-	sigset_t all;
+	sigset_t all, before;
 
-	use_keys(1);
 	sigfillset(&all);
 	sigdelset(&all, SIGALRM);
-	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
 	with_threads(16, 64 << 10, four_workers);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void threaded(void)
+{
+	use_keys(1);
+	with_small_threads();
 }
 
 static void only_uses_keys(void)
@@ -533,6 +539,8 @@ static void serve(void)
 		with_threads(3, 0, fork_often);
 	else if (is("threaded"))
 		await(start(threaded));
+	else if (is("threaded master"))
+		with_small_threads();
 	else if (is("rights"))
 		await(start(only_uses_keys));
 	else if (is("helper dies"))
