@@ -13,9 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
@@ -136,6 +139,137 @@ func TestTwoProcessesWriteAndOneReadsAndNothingIsLost(t *testing.T) {
 	}
 	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
 		t.Errorf("problems: %v, %v", problems, err)
+	}
+}
+
+// A process of TestManyProcessesMakeAThousandObjects is its test, told so by these variables.
+const (
+	envRole = "TPM2_P11_TEST_ROLE" // "reader", or the label of a writer's objects
+	envDir  = "TPM2_P11_TEST_DIR"
+)
+
+const objectsOfAWriter = 500
+
+// Two processes make 500 objects each, keys and data, and others read all the while. Each is there at the end, once, and no reader
+// saw one go again or met a file that it could not read.
+func TestManyProcessesMakeAThousandObjects(t *testing.T) {
+	if role := os.Getenv(envRole); role != "" {
+		s := &store{dir: os.Getenv(envDir), address: "swtpm:path=/nonexistent/tpm", log: new(logLines)}
+		if role == "reader" {
+			readUntilAllAreThere(t, s)
+		} else {
+			makeObjects(t, s, role)
+		}
+		return
+	}
+	t.Parallel()
+	s := tpmStore(t)
+	s.initialized(t, "", "")
+	s.swtpm.Stop(t) // nobody needs it
+	var all []*exec.Cmd
+	for _, role := range []string{"reader", "reader", "reader", "a", "b"} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestManyProcessesMakeAThousandObjects$", "-test.count=1")
+		cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+s.dir)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		must(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		all = append(all, cmd)
+	}
+	for _, cmd := range all {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", cmd.Env[len(cmd.Env)-2], err)
+		}
+	}
+	token := s.open(t)
+	made := map[string]int{}
+	for _, label := range allLabels(t, token) {
+		made[label]++
+	}
+	for _, writer := range []string{"a", "b"} {
+		for i := range objectsOfAWriter {
+			if n := made[fmt.Sprintf("%s %d", writer, i)]; n != 1 {
+				t.Errorf("%s %d is there %d times", writer, i, n)
+			}
+		}
+	}
+	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
+		t.Errorf("problems: %v, %v", problems, err)
+	}
+}
+
+// makeObjects puts keys, by the way of all but without a TPM, and data into a store.
+func makeObjects(t *testing.T, s *store, label string) {
+	token := s.open(t)
+	a, err := token.writableStore()
+	must(t, err)
+	for i := range objectsOfAWriter {
+		name := fmt.Sprintf("%s %d", label, i)
+		if i%10 != 0 {
+			value := secret.From([]byte("for all"))
+			info := SecretInfo{Kind: SecretData, Length: value.Len(), Application: "app"}
+			_, err = token.CreateSecret(ctx, value, SecretSpec{Label: name, Info: info, Public: true})
+		} else {
+			public := softPublic(t, policy.Policy{})
+			object := provider.Object{Public: public, Private: []byte("wrapped")}
+			_, err = token.install(ctx, a, sideOf(t, public, name), object, KeySpec{Wrapped: true})
+		}
+		must(t, err)
+	}
+}
+
+func allLabels(t *testing.T, token *Token) (all []string) {
+	entries, err := token.Entries()
+	must(t, err)
+	for _, e := range entries {
+		all = append(all, e.Label)
+	}
+	return all
+}
+
+// readUntilAllAreThere reads a store again and again.
+func readUntilAllAreThere(t *testing.T, s *store) {
+	token := s.open(t)
+	pause := time.NewTicker(200 * time.Millisecond)
+	defer pause.Stop()
+	for seen := map[string]bool{}; len(seen) < 2*objectsOfAWriter; <-pause.C {
+		now := map[string]bool{}
+		for _, label := range allLabels(t, token) {
+			now[label] = true
+		}
+		for label := range seen {
+			if !now[label] {
+				t.Fatalf("%q was there and is not any more", label)
+			}
+		}
+		if problems, err := token.Problems(); err != nil || len(problems) != 0 {
+			t.Fatalf("problems: %v, %v", problems, err)
+		}
+		seen = now
+	}
+}
+
+// Neither a file's date nor the machine's clock tells versions apart where they may lie.
+func TestFilesOfAnyDateAreReadAgainWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	for _, year := range []int{1971, 2100} {
+		s := diskStore(t)
+		s.softKey(t, "0011", "web")
+		sidecar := filepath.Join(s.dir, "0011"+sidecarSuffix)
+		date := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		token := s.open(t)
+		for _, label := range []string{"mail", "post", "news"} { // of one length
+			must(t, os.Chtimes(sidecar, date, date))
+			e := labels(t, token)
+			if len(e) != 1 {
+				t.Fatalf("%d: keys %v", year, e)
+			}
+			text := strings.Replace(string(s.read(t, "0011"+sidecarSuffix)), fmt.Sprintf("%q", e[0]), fmt.Sprintf("%q", label), 1)
+			must(t, os.WriteFile(sidecar, []byte(text), 0o600))
+			must(t, os.Chtimes(sidecar, date, date))
+			if got := labels(t, token); !slices.Equal(got, []string{label}) {
+				t.Errorf("%d: keys %v, want %s", year, got, label)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/kms"
@@ -85,6 +86,10 @@ var rvTable = []struct {
 	{kms.ErrDocumentExpired, CKR_DEVICE_ERROR},
 	{kms.ErrClosed, CKR_USER_NOT_LOGGED_IN},
 	// Without access to AWS, a key there or a region it is CKR_FUNCTION_FAILED, as for all that the log alone can tell.
+	// Of the disk: to an application the store is part of the token.
+	{syscall.ENOSPC, CKR_DEVICE_MEMORY},
+	{syscall.EDQUOT, CKR_DEVICE_MEMORY},
+	{syscall.EIO, CKR_DEVICE_ERROR},
 	{context.Canceled, CKR_FUNCTION_CANCELED},
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -33,6 +35,12 @@ func TestErrorsBecomeReturnValues(t *testing.T) {
 		{keystore.ErrReadOnly, CKR_TOKEN_WRITE_PROTECTED},
 		{keystore.ErrLoginNeeded, CKR_USER_NOT_LOGGED_IN},
 		{context.DeadlineExceeded, CKR_DEVICE_ERROR},
+		{fmt.Errorf("%w: no answer: %w", provider.ErrUnavailable, context.DeadlineExceeded), CKR_DEVICE_ERROR},
+		{provider.ErrFailure, CKR_DEVICE_ERROR},
+		{&fs.PathError{Op: "write", Path: "key", Err: syscall.ENOSPC}, CKR_DEVICE_MEMORY},
+		{&fs.PathError{Op: "write", Path: "key", Err: syscall.EDQUOT}, CKR_DEVICE_MEMORY},
+		{&fs.PathError{Op: "read", Path: "key", Err: syscall.EIO}, CKR_DEVICE_ERROR},
+		{fmt.Errorf("%w: %w", provider.ErrUnavailable, syscall.EIO), CKR_DEVICE_REMOVED},
 		{errors.New("something else"), CKR_FUNCTION_FAILED},
 	} {
 		if got := RVOf(c.err); got != c.want {

@@ -245,3 +245,30 @@ func descriptors(t *testing.T, folder string) (n int) {
 	}
 	return n
 }
+
+// Somebody gives two keys the private parts of each other. The TPM does not load what does not belong together.
+func TestSwappedPartsOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, "")
+	var pems [2]string
+	for i, label := range []string{"one", "two"} {
+		pems[i] = filepath.Join(s.dir, s.create(keystore.KeySpec{Label: label, Type: provider.P256, Wrapped: true}).ID+".pem")
+	}
+	one, err := os.ReadFile(pems[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := os.ReadFile(pems[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two, err = promises.SwapPrivateParts(one, two)
+	if err := errors.Join(err, os.WriteFile(pems[0], one, 0o600), os.WriteFile(pems[1], two, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, label := range []string{"one", "two"} {
+		if err := s.refusal(label); !errors.Is(err, ErrWrongTPM) {
+			t.Errorf("%s: %v", label, err)
+		}
+	}
+}

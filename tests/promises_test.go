@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -346,4 +347,36 @@ func (p *promised) use(u promises.Use) error {
 		return err
 	}
 	return p.verify(p.session, ecdsaSHA256(), p.public(u.Key), message, signature)
+}
+
+// Somebody gives two keys the private parts of each other. The TPM does not load what does not belong together, and nothing is signed.
+func TestSwappedPartsOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.write("in.txt", "the contract")
+	m.tpm2p11("key", "create", "one", "--type", "p256", "--wrapped")
+	m.tpm2p11("key", "create", "two", "--type", "p256", "--wrapped")
+	var pems []string
+	for _, label := range []string{"one", "two"} {
+		var shown struct{ Key struct{ File string } }
+		if err := json.Unmarshal([]byte(m.tpm2p11("key", "show", label, "--json").stdout), &shown); err != nil {
+			t.Fatal(err)
+		}
+		pems = append(pems, filepath.Join("store", shown.Key.File+".pem"))
+	}
+	one, two, err := promises.SwapPrivateParts(m.read(pems[0]), m.read(pems[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write(pems[0], string(one))
+	m.write(pems[1], string(two))
+	for _, label := range []string{"one", "two"} {
+		r := m.refused([]string{"another TPM or under another parent"}, command, "sign", label, "--in", "in.txt", "--out", "signature")
+		if r.code != failed {
+			t.Errorf("%s: exit code %d", label, r.code)
+		}
+		m.refused([]string{"CKR_DEVICE_ERROR"}, "pkcs11-tool", "--module", module, "--sign", "--mechanism", "ECDSA-SHA256", "--label", label, "-i", "in.txt", "-o", "signature")
+	}
+	m.signs("web")
 }

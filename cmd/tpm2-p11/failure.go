@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/google/go-tpm/tpm2"
@@ -56,7 +57,6 @@ var nextStep = []struct {
 	{keystore.ErrAmbiguous, "name the key by its CKA_ID, its handle or one of these URIs"},
 	{keystore.ErrExists, "`tpm2-p11 key list` shows the keys"},
 	{keystore.ErrLabelTaken, "choose another label; --force makes a second key of this one, to be told apart by its CKA_ID"},
-	{keystore.ErrReadOnly, "run it as the store's owner, or choose another store with --store FOLDER"},
 	{keystore.ErrUnsafe, "make the store its owner's alone with `chmod -R go-w` and `chown -R`"},
 	{keystore.ErrLocked, "try again when the other command is done"},
 	{keystore.ErrLoginNeeded, "give the PIN by --pin-file FILE (- is standard input)"},
@@ -158,6 +158,9 @@ func meetPolicy(unmet *policy.UnsatisfiedError) string {
 
 // nextStepFor is what to do about an error without a hint of its own, "" where nobody knows or the error names a command itself.
 func nextStepFor(err error) string {
+	if hint := mendDisk(err); hint != "" {
+		return hint
+	}
 	if strings.Contains(err.Error(), "`tpm2-p11 ") {
 		return ""
 	}
@@ -183,6 +186,19 @@ func nextStepFor(err error) string {
 		return "run it as root, or join the group that may use the TPM (mostly tss)"
 	case errors.Is(err, provider.ErrUnavailable):
 		return "check the address given by --tpm or the configuration; `tpm2-p11 doctor` tells more"
+	}
+	return ""
+}
+
+// mendDisk is what to do about a file that cannot be written, which comes before whatever else is to be done.
+func mendDisk(err error) string {
+	switch {
+	case errors.Is(err, keystore.ErrReadOnly):
+		return "run it as the store's owner, or choose another store with --store FOLDER"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room on that disk, or in the user's quota, and try again"
+	case errors.Is(err, syscall.EIO) && !errors.Is(err, provider.ErrUnavailable):
+		return "the disk fails: `dmesg` tells more"
 	}
 	return ""
 }

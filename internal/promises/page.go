@@ -69,5 +69,8 @@ func (r Row) shown() string {
 	if r.Name != "" {
 		names = append(names, "*"+r.Name+"*")
 	}
+	if r.Errno != 0 {
+		names = append(names, code("TestPromisesOfTheDisk"))
+	}
 	return strings.Join(names, ", ")
 }

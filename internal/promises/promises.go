@@ -5,6 +5,7 @@ package promises
 import (
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
@@ -21,7 +22,9 @@ type Row struct {
 	Use   Use    // what is tried while it happens
 	// Apart is a row that spends its TPM, or takes long: it has one to itself.
 	Apart bool
-	Long  bool           // it takes a minute, most of it waiting
+	Long  bool // it takes a minute, most of it waiting
+	// Errno is a row of the disk: what system calls that change the store fail with.
+	Errno syscall.Errno
 	Begin func(*Machine) // lets it happen
 	End   func(*Machine) // makes it good again; nil: takes the fault from the wire. Where Lost is set it is what is left to do
 	Lost  bool           // the key does not come back
@@ -117,7 +120,7 @@ type Section struct {
 }
 
 // Table is all of it.
-var Table = []Section{wire, machine}
+var Table = []Section{wire, machine, disk}
 
 // Batch is rows that one TPM is for, in their order.
 type Batch struct {

@@ -90,30 +90,27 @@ func (p *TPM) count() (Counts, error) {
 	return c, err
 }
 
+// Kinds of handles, by the first of each.
+const (
+	loadedSessions tpm2.TPMHandle = 0x02000000 // TPM_HT_LOADED_SESSION
+	savedSessions  tpm2.TPMHandle = 0x03000000 // TPM_HT_SAVED_SESSION
+	transients     tpm2.TPMHandle = 0x80000000
+	persistents    tpm2.TPMHandle = 0x81000000
+)
+
 func countAt(socket string) (n Counts, err error) {
 	err = withClient(socket, func(c *client) error {
 		for _, kind := range []struct {
 			first tpm2.TPMHandle
 			count *int
 		}{
-			{0x02000000, &n.Sessions}, // TPM_HT_LOADED_SESSION
-			{0x03000000, &n.Sessions}, // TPM_HT_SAVED_SESSION
-			{0x80000000, &n.Transient},
-			{0x81000000, &n.Persistent},
+			{loadedSessions, &n.Sessions}, {savedSessions, &n.Sessions}, {transients, &n.Transient}, {persistents, &n.Persistent},
 		} {
-			r, err := tpm2.GetCapability{
-				Capability:    tpm2.TPMCapHandles,
-				Property:      uint32(kind.first),
-				PropertyCount: 254,
-			}.Execute(c)
+			handles, err := handlesOf(c, kind.first)
 			if err != nil {
 				return err
 			}
-			handles, err := r.CapabilityData.Data.Handles()
-			if err != nil {
-				return err
-			}
-			*kind.count += len(handles.Handle)
+			*kind.count += len(handles)
 		}
 		return nil
 	})
@@ -142,6 +139,40 @@ func (p *TPM) FailedTries(t testing.TB) (n int) {
 		t.Fatalf("the TPM's lockout counter: %v", err)
 	}
 	return n
+}
+
+func handlesOf(c *client, first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
+	r, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: 254}.Execute(c)
+	if err != nil {
+		return nil, err
+	}
+	handles, err := r.CapabilityData.Data.Handles()
+	if err != nil {
+		return nil, err
+	}
+	return handles.Handle, nil
+}
+
+// Flush unloads what programs that were killed left loaded, as a resource manager would.
+func (p *TPM) Flush(t testing.TB) {
+	t.Helper()
+	err := withClient(p.Socket(), func(c *client) error {
+		for _, kind := range []tpm2.TPMHandle{loadedSessions, savedSessions, transients} {
+			handles, err := handlesOf(c, kind)
+			if err != nil {
+				return err
+			}
+			for _, h := range handles {
+				if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(c); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("unloading what is in the TPM: %v", err)
+	}
 }
 
 // Use runs commands of another program, which leaves loaded what it loads.
