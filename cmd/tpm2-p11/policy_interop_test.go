@@ -267,3 +267,33 @@ func TestSignaturesOfSystemdMeasure(t *testing.T) {
 	m.run("sign", "web", "--in", "@message", "--out", "@sig")
 	m.run("unseal", "@secret.tss2")
 }
+
+// The format has no form for branches, nested or beyond eight: they are in the line before the PEM, with which the key is taken in
+// again; without it the key is known for what it is, and not used.
+func TestBranchesAcrossStores(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
+	m.write("message", "hello")
+	branch := func(b byte) string { return fmt.Sprintf(`{ pcr = { bank = "sha256", "7" = "%s" } }`, strings.Repeat(fmt.Sprintf("%02x", b), 32)) }
+	var many []string
+	for i := range byte(11) {
+		many = append(many, branch(i+1))
+	}
+	m.write("web.toml", "all = [ { any = [ "+strings.Join(many, ", ")+", { all = [ { command = \"sign\" }, { any = [ "+branch(0x77)+
+		", { pcr = { bank = \"sha256\", indices = [7] } } ] } ] } ] }, { clock = { within = \"1d\" } } ]\n")
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256", "--wrapped", "--policy", "@web.toml")
+	m.run("key", "export", "web", "--out", "@web.tss2")
+	m.run("init", "--no-pin", "--store", "@other")
+	m.run("key", "import", "@web.tss2", "--label", "web", "--wrapped", "--store", "@other")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig", "--store", "@other")
+	m.run("verify", "web", "--in", "@message", "--signature", "@sig")
+
+	_, pem, _ := strings.Cut(string(m.read("web.tss2")), "\n")
+	m.write("bare.tss2", pem)
+	m.run("init", "--no-pin", "--store", "@third")
+	m.refused(exitFailed, "PolicyOR (command code 0x171) is not supported", "", "key", "import", "@bare.tss2", "--label", "web", "--store", "@third")
+	m.tpm.Extend(t, "sha256", 7, []byte("an update"))
+	m.refused(exitFailed, "branch 12: sha256 PCR7 is ", "", "sign", "web", "--in", "@message", "--store", "@other")
+}

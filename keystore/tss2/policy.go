@@ -41,8 +41,8 @@ func writeSteps(steps []policy.Step) ([]statement, error) {
 }
 
 // writeStep writes a command as the engine does: PolicyPCR and PolicyCounterTimer as the bytes that go into the policy digest,
-// PolicyAuthorize with its signature, none (TPM_ALG_NULL) where it stands for all that will be approved. Of what the format
-// says nothing the bodies are the command's handles, with their Names, and parameters.
+// PolicyAuthorize with its signature, none (TPM_ALG_NULL) where it stands for all that will be approved, and PolicySecret as the draft
+// has it: handle, Name, policyRef. Of what the format says nothing the bodies are the command's handles, with their Names, and parameters.
 func writeStep(step policy.Step) (statement, error) {
 	var body []byte
 	code := tpm2.TPMCC(0)
@@ -59,7 +59,8 @@ func writeStep(step policy.Step) (statement, error) {
 	case policy.CommandStep:
 		code, body = tpm2.TPMCCPolicyCommandCode, put32(nil, uint32(step.Code))
 	case policy.SecretStep:
-		code, body = tpm2.TPMCCPolicySecret, put2B(put32(nil, uint32(step.Hierarchy)), nil)
+		handle := put32(nil, uint32(step.Hierarchy)) // a hierarchy's Name is its handle
+		code, body = tpm2.TPMCCPolicySecret, put2B(put2B(handle, handle), nil)
 	case policy.NVStep:
 		code, body = tpm2.TPMCCPolicyNV, put2B(put2B(put32(nil, uint32(step.Index)), step.Name), step.Value)
 		body = put16(put16(body, step.Offset), uint16(step.Op))
@@ -184,10 +185,8 @@ func (s statement) node(digestSize int) (policy.Node, error) {
 			return policy.Command{Code: tpm2.TPMCC(code)}, nil
 		}
 	case tpm2.TPMCCPolicySecret:
-		var handle uint32
-		var ref cryptobyte.String
-		if in.ReadUint32(&handle) && in.ReadUint16LengthPrefixed(&ref) && ref.Empty() && in.Empty() {
-			return policy.Secret{Hierarchy: tpm2.TPMHandle(handle)}, nil
+		if h, ok := readPolicySecret(s.body); ok {
+			return policy.Secret{Hierarchy: h}, nil
 		}
 	case tpm2.TPMCCPolicyNV:
 		var index uint32
@@ -297,6 +296,23 @@ func readSelection(in *cryptobyte.String) (policy.PCR, bool) {
 		}
 	}
 	return pcr, true
+}
+
+// readPolicySecret reads TPM_HANDLE || TPM2B_NAME || TPM2B policyRef: of a hierarchy, without a policyRef. The handle is a hint and may
+// be 0. Without the Name it is what was written here once.
+func readPolicySecret(body []byte) (tpm2.TPMHandle, bool) {
+	in := cryptobyte.String(body)
+	var handle uint32
+	var name, ref cryptobyte.String
+	if !in.ReadUint32(&handle) || !in.ReadUint16LengthPrefixed(&name) {
+		return 0, false
+	}
+	if name.Empty() && in.Empty() {
+		return tpm2.TPMHandle(handle), true
+	}
+	var named uint32
+	ok := name.ReadUint32(&named) && name.Empty() && in.ReadUint16LengthPrefixed(&ref) && ref.Empty() && in.Empty()
+	return tpm2.TPMHandle(named), ok && (handle == 0 || handle == named)
 }
 
 // readCounterTimer reads operandB || offset || operation (what the engine writes) or TPM2B_OPERAND || offset || operation (the

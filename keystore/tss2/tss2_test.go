@@ -255,6 +255,21 @@ func TestWhatOtherToolsWriteIsRead(t *testing.T) {
 			}
 		})
 	}
+	owner := policy.Policy{Root: policy.Secret{Hierarchy: tpm2.TPMRHOwner}}
+	for name, body := range map[string][]byte{
+		"PolicySecret as the draft has it": {0x40, 0, 0, 1, 0, 4, 0x40, 0, 0, 1, 0, 0},
+		"PolicySecret without the hint":    {0, 0, 0, 0, 0, 4, 0x40, 0, 0, 1, 0, 0},
+		"PolicySecret as it was once":      {0x40, 0, 0, 1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := goodForm(t, owner)
+			f.policy = []statement{{0x151, body}}
+			k, err := tss2.Decode(f.pem(t))
+			if err != nil || !k.Policy.Equal(owner) {
+				t.Errorf("%v, %v", k.Policy, err)
+			}
+		})
+	}
 	p := policy.Policy{Root: digestOnly()}
 	selection := []byte{0, 0, 0, 1, 0, 0x0B, 3, 0x81, 0, 1}
 	digest := digestOnly().Digest
@@ -290,6 +305,9 @@ func TestAKeyWithAPolicyThatIsNotUnderstoodIsShownAndNotUsed(t *testing.T) {
 		"a short digest":    {func(f *form) { f.policy = []statement{{0x17F, append(selection, 1, 2, 3)}} }, "PolicyPCR"},
 		"another clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 12)}} }, "PolicyCounterTimer"},
 		"a short clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 4)}} }, "PolicyCounterTimer"},
+		"another's secret":  {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1, 0, 4, 0x40, 0, 0, 0xB, 0, 0}}} }, "PolicySecret"},
+		"a secret's ref":    {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1, 0, 4, 0x40, 0, 0, 1, 0, 1, 7}}} }, "PolicySecret"},
+		"a cut secret":      {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1}}} }, "PolicySecret"},
 		"no PCRs":           {func(f *form) { f.policy = []statement{{0x17F, nil}} }, "PolicyPCR"},
 		"PCRs of two banks": {func(f *form) { f.policy = []statement{{0x17F, make([]byte, 4+32)}} }, "PolicyPCR"},
 	} {
