@@ -80,6 +80,14 @@ func KeyPolicy(principals PolicyPrincipals, images ...Image) ([]byte, error) {
 	return json.MarshalIndent(policy, "", "  ")
 }
 
+// ImageError is an ErrInput about one Image of a key policy.
+type ImageError struct{ Image, Problem string }
+
+func (e *ImageError) Error() string { return fmt.Sprintf("image %q: %s", e.Image, e.Problem) }
+
+// Unwrap gives ErrInput.
+func (e *ImageError) Unwrap() error { return ErrInput }
+
 // checkImages refuses images that anything else could look like.
 func checkImages(images []Image) error {
 	if len(images) == 0 {
@@ -88,16 +96,16 @@ func checkImages(images []Image) error {
 	names := map[string]bool{}
 	for _, image := range images {
 		if image.Name == "" || strings.TrimFunc(image.Name, isAlphanumeric) != "" || names[image.Name] {
-			return fmt.Errorf("%w: image name %q: letters and digits, each name once", ErrInput, image.Name)
+			return &ImageError{image.Name, "its name: letters and digits, each name once"}
 		}
 		names[image.Name] = true
 		for i, value := range image.PCRs {
 			if i < 0 || i > lastPCR || len(value) != pcrSize {
-				return fmt.Errorf("%w: image %q: PCR%d of %d bytes: 0 to %d with %d bytes are possible", ErrInput, image.Name, i, len(value), lastPCR, pcrSize)
+				return &ImageError{image.Name, fmt.Sprintf("PCR%d of %d bytes: 0 to %d with %d bytes are possible", i, len(value), lastPCR, pcrSize)}
 			}
 		}
 		if !slices.ContainsFunc([]int{4, 7}, func(i int) bool { return slices.ContainsFunc(image.PCRs[i], isSet) }) {
-			return fmt.Errorf("%w: image %q has neither PCR 4 nor PCR 7: nothing tells it from other images", ErrInput, image.Name)
+			return &ImageError{image.Name, "it has neither PCR 4 nor PCR 7: nothing tells it from other images"}
 		}
 	}
 	return nil

@@ -11,14 +11,20 @@ import (
 type Finding struct {
 	Statement string // its Sid, or "#2" for the second of those without; empty for the whole policy
 	Problem   string
+	// Warning: whether it is one follows from the image, and not from the policy.
+	Warning bool
 }
 
 // String is the statement and the problem.
 func (f Finding) String() string {
-	if f.Statement == "" {
-		return f.Problem
+	text := f.Problem
+	if f.Statement != "" {
+		text = "statement " + f.Statement + ": " + text
 	}
-	return "statement " + f.Statement + ": " + f.Problem
+	if f.Warning {
+		return "warning: " + text
+	}
+	return text
 }
 
 // grantAction is here because who creates a grant can allow what the policy's
@@ -30,7 +36,7 @@ const (
 
 // Lint reads a key policy and tells what would let somebody use the key without
 // being an attested machine of one known image. What it does not understand is
-// a finding too. It does not look at who may change the policy (kms:PutKeyPolicy).
+// a finding too; what depends on the image is a Warning. It does not look at who may change the policy (kms:PutKeyPolicy).
 func Lint(policy []byte) ([]Finding, error) {
 	statements, err := parsePolicy(policy)
 	if err != nil {
@@ -41,9 +47,7 @@ func Lint(policy []byte) ([]Finding, error) {
 	for _, s := range statements {
 		switch s.effect {
 		case "Allow":
-			for _, problem := range s.lintAllow() {
-				findings = append(findings, Finding{s.id, problem})
-			}
+			findings = append(findings, s.lintAllow()...)
 		case "Deny":
 			for _, action := range s.deniedWithoutAttestation() {
 				denied[action] = true
@@ -64,13 +68,18 @@ func Lint(policy []byte) ([]Finding, error) {
 	return findings, nil
 }
 
+// anyCommandLine is what a statement leaves open that pins an image and not PCR 12.
+const anyCommandLine = "does not name PCR 12, where another kernel command line shows: an image that takes one from its boot entry " +
+	"runs with any (one with a command line of its own, under secure boot, takes none)"
+
 // lintAllow tells what an Allow lets through.
-func (s policyStatement) lintAllow() (problems []string) {
+func (s policyStatement) lintAllow() (findings []Finding) {
+	add := func(problem string) { findings = append(findings, Finding{Statement: s.id, Problem: problem}) }
 	if s.grants(grantAction) {
-		problems = append(problems, "allows "+grantAction+": a grant lets its grantee use the key whatever image runs")
+		add("allows " + grantAction + ": a grant lets its grantee use the key whatever image runs")
 	}
 	if s.grants(reEncryptAction) {
-		problems = append(problems, "allows "+reEncryptAction+", which takes no attestation document: the plaintext can be moved under another key")
+		add("allows " + reEncryptAction + ", which takes no attestation document: the plaintext can be moved under another key")
 	}
 	var plaintext []string
 	for _, action := range attestedActions {
@@ -79,22 +88,29 @@ func (s policyStatement) lintAllow() (problems []string) {
 		}
 	}
 	if len(plaintext) == 0 {
-		return problems
+		return findings
 	}
-	weak, attested := s.lintConditions()
-	problems = append(problems, weak...)
+	weak, pinned := s.lintConditions()
+	for _, problem := range weak {
+		add(problem)
+	}
 	switch {
-	case !attested:
-		problems = append(problems, fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4 or %s7",
+	case !pinned[4] && !pinned[7]:
+		add(fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4 or %s7",
 			strings.Join(plaintext, ", "), strings.Join(s.principals, ", "), conditionPCR, conditionPCR))
+		return findings
 	case s.forEverybody():
-		problems = append(problems, "allows everybody, in every account, who runs the image")
+		add("allows everybody, in every account, who runs the image")
 	}
-	return problems
+	if !pinned[12] {
+		findings = append(findings, Finding{s.id, anyCommandLine, true})
+	}
+	return findings
 }
 
-// lintConditions looks at the conditions on PCRs; attested tells that one pins PCR 4 or 7.
-func (s policyStatement) lintConditions() (problems []string, attested bool) {
+// lintConditions looks at the conditions on PCRs; pinned are those that must have one of some values.
+func (s policyStatement) lintConditions() (problems []string, pinned map[int]bool) {
+	pinned = map[int]bool{}
 	several := 0
 	for _, c := range s.conditions {
 		index, ok := pcrOfCondition(c.key)
@@ -124,16 +140,16 @@ func (s policyStatement) lintConditions() (problems []string, attested bool) {
 				problems = append(problems, fmt.Sprintf("%s: %q is not a SHA-384 value in hex", c.key, value))
 			case c.operator == "StringEquals" && strings.ToLower(value) != value:
 				problems = append(problems, fmt.Sprintf("%s: StringEquals with capital letters never matches", c.key))
-			case strings.Trim(value, "0") == "":
+			case strings.Trim(value, "0") == "" && index != 12: // nothing measured; of PCR 12 that is what a good boot has
 				bound = false
 			}
 		}
-		attested = attested || bound && (index == 4 || index == 7)
+		pinned[index] = pinned[index] || bound
 	}
 	if several > 1 {
 		problems = append(problems, "lists several values for more than one PCR, so that parts of different images pass together: write a statement for each image")
 	}
-	return problems, attested
+	return problems, pinned
 }
 
 // deniedWithoutAttestation are the actions that a Deny takes from everybody who shows no document.

@@ -72,8 +72,13 @@ func TestAKeyPolicyOfSeveralImages(t *testing.T) {
 	if got := strings.Join(names, " "); got != "Administration Imagenovember ImageDecember NobodyWithoutAttestation" {
 		t.Errorf("statements %s", got)
 	}
-	m.run(append(args, "--pcr-file", "@november.json", "--out", "@policy.json")...)
+	m.run(append(args, "--pcr-file", "@read.json", "--out", "@policy.json")...)
 	contains(t, "lint", m.run("kms", "key-policy", "--lint", "@policy.json", "--json"), `"attested": true`, `"findings": []`)
+	said := m.try(append(args, "--pcr-file", "@november.json", "--out", "@policy.json")...).stderr
+	contains(t, "an image without PCR 12", said, "image november has no PCR 12: it is the same to the policy with any kernel command line")
+	contains(t, "lint", m.run("kms", "key-policy", "--lint", "@policy.json"),
+		"warning: statement Imagenovember: does not name PCR 12, where another kernel command line shows", "nothing in it bypasses attestation")
+	contains(t, "lint", m.run("kms", "key-policy", "--lint", "@policy.json", "--json"), `"attested": true`, `"warning": true`)
 
 	for text, want := range map[string]string{
 		`{"Measurements": {"HashAlgorithm": "SHA256", "PCR4": "00"}}`: "attestation documents have SHA384",
@@ -85,7 +90,7 @@ func TestAKeyPolicyOfSeveralImages(t *testing.T) {
 		`text`:                                                        "not PCR values in JSON",
 	} {
 		image("bad.json", text, 1)
-		m.refused(exitFailed, want, "", append(args, "--pcr-file", "@bad.json")...)
+		m.refused(exitFailed, want, "`tpm2-p11 policy predict IMAGE --format aws`", append(args, "--pcr-file", "@bad.json")...)
 	}
 }
 

@@ -120,7 +120,8 @@ func (a *app) policyToHash(ctx context.Context, args []string, d digestFlags) (p
 				return none, 0, err
 			}
 			if now, err = pcrFileState(p, values); err != nil {
-				return none, 0, fmt.Errorf("%s: %w", inputName(d.pcrFile), err)
+				return none, 0, withHint(fmt.Errorf("%s: %w", inputName(d.pcrFile), err),
+					"it holds the values of --pcr one after the other, in its order: `tpm2-p11 pcr read %s --out FILE` writes one", strings.Join(d.pcrs, " "))
 			}
 		} else {
 			t, err := a.token()

@@ -275,7 +275,9 @@ func TestBranchesAcrossStores(t *testing.T) {
 	m := newMachine(t)
 	m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
 	m.write("message", "hello")
-	branch := func(b byte) string { return fmt.Sprintf(`{ pcr = { bank = "sha256", "7" = "%s" } }`, strings.Repeat(fmt.Sprintf("%02x", b), 32)) }
+	branch := func(b byte) string {
+		return fmt.Sprintf(`{ pcr = { bank = "sha256", "7" = "%s" } }`, strings.Repeat(fmt.Sprintf("%02x", b), 32))
+	}
 	var many []string
 	for i := range byte(11) {
 		many = append(many, branch(i+1))

@@ -116,7 +116,7 @@ func (a *app) predict(ctx context.Context, flags predictFlags, args []string) er
 	}
 	open := !boot.SecureBoot.Enabled() || slices.ContainsFunc(all, func(p prediction) bool { return !p.commandLine })
 	if open && !slices.Contains(selected.Indices(), predict.PCRConfig) {
-		a.note("without PCR 12 the policy lets the image start with any kernel command line")
+		a.note("the policy is not about PCR 12: an image is the same to it with any kernel command line that its boot entry gives it")
 	}
 	if len(boot.Loaders) > 0 && slices.Contains(selected.Indices(), predict.PCRConfig) {
 		a.note("a loader may measure into PCR 12 what it hands over: compare with `tpm2-p11 policy events` on a machine")
@@ -337,7 +337,7 @@ func (a *app) predictKeyPolicy(flags predictFlags, selected policy.PCR, all []pr
 		images = append(images, image)
 	}
 	text, err := kms.KeyPolicy(flags.principals.PolicyPrincipals, images...)
-	if errors.Is(err, kms.ErrInput) {
+	if errors.As(err, new(*kms.ImageError)) {
 		err = withHint(err, "name images by NAME=IMAGE")
 	}
 	if err != nil {

@@ -32,7 +32,12 @@ all = [
 	m.write("bad.toml", "all = [\n  { pin = true },\n  { pim = true },\n]\n")
 	m.refused(exitFailed, "bad.toml:3: ", "", "policy", "show", "@bad.toml")
 	m.write("now.toml", "pcr = { bank = \"sha256\", indices = [7] }\n")
-	m.refused(exitFailed, "asks for current values", "", "policy", "digest", "@now.toml")
+	m.refused(exitFailed, "asks for current values", "give the values in the policy", "policy", "digest", "@now.toml")
+	m.write("short.pcrs", strings.Repeat("x", 40))
+	m.write("long.pcrs", strings.Repeat("x", 65))
+	for file, want := range map[string]string{"@short.pcrs": "short.pcrs: it ends before sha256 PCR 7", "@long.pcrs": "long.pcrs: it has 1 bytes more than the PCRs that are named"} {
+		m.refused(exitFailed, want, "`tpm2-p11 pcr read sha256:0,7 --out FILE` writes one", "policy", "digest", "--pcr", "sha256:0,7", "--pcr-file", file)
+	}
 }
 
 // signer makes the key of a build machine, and writes its public half.
