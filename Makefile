@@ -4,6 +4,7 @@
 # make check    what to run all day (under 5 minutes)
 # make test     everything
 # make fuzz     every fuzz target for T=60s each, which make test runs for two seconds
+# make soak     applications use keys for T=10m while the wire, the TPM and the service break
 # make mutation the tests notice each check that is missing in what verifies and decides (some minutes)
 # make bench    what an operation costs beside what the TPM takes for it; make bench-tls the same of TLS servers
 # make install  into PREFIX, below DESTDIR
@@ -32,7 +33,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation bench bench-tls install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation soak bench bench-tls install uninstall clean
 
 all: module command
 
@@ -103,6 +104,10 @@ fuzz:
 # Takes the checks of what verifies and decides out, one at a time: tests must fail without each. MUTATION narrows it, as -v -run cms.
 mutation:
 	$(GO) run ./tests/mutation $(MUTATION) ./attest ./kms/cms
+
+# Load and faults together for T (10m), on an emulator of its own; its last line says what came of it. SOAK: -seed 7 -rate 0.1.
+soak: build
+	$(GO) run ./tests/soak -time $(if $(filter file,$(origin T)),10m,$(T)) $(SOAK)
 
 # BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
 bench:

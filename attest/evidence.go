@@ -135,8 +135,8 @@ func parsePCRs(banks map[string]map[string]string) (pcrs []provider.PCRValues, e
 			return nil, err
 		}
 		for index, value := range banks[name] {
-			i, err := strconv.ParseUint(index, 10, 8)
-			if err != nil || i > policy.MaxPCR || strconv.FormatUint(i, 10) != index {
+			i, _ := strconv.ParseUint(index, 10, 8) // what is no number is not written so
+			if i > policy.MaxPCR || strconv.FormatUint(i, 10) != index {
 				return nil, fmt.Errorf("%s PCR %q", name, index)
 			}
 			if bank.Values[uint(i)], err = hex.DecodeString(value); err != nil {
