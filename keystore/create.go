@@ -168,7 +168,7 @@ func (t *Token) installLink(ctx context.Context, a *anchor, side sidecar, public
 	if err := w.saveSidecar(id, side); err != nil {
 		return Entry{}, err
 	}
-	return t.entry(w.dir, id)
+	return t.installed(w, id)
 }
 
 // install puts a wrapped object that was made for token a into the store, and makes it persistent unless the spec says otherwise.
@@ -220,7 +220,16 @@ func (t *Token) install(ctx context.Context, a *anchor, side sidecar, o provider
 	if err != nil {
 		return undo(err)
 	}
-	return t.entry(w.dir, id)
+	return t.installed(w, id)
+}
+
+// installed reads a key that was just installed, which takes its certificate over.
+func (t *Token) installed(w *writer, id string) (Entry, error) {
+	e, err := t.entry(w.dir, id)
+	if err != nil {
+		return Entry{}, err
+	}
+	return t.takeOver(w, e), nil
 }
 
 // checkNew refuses a key that the store has, or whose label it has if that shall not be; the caller holds the lock.

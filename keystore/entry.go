@@ -20,6 +20,7 @@ type Entry struct {
 	ID           string // file stem, 32 hex digits; for a PEM somebody dropped in, its stem
 	Label        string
 	CKAID        []byte // SHA-1 of the public key bits by default
+	Subject      []byte // of the certificate that a key shall have, for who matches it by that; mostly empty
 	Object       provider.Object
 	Policy       policy.Policy
 	Approved     []policy.Approved // those that its PEM has; more are in the token's folders
@@ -29,7 +30,7 @@ type Entry struct {
 	State        State
 	Created      time.Time
 	Certificates []*x509.Certificate // leaf first; only a chain whose leaf has the key's public key
-	Secret       *SecretInfo         // of secrets and data (Token.Secrets); nil for keys
+	Secret       *SecretInfo         // of secrets, data and certificates of nobody's (Token.Secrets); nil for keys
 
 	sealed, plain []byte // the value of a secret, as the store has it
 

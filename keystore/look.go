@@ -23,6 +23,8 @@ type Glance struct {
 	Handle  provider.Handle // 0 for none
 	Secret  bool
 	Chained bool // it has a file for certificates
+
+	Certificate bool // it is a certificate of nobody's key, which is among the secrets
 }
 
 // scanner reads a store's keys, and no more files than a search takes. It remembers what it saw as long as the files' stamps are the
@@ -221,6 +223,7 @@ func (l *look) glanceAt(id string) *known {
 	k := &known{files: files{side: stamp}, present: has, listed: true}
 	l.claim(k, side)
 	k.glance = Glance{ID: id, Label: side.Label, CKAID: side.CKAID, Name: provider.Name(side.Name), Handle: side.usableAt(), Secret: side.Secret != nil, Chained: has.cert}
+	k.glance.Certificate = side.Secret != nil && side.Secret.Kind == SecretCertificate
 	return k
 }
 
@@ -246,7 +249,8 @@ func (l *look) read(id string) *known {
 	}
 	if r.listed {
 		e := &r.entry
-		k.glance = Glance{ID: id, Label: e.Label, CKAID: e.CKAID, Name: provider.Name(r.side.Name), Handle: e.Object.Handle, Secret: e.Secret != nil, Chained: len(e.Certificates) > 0}
+		k.glance = Glance{ID: id, Label: e.Label, CKAID: e.CKAID, Name: provider.Name(r.side.Name), Handle: e.Object.Handle, Secret: e.Secret != nil, Chained: e.Secret == nil && len(e.Certificates) > 0}
+		k.glance.Certificate = e.Secret != nil && e.Secret.Kind == SecretCertificate
 	}
 	l.clock++
 	k.used = l.clock

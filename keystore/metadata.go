@@ -10,9 +10,11 @@ import (
 type Metadata struct {
 	Label string // plain UTF-8 text of at most 255 bytes
 	CKAID []byte // at most 255 bytes
+
+	Subject []byte // of the certificate that a key will have: a distinguished name in DER, at most 4096 bytes
 }
 
-// SetMetadata changes the key's label, its CKA_ID or both, in one step.
+// SetMetadata changes what the key is called by, in one step.
 func (t *Token) SetMetadata(e Entry, m Metadata) (Entry, error) {
 	return t.edit(e, "label or CKA_ID", func(w *writer, r *record) error {
 		if m.Label != "" {
@@ -23,6 +25,9 @@ func (t *Token) SetMetadata(e Entry, m Metadata) (Entry, error) {
 		}
 		if len(m.CKAID) > 0 {
 			r.side.CKAID = m.CKAID
+		}
+		if len(m.Subject) > 0 {
+			r.side.Subject = m.Subject
 		}
 		return w.saveSidecar(r.id, r.side)
 	})

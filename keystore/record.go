@@ -77,7 +77,7 @@ func readRecord(d *dir, id string) (record, files) {
 	case r.hasSide && r.side.Public != nil:
 		err = r.fromLink()
 	case r.hasSide && r.side.Secret != nil && r.side.Secret.Public:
-		r.list(provider.Object{}, policy.Policy{}, nil)
+		err = r.fromPublic()
 	case r.hasSide && r.side.State == Ready:
 		r.problem(id+sidecarSuffix, fmt.Errorf("%w: its key, %s, is missing", ErrCorrupt, id+pemSuffix))
 	case r.sideErr == nil && !r.hasSide && certText != nil:
@@ -195,13 +195,37 @@ func (r *record) fromLink() error {
 	return nil
 }
 
+// fromPublic is public data, or a certificate of nobody's.
+func (r *record) fromPublic() error {
+	r.list(provider.Object{}, policy.Policy{}, nil)
+	if r.side.Secret.Kind != SecretCertificate {
+		return nil
+	}
+	c, err := parseCertificate(r.side.Secret.Plain)
+	if err != nil {
+		r.listed = false
+		r.problem(r.id+sidecarSuffix, err)
+		return err
+	}
+	r.entry.Certificates = []*x509.Certificate{c}
+	return nil
+}
+
+func parseCertificate(der []byte) (*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%w: a certificate: %w", ErrCorrupt, err)
+	}
+	return c, nil
+}
+
 // list makes the entry.
 func (r *record) list(o provider.Object, fromPEM policy.Policy, policyErr *tss2.PolicyError) {
 	s := r.side
 	o.Handle = s.usableAt()
 	r.listed = true
 	r.entry = Entry{
-		ID: r.id, Label: s.Label, CKAID: s.CKAID, Object: o, OwnPIN: s.Auth == authOwn, EmptyAuth: s.Auth == authEmpty,
+		ID: r.id, Label: s.Label, CKAID: s.CKAID, Subject: s.Subject, Object: o, OwnPIN: s.Auth == authOwn, EmptyAuth: s.Auth == authEmpty,
 		State: s.State, Created: s.Created,
 	}
 	if part := s.Secret; part != nil {

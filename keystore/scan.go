@@ -29,7 +29,7 @@ func (e Entry) Same(other Entry) bool {
 // listed by Problems. A key whose sidecar is skipped is what its PEM says, unless a newer version wrote the sidecar.
 func (t *Token) Keys() ([]Entry, error) { return t.Search(func(g *Glance) bool { return !g.Secret }) }
 
-// Secrets are the secrets and data of the store, sorted by label then ID, as Keys are the keys. Neither list has the other's entries.
+// Secrets are the secrets, data and certificates of nobody's of the store, sorted by label then ID, as Keys are the keys. Neither list has the other's entries.
 func (t *Token) Secrets() ([]Entry, error) { return t.Search(func(g *Glance) bool { return g.Secret }) }
 
 // Entries are Keys and then Secrets, of one moment.

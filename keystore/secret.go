@@ -21,8 +21,8 @@ import (
 type secretPart struct {
 	SecretInfo
 	Sealed []byte `json:"sealed,omitempty"` // the value, encrypted
-	Plain  []byte `json:"plain,omitempty"`  // the value of public data, as it is
-	Public bool   `json:"public,omitempty"` // it is public data, and there is no PEM
+	Plain  []byte `json:"plain,omitempty"`  // the value of public data and certificates, as it is
+	Public bool   `json:"public,omitempty"` // it is one of these, and there is no PEM
 }
 
 func (p secretPart) validate() error {
@@ -30,8 +30,10 @@ func (p secretPart) validate() error {
 		return err
 	}
 	switch {
-	case p.Public && (p.Kind != SecretData || p.Private || len(p.Sealed) > 0):
+	case p.Public && (!p.mayBePublic() || len(p.Sealed) > 0):
 		return fmt.Errorf("a secret cannot be public")
+	case !p.Public && p.Kind == SecretCertificate:
+		return fmt.Errorf("a certificate is no secret")
 	case p.Public && len(p.Plain) != p.Length:
 		return fmt.Errorf("its value has not its length")
 	case !p.Public && (len(p.Plain) > 0 || len(p.Sealed) != p.Length+sealOverhead):
@@ -47,7 +49,7 @@ type SecretSpec struct {
 	Info   SecretInfo
 	Policy policy.Policy // current values are resolved now; zero for the token's default
 	NoPIN  bool          // in a token with a PIN: do without it
-	Public bool          // data that is no secret: it lies in the store as it is
+	Public bool          // data that is no secret, and every certificate: it lies in the store as it is
 }
 
 // CreateSecret keeps a secret, whose length must be Info's, crash-safe as CreateKey. Public data goes into the store alone, without a
@@ -107,13 +109,18 @@ func (s SecretSpec) check(value *secret.Bytes) error {
 	if s.Info.Length != value.Len() {
 		return fmt.Errorf("%w: a value of %d bytes, %d are said", ErrInvalid, value.Len(), s.Info.Length)
 	}
-	if s.Public && (s.Info.Kind != SecretData || s.Info.Private || !s.Policy.IsZero()) {
-		return fmt.Errorf("%w: only data can be public, and without a policy", ErrInvalid)
+	if s.Public && (!s.Info.mayBePublic() || !s.Policy.IsZero()) {
+		return fmt.Errorf("%w: only data and certificates can be public, and without a policy", ErrInvalid)
+	}
+	if s.Info.Kind == SecretCertificate {
+		if _, err := parseCertificate(value.Bytes()); err != nil || !s.Public {
+			return fmt.Errorf("%w: a certificate is public, and one (%v)", ErrInvalid, err)
+		}
 	}
 	return s.Info.validate()
 }
 
-// installPublic puts public data into the store: one file, in one step.
+// installPublic puts what is public into the store: one file, in one step.
 func (t *Token) installPublic(ctx context.Context, a *anchor, side sidecar) (Entry, error) {
 	w, err := t.changeOf(ctx, a)
 	if err != nil {
@@ -127,7 +134,7 @@ func (t *Token) installPublic(ctx context.Context, a *anchor, side sidecar) (Ent
 	return t.entry(w.dir, id)
 }
 
-// PublicData is the value of public data; false for everything that is sealed.
+// PublicData is the value of public data and certificates; false for everything that is sealed.
 func (e Entry) PublicData() ([]byte, bool) { return e.plain, e.Secret != nil && e.sealed == nil }
 
 // OpenSecret unseals a secret's value, which is the caller's to wipe. ErrLoginNeeded before the login that it takes, ErrCorrupt when

@@ -12,16 +12,17 @@ import (
 // SecretKind says what a secret is.
 type SecretKind string
 
-// The kinds of secrets: keys, and data that is no key.
+// The kinds of secrets: keys, data that is no key, and certificates that are of no key of the token's, which are always public.
 const (
-	SecretAES     SecretKind = "aes"
-	SecretGeneric SecretKind = "generic"
-	SecretSHA1    SecretKind = "hmac-sha1"
-	SecretSHA224  SecretKind = "hmac-sha224"
-	SecretSHA256  SecretKind = "hmac-sha256"
-	SecretSHA384  SecretKind = "hmac-sha384"
-	SecretSHA512  SecretKind = "hmac-sha512"
-	SecretData    SecretKind = "data"
+	SecretAES         SecretKind = "aes"
+	SecretGeneric     SecretKind = "generic"
+	SecretSHA1        SecretKind = "hmac-sha1"
+	SecretSHA224      SecretKind = "hmac-sha224"
+	SecretSHA256      SecretKind = "hmac-sha256"
+	SecretSHA384      SecretKind = "hmac-sha384"
+	SecretSHA512      SecretKind = "hmac-sha512"
+	SecretData        SecretKind = "data"
+	SecretCertificate SecretKind = "certificate"
 )
 
 // SecretUse is something that a secret key may be used for.
@@ -38,7 +39,7 @@ const (
 )
 
 var (
-	secretKinds = []SecretKind{SecretAES, SecretGeneric, SecretSHA1, SecretSHA224, SecretSHA256, SecretSHA384, SecretSHA512, SecretData}
+	secretKinds = []SecretKind{SecretAES, SecretGeneric, SecretSHA1, SecretSHA224, SecretSHA256, SecretSHA384, SecretSHA512, SecretData, SecretCertificate}
 	secretUses  = []SecretUse{UseDecrypt, UseEncrypt, UseSign, UseUnwrap, UseVerify, UseWrap}
 )
 
@@ -66,11 +67,17 @@ type SecretInfo struct {
 	Application      string      `json:"application,omitempty"`
 	ObjectID         []byte      `json:"object_id,omitempty"`
 	CheckValue       []byte      `json:"check_value,omitempty"`    // of keys, 3 bytes
+	Category         uint64      `json:"category,omitempty"`       // of certificates; 0 for none
 	KMSCiphertext    []byte      `json:"kms_ciphertext,omitempty"` // under which AWS KMS gives the same key again
 }
 
 // Allows tells whether a key may be used in a way.
 func (i SecretInfo) Allows(u SecretUse) bool { return slices.Contains(i.Use, u) }
+
+// mayBePublic tells what may lie in a store as it is.
+func (i SecretInfo) mayBePublic() bool {
+	return (i.Kind == SecretData || i.Kind == SecretCertificate) && !i.Private
+}
 
 // String is the kind for people: "aes256", "generic", "data".
 func (i SecretInfo) String() string {
@@ -87,10 +94,10 @@ func (i SecretInfo) validate() error {
 		return fmt.Errorf("%w: there is no secret of kind %q", ErrInvalid, shortened(string(i.Kind)))
 	case i.Kind == SecretAES && i.Length != 16 && i.Length != 24 && i.Length != 32:
 		return fmt.Errorf("%w: an AES key of %d bytes", ErrInvalid, i.Length)
-	case i.Kind == SecretData:
+	case i.Kind == SecretData, i.Kind == SecretCertificate:
 		most = MaxSecretData
 		if len(i.Use) > 0 {
-			return fmt.Errorf("%w: data is no key, and used for nothing", ErrInvalid)
+			return fmt.Errorf("%w: %s is no key, and used for nothing", ErrInvalid, i.Kind)
 		}
 	case i.Length == 0:
 		return fmt.Errorf("%w: an empty key", ErrInvalid)

@@ -38,6 +38,8 @@ const (
 const (
 	maxLabel = 255
 	maxCKAID = 255
+
+	maxSubject = 4096
 )
 
 // sidecar is <id>.json: what is known of a key beside its PEM.
@@ -46,6 +48,7 @@ type sidecar struct {
 	Name    hexText       `json:"name"`
 	Label   string        `json:"label"`
 	CKAID   hexText       `json:"cka_id"`
+	Subject []byte        `json:"subject,omitempty"` // of a certificate to come
 	Handle  handleText    `json:"handle,omitzero"`
 	State   State         `json:"state"`
 	Auth    authKind      `json:"auth"`
@@ -79,6 +82,9 @@ func (s sidecar) validate() error {
 	}
 	if err := checkCKAID(s.CKAID); err != nil && (s.Secret == nil || len(s.CKAID) > 0) {
 		return err
+	}
+	if len(s.Subject) > maxSubject {
+		return fmt.Errorf("a subject of %d bytes (at most %d)", len(s.Subject), maxSubject)
 	}
 	if s.Secret != nil {
 		if s.Public != nil || s.Handle != 0 {

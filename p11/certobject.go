@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
+	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
@@ -23,6 +24,19 @@ func (k storedKey) certificateObject(n int) *object {
 	handle, unique := tokenHandle(k.serial, CKO_CERTIFICATE, c.Raw)
 	a[CKA_UNIQUE_ID] = []byte(unique)
 	return &object{handle: handle, class: CKO_CERTIFICATE, attributes: a, entry: k.entry}
+}
+
+// storedCertificate is a certificate of no key of the token's.
+func storedCertificate(serial string, e keystore.Entry) *object {
+	c, category := e.Certificates[0], e.Secret.Category
+	if category == CK_CERTIFICATE_CATEGORY_UNSPECIFIED && c.IsCA {
+		category = CK_CERTIFICATE_CATEGORY_AUTHORITY
+	}
+	a := certificateAttributes(c, true, e.Label, e.CKAID, category)
+	a.setBools(true, CKA_MODIFIABLE)
+	handle, unique := tokenHandle(serial, CKO_CERTIFICATE, c.Raw)
+	a[CKA_UNIQUE_ID] = []byte(unique)
+	return &object{handle: handle, class: CKO_CERTIFICATE, attributes: a, entry: e}
 }
 
 // certificateAttributes are those of an X.509 certificate (PKCS #11 v3.1, section 4.6.3).
@@ -44,10 +58,20 @@ func certificateAttributes(c *x509.Certificate, token bool, label string, id []b
 	a[CKA_PUBLIC_KEY_INFO] = c.RawSubjectPublicKeyInfo
 	a[CKA_NAME_HASH_ALGORITHM] = ulong(uint64(CKM_SHA_1))
 	a[CKA_JAVA_MIDP_SECURITY_DOMAIN] = ulong(0)
-	for _, empty := range []AttributeType{CKA_START_DATE, CKA_END_DATE, CKA_URL, CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_HASH_OF_ISSUER_PUBLIC_KEY} {
+	a[CKA_START_DATE], a[CKA_END_DATE] = date(c.NotBefore), date(c.NotAfter)
+	for _, empty := range []AttributeType{CKA_URL, CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_HASH_OF_ISSUER_PUBLIC_KEY} {
 		a[empty] = []byte{}
 	}
 	return a
+}
+
+// date is a CK_DATE.
+func date(t time.Time) []byte {
+	text := t.UTC().Format("20060102")
+	if len(text) != 8 { // after the year 9999
+		return []byte{}
+	}
+	return []byte(text)
 }
 
 // publicKeyID is the key identifier of RFC 5280, section 4.2.1.2, method 1.
@@ -64,18 +88,24 @@ func publicKeyID(c *x509.Certificate) []byte {
 }
 
 // storeCertificate puts a certificate beside the key it was issued for, in place of that key's leaf. Its chain stays when the issuer
-// is the same.
-func (l *library) storeCertificate(s *session, c *x509.Certificate, t template) (ObjectHandle, error) {
+// is the same. One of no key of the token's is kept by itself.
+func (l *library) storeCertificate(s *session, c *x509.Certificate, t template, category uint64) (ObjectHandle, error) {
 	if err := s.mayChange(); err != nil {
 		return 0, err
 	}
-	stored, err := l.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
+	stored, err := l.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret || g.Certificate })
 	if err != nil {
 		return 0, err
 	}
 	for _, o := range stored {
 		if o.class != CKO_PRIVATE_KEY || !o.attributes.match([]Attribute{{CKA_PUBLIC_KEY_INFO, c.RawSubjectPublicKeyInfo}}) {
 			continue
+		}
+		if err := t.mustBe(false, CKA_MODIFIABLE); err != nil {
+			return 0, err
+		}
+		if category != CK_CERTIFICATE_CATEGORY_UNSPECIFIED && category != CK_CERTIFICATE_CATEGORY_TOKEN_USER {
+			return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the certificate of %q is a token user's: its key %q is the token's", c.Subject.String(), o.entry.Label)
 		}
 		rename := nameFrom(t, o)
 		if id := t[CKA_ID]; len(id) > 0 && rename.CKAID == nil && string(id) != string(o.entry.CKAID) {
@@ -98,7 +128,45 @@ func (l *library) storeCertificate(s *session, c *x509.Certificate, t template) 
 		handle, _ := tokenHandle(s.slot.token.Serial(), CKO_CERTIFICATE, c.Raw)
 		return handle, nil
 	}
-	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "no key of the token belongs to the certificate of %q: only certificates of its keys are kept", c.Subject.String())
+	return l.keepCertificate(s, stored, c, t, category)
+}
+
+// keepCertificate keeps a certificate of nobody's. One that the token has already is called anew.
+func (l *library) keepCertificate(s *session, stored []*object, c *x509.Certificate, t template, category uint64) (ObjectHandle, error) {
+	if err := t.mustBe(true, CKA_MODIFIABLE); err != nil {
+		return 0, err
+	}
+	label, id := string(t[CKA_LABEL]), append([]byte{}, t[CKA_ID]...)
+	handle, _ := tokenHandle(s.slot.token.Serial(), CKO_CERTIFICATE, c.Raw)
+	defer l.forget(s.slot)
+	if o := withHandle(stored, handle); o != nil && o.entry.Secret != nil {
+		if err := named(label); label != "" && err != nil {
+			return 0, err
+		}
+		_, err := s.slot.token.SetMetadata(o.entry, keystore.Metadata{Label: label, CKAID: id})
+		return handle, err
+	}
+	if label == "" {
+		if label = c.Subject.CommonName; keystore.CheckLabel(label) != nil {
+			label = noLabel
+		}
+	}
+	if err := named(label); err != nil {
+		return 0, err
+	}
+	if len(id) == 0 {
+		id = publicKeyID(c)
+	}
+	_, err := s.slot.token.AddCertificate(l.ctx, c, label, id, category)
+	return handle, err
+}
+
+// named refuses a label that nothing in a token can have.
+func named(label string) error {
+	if err := keystore.CheckLabel(label); err != nil {
+		return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
+	}
+	return nil
 }
 
 // nameFrom is what a key takes over from its certificate. Java and NSS give a label to the certificate and none to the key, and find
@@ -118,18 +186,24 @@ func nameFrom(certificate template, key *object) (m keystore.Metadata) {
 	return m
 }
 
-// removeCertificate takes a certificate out of every chain it is in. Without its leaf a chain goes as a whole.
+// removeCertificate takes a certificate out of every chain it is in, and away where it is by itself. Without its leaf a chain goes as a whole.
 func (l *library) removeCertificate(s *slot, der []byte) error {
-	keys, err := s.token.Keys()
+	entries, err := s.token.Entries()
 	if err != nil {
 		return err
 	}
 	defer l.forget(s)
-	for _, entry := range keys {
-		if chain, changed := without(entry, der); changed {
-			if _, err := s.token.SetCertificates(entry, chain); err != nil {
-				return err
-			}
+	for _, entry := range entries {
+		chain, changed := without(entry, der)
+		switch {
+		case !changed:
+		case entry.Secret != nil:
+			err = s.token.Delete(l.ctx, entry, false)
+		default:
+			_, err = s.token.SetCertificates(entry, chain)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
@@ -8,6 +9,8 @@ import (
 	"encoding/asn1"
 	"maps"
 	"math/big"
+
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
 // What the templates of objects may say.
@@ -27,7 +30,7 @@ var (
 )
 
 // CreateObject is C_CreateObject (PKCS #11 v3.1, section 5.7). It takes public keys and certificates as session objects, certificates
-// as token objects when the token has their key, private keys as token objects, which the TPM imports, and secret keys and data as either.
+// as token objects too, private keys as token objects, which the TPM imports, and secret keys and data as either.
 func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created ObjectHandle, err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -74,10 +77,6 @@ func (m *Module) CreateObject(h SessionHandle, list []Attribute) (created Object
 	if err := t.mustBe(true, CKA_DESTROYABLE); err != nil {
 		return 0, err
 	}
-	// What is kept is a certificate, which is its key's to change.
-	if err := t.mustBe(!token, CKA_MODIFIABLE); err != nil {
-		return 0, err
-	}
 	switch ObjectClass(class) {
 	case CKO_CERTIFICATE:
 		return s.createCertificate(t, token, copyable)
@@ -103,24 +102,34 @@ func (s *session) createCertificate(t template, token, copyable bool) (ObjectHan
 		return 0, err
 	}
 	a := certificateAttributes(c, token, string(t[CKA_LABEL]), t[CKA_ID], category)
-	for _, described := range []AttributeType{CKA_CERTIFICATE_TYPE, CKA_TRUSTED, CKA_SUBJECT, CKA_ISSUER, CKA_CHECK_VALUE, CKA_PUBLIC_KEY_INFO} {
+	for _, described := range []AttributeType{
+		CKA_CERTIFICATE_TYPE, CKA_TRUSTED, CKA_SUBJECT, CKA_ISSUER, CKA_CHECK_VALUE, CKA_PUBLIC_KEY_INFO, CKA_START_DATE, CKA_END_DATE, CKA_JAVA_MIDP_SECURITY_DOMAIN,
+	} {
 		if len(t[described]) > 0 {
 			if err := t.mustEqual(described, a[described]); err != nil {
 				return 0, err
 			}
 		}
 	}
-	if token {
-		return s.lib.storeCertificate(s, c, t)
+	// The standard wants an INTEGER; Java gives its contents.
+	if n := t[CKA_SERIAL_NUMBER]; len(n) > 0 && !bytes.Equal(n, a[CKA_SERIAL_NUMBER]) && new(big.Int).SetBytes(n).Cmp(c.SerialNumber) != 0 {
+		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "CKA_SERIAL_NUMBER %x: the certificate's is %d", n, c.SerialNumber)
 	}
-	a[CKA_COPYABLE] = boolean(copyable)
+	if category > CK_CERTIFICATE_CATEGORY_OTHER {
+		return 0, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "certificate category %d", category)
+	}
+	if token {
+		return s.lib.storeCertificate(s, c, t, category)
+	}
+	modifiable, err := t.bool(CKA_MODIFIABLE, true)
+	if err != nil {
+		return 0, err
+	}
+	a[CKA_COPYABLE], a[CKA_MODIFIABLE] = boolean(copyable), boolean(modifiable)
 	return s.add(&object{class: CKO_CERTIFICATE, attributes: a})
 }
 
 func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandle, error) {
-	if token {
-		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only; this one can be a session object")
-	}
 	kind, err := t.ulong(CKA_KEY_TYPE, CK_UNAVAILABLE_INFORMATION)
 	if err != nil {
 		return 0, err
@@ -146,12 +155,19 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 	if err := t.mustEqual(CKA_PUBLIC_KEY_INFO, material[CKA_PUBLIC_KEY_INFO]); err != nil {
 		return 0, err
 	}
+	if token {
+		return s.storedHalf(t, material[CKA_PUBLIC_KEY_INFO])
+	}
+	modifiable, err := t.bool(CKA_MODIFIABLE, true)
+	if err != nil {
+		return 0, err
+	}
 	if err := t.mustBe(false, CKA_TRUSTED, CKA_WRAP, CKA_DERIVE); err != nil {
 		return 0, err
 	}
 	o.attributes = common(CKO_PUBLIC_KEY, false, false, string(t[CKA_LABEL]), t[CKA_ID])
 	maps.Copy(o.attributes, material)
-	o.attributes[CKA_COPYABLE] = boolean(copyable)
+	o.attributes[CKA_COPYABLE], o.attributes[CKA_MODIFIABLE] = boolean(copyable), boolean(modifiable)
 	o.attributes.setBools(false, CKA_TRUSTED, CKA_WRAP, CKA_DERIVE, CKA_LOCAL)
 	o.attributes[CKA_KEY_GEN_MECHANISM] = ulong(CK_UNAVAILABLE_INFORMATION)
 	for _, kept := range []AttributeType{CKA_SUBJECT, CKA_START_DATE, CKA_END_DATE} {
@@ -168,6 +184,26 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 		o.attributes[use] = boolean(allowed)
 	}
 	return s.add(o)
+}
+
+// storedHalf is the public half of a key of the token. NSS brings it after the private one, with which it came.
+func (s *session) storedHalf(t template, spki []byte) (ObjectHandle, error) {
+	stored, err := s.lib.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
+	if err != nil {
+		return 0, err
+	}
+	wanted := []Attribute{{CKA_PUBLIC_KEY_INFO, spki}}
+	for _, a := range []AttributeType{CKA_ID, CKA_LABEL} {
+		if len(t[a]) > 0 {
+			wanted = append(wanted, Attribute{a, t[a]})
+		}
+	}
+	for _, o := range stored {
+		if o.class == CKO_PUBLIC_KEY && o.attributes.match(wanted) {
+			return o.handle, s.mayChange()
+		}
+	}
+	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only, under one name; this one can be a session object")
 }
 
 // The RSA keys that are verified with, in bits.

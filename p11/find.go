@@ -85,7 +85,10 @@ func (l *library) search(s *slot, template []Attribute) ([]*object, error) {
 				return true
 			}
 			kind := keys
-			if g.Secret {
+			switch {
+			case g.Certificate:
+				kind = certificates
+			case g.Secret:
 				kind = secrets
 			}
 			return kind && (!byLabel || string(label) == g.Label) && (!byID || bytes.Equal(id, g.CKAID))

@@ -62,6 +62,11 @@ func (s *session) mayImport(t template) error {
 	if err := t.mayNotChoose(); err != nil {
 		return err
 	}
+	// NSS asks every RSA key that it brings to unwrap. The key made says what it does.
+	if _, err := t.bool(CKA_UNWRAP, false); err != nil {
+		return err
+	}
+	delete(t, CKA_UNWRAP)
 	if err := checkPrivate(s.slot.token.HasPIN(), t); err != nil {
 		return err
 	}

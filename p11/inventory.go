@@ -140,7 +140,11 @@ func (l *library) show(s *slot, before uint64, search bool, entries []keystore.E
 
 // objectsOf makes the objects of an entry; none when it cannot be shown.
 func (l *library) objectsOf(token tokenTraits, entry keystore.Entry) []*object {
-	if entry.Secret != nil {
+	switch {
+	case entry.Secret == nil:
+	case entry.Secret.Kind == keystore.SecretCertificate:
+		return []*object{storedCertificate(token.serial, entry)}
+	default:
 		return []*object{storedSecret(token.serial, entry)}
 	}
 	var material attributes
@@ -206,7 +210,7 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 			}
 		}
 	}
-	objects, err := l.read(s, func(g *keystore.Glance) bool { return g.Chained || mayBe(serial, g, h) })
+	objects, err := l.read(s, func(g *keystore.Glance) bool { return g.Chained || g.Certificate || mayBe(serial, g, h) })
 	return withHandle(objects, h), err
 }
 

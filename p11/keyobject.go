@@ -81,7 +81,7 @@ func (k storedKey) attributes(class ObjectClass, private bool) attributes {
 	}
 	a[CKA_DERIVE] = boolean(false)
 	a[CKA_START_DATE], a[CKA_END_DATE] = []byte{}, []byte{}
-	a[CKA_SUBJECT] = []byte{}
+	a[CKA_SUBJECT] = append([]byte{}, k.entry.Subject...)
 	if chain := k.entry.Certificates; len(chain) > 0 {
 		a[CKA_SUBJECT] = chain[0].RawSubject
 	}

@@ -1,6 +1,9 @@
 package p11
 
 import (
+	"bytes"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"maps"
 	"unicode/utf8"
 
@@ -78,7 +81,7 @@ func (s *session) wentAlong(h ObjectHandle) bool {
 }
 
 // SetAttributeValue is C_SetAttributeValue: the label and the CKA_ID of keys, for both halves at once, and of all else that is not a
-// certificate's; and of secret session keys that they become sensitive or can no longer be extracted.
+// certificate's; the CKA_SUBJECT of keys that have no certificate yet, by which NSS matches them; and of secret session keys that they become sensitive or can no longer be extracted.
 func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []Attribute) (err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -99,6 +102,10 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 	for a := range t {
 		switch {
 		case o.owner != 0 && o.class == CKO_SECRET_KEY && (a == CKA_SENSITIVE || a == CKA_EXTRACTABLE):
+		case a == CKA_SUBJECT && o.tpm != nil:
+			if err := o.mayBeNamed(t[a]); err != nil {
+				return err
+			}
 		case a != CKA_LABEL && a != CKA_ID:
 			return refuse(CKR_ATTRIBUTE_READ_ONLY, "attribute 0x%x cannot be changed", uint64(a))
 		case a == CKA_LABEL && !utf8.Valid(t[a]):
@@ -119,8 +126,20 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 		}
 	}
 	defer s.lib.forget(s.slot)
-	_, err = s.slot.token.SetMetadata(o.entry, keystore.Metadata{Label: string(t[CKA_LABEL]), CKAID: t[CKA_ID]})
+	_, err = s.slot.token.SetMetadata(o.entry, keystore.Metadata{Label: string(t[CKA_LABEL]), CKAID: t[CKA_ID], Subject: t[CKA_SUBJECT]})
 	return err
+}
+
+// mayBeNamed refuses a CKA_SUBJECT that is no name, or not that of the key's certificate.
+func (o *object) mayBeNamed(subject []byte) error {
+	var name pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(subject, &name); err != nil || len(rest) != 0 {
+		return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_SUBJECT is no distinguished name")
+	}
+	if have := o.entry.Certificates; len(have) > 0 && !bytes.Equal(have[0].RawSubject, subject) {
+		return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "the certificate of key %q is of %q", o.entry.Label, have[0].Subject.String())
+	}
+	return nil
 }
 
 func (l *library) changeSessionObject(s *slot, o *object, t template) error {

@@ -91,7 +91,6 @@ func TestPKCS11ToolCertificate(t *testing.T) {
 	m := newMachine(t, "")
 	m.tpm2p11("init", "--label", "web", "--no-pin")
 	m.tpm2p11("key", "create", "web", "--type", "p256")
-	m.run("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "other.key", "-subj", "/CN=other", "-outform", "DER", "-out", "other.der")
 	m.run("openssl", "req", "-new", "-x509", "-engine", "pkcs11", "-keyform", "engine", "-key", "pkcs11:object=web;type=private", "-subj", "/CN=www.example.com", "-outform", "DER", "-out", "web.der")
 
 	m.pkcs11Tool("--write-object", "web.der", "--type", "cert", "--label", "web")
@@ -103,7 +102,30 @@ func TestPKCS11ToolCertificate(t *testing.T) {
 	if string(m.read("read.der")) != string(m.read("web.der")) {
 		t.Error("the certificate read is not the one written")
 	}
-	m.refused([]string{"CKR_"}, "pkcs11-tool", "--module", module, "--write-object", "other.der", "--type", "cert", "--label", "other")
+}
+
+// An authority's certificate is kept although its key is elsewhere: everybody reads it, who knows the PIN writes and deletes it.
+func TestPKCS11ToolAuthority(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	withPIN(m)
+	m.run("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-subj", "/CN=The CA", "-out", "ca.pem")
+	login := []string{"--login", "--pin", userPIN}
+	m.refused([]string{"CKR_"}, "pkcs11-tool", "--module", module, "--write-object", "ca.pem", "--type", "cert", "--label", "ca")
+	m.pkcs11Tool(append(login, "--write-object", "ca.pem", "--type", "cert", "--label", "ca", "--id", "ca")...)
+	m.pkcs11Tool("--read-object", "--type", "cert", "--label", "ca", "--output-file", "read.der")
+	m.run("openssl", "x509", "-in", "ca.pem", "-outform", "DER", "-out", "ca.der")
+	if string(m.read("read.der")) != string(m.read("ca.der")) {
+		t.Error("the certificate read is not the one written")
+	}
+	if list := m.tpm2p11("key", "list").stdout; !strings.Contains(list, "certificate") {
+		t.Errorf("the command does not list it:\n%s", list)
+	}
+	m.refused([]string{"CKR_"}, "pkcs11-tool", "--module", module, "--delete-object", "--type", "cert", "--label", "ca")
+	m.pkcs11Tool(append(login, "--delete-object", "--type", "cert", "--label", "ca")...)
+	if objects := m.pkcs11Tool("--list-objects", "--type", "cert").stdout; strings.Contains(objects, "The CA") {
+		t.Errorf("it is there after its deletion:\n%s", objects)
+	}
 }
 
 // A key that existed before is imported, does not claim to be the TPM's own, and is not taken in twice.
