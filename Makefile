@@ -33,7 +33,7 @@ LDFLAGS       = -s -w -X github.com/tpm2-p11/tpm2-p11/internal/version.Version=$
 # HELPER is the absolute path of the command for hosts that fork, where it is neither beside the module nor in ../../bin from it.
 LDFLAGS_MODULE = $(LDFLAGS) $(if $(HELPER),-X main.helperPath=$(HELPER)) -extldflags "-Wl,--version-script=$(CURDIR)/cgo/exports.map -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-soname,tpm2-p11.so"
 
-.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation soak bench bench-tls install uninstall clean
+.PHONY: all build module command generate demo check test vet test-vectors test-boot fuzz mutation soak soak-signatures bench bench-tls install uninstall clean
 
 all: module command
 
@@ -108,6 +108,11 @@ mutation:
 # Load and faults together for T (10m), on an emulator of its own; its last line says what came of it. SOAK: -seed 7 -rate 0.1.
 soak: build
 	$(GO) run ./tests/soak -time $(if $(filter file,$(origin T)),10m,$(T)) $(SOAK)
+
+# A week's worth of signatures, which leave nothing behind; SIGNATURES is how many.
+SIGNATURES ?= 200000
+soak-signatures:
+	$(GO) test -count=1 -timeout 0 -run '^TestSignaturesLeaveNothing$$' ./p11 -args -signatures $(SIGNATURES)
 
 # BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
 bench:
