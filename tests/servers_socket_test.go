@@ -290,3 +290,29 @@ func TestServersUnits(t *testing.T) {
 		t.Errorf("%v\n%s", err, last(string(out), 1500))
 	}
 }
+
+// systemd understands what the servers' pages add to their units.
+func TestServersDropIns(t *testing.T) {
+	t.Parallel()
+	for _, page := range []string{"nginx", "apache", "stunnel", "haproxy"} {
+		text, err := os.ReadFile("../docs/" + page + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, dropIn, found := strings.Cut(string(text), "```ini\n[Service]\n")
+		dropIn, _, _ = strings.Cut(dropIn, "```")
+		unit := filepath.Join(t.TempDir(), page+".service")
+		if err := os.Mkdir(unit+".d", 0o755); err != nil || !found {
+			t.Fatal(page, err, found)
+		}
+		for file, content := range map[string]string{unit: "[Service]\nExecStart=/bin/true\n", unit + ".d/tpm2-p11.conf": "[Service]\n" + dropIn} {
+			if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := exec.Command("systemd-analyze", "verify", "--man=no", unit).CombinedOutput()
+		if err != nil || len(bytes.TrimSpace(out)) > 0 {
+			t.Errorf("%s: %v\n%s", page, err, out)
+		}
+	}
+}

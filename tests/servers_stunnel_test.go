@@ -4,6 +4,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // stunnel, as docs/stunnel.md configures it, leaves its terminal and serves with a key that is bound to PCRs.
@@ -33,6 +34,14 @@ func TestServersStunnel(t *testing.T) {
 	s.serves(server)
 	s.handshakes(500, 1)
 	s.handshakes(320, 16)
+	s.during(func() {
+		for range 3 {
+			if err := syscall.Kill(server, syscall.SIGHUP); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+	}, cutOff) // it listens anew, and resets who had not been accepted
 	s.killsHelpers()
 	s.handshakes(50, 4)
 	s.undisturbed()
