@@ -54,7 +54,12 @@ func (s *session) wipe() {
 
 // startSession starts a session; salted to a storage key if there is one given (Part 1, section 17.6).
 func (c *connection) startSession(ctx context.Context, kind tpm2.TPMSE, hash crypto.Hash, salt *loadedKey) (*session, error) {
-	c.endPolicy(ctx) // a TPM has few sessions
+	// A TPM has few sessions, and behind Linux's resource manager each makes every command dearer: two are kept where a use needs both.
+	c.endPolicy(ctx)
+	if s := c.session; s != nil && kind == tpm2.TPMSEPolicy && salt != nil {
+		c.session = nil
+		c.end(ctx, s)
+	}
 	s := &session{policy: kind == tpm2.TPMSEPolicy, hash: hash}
 	s.roll()
 	key := permanent(tpm2.TPMRHNull)

@@ -29,7 +29,7 @@ type settings struct {
 	instance, region                string
 	rootOut, time                   string
 	latency                         time.Duration
-	measured, rmRefuses             bool
+	measured, rmRefuses, rmSwaps    bool
 	kms                             string
 	service                         service
 }
@@ -65,6 +65,7 @@ With --kms it serves a KMS too, which trusts its documents (see nitro-sim kms --
 	f.StringVar(&s.kms, "kms", "", "serve a KMS at ADDRESS:PORT of this machine, over plain http; port 0 is any")
 	f.StringVar(&s.time, "time", "", "start the clock of documents at TIME (RFC 3339)")
 	f.DurationVar(&s.latency, "latency", 0, "add this time to every command, those of context swaps too")
+	f.BoolVar(&s.rmSwaps, "rm-swaps", false, "save what a client holds after each command and load it before the next, as /dev/tpmrm0 does, even when no other client comes between")
 	f.BoolVar(&s.measured, "measured", true, "extend PCRs 0 to 7 at each boot, as a firmware does")
 	f.BoolVar(&s.rmRefuses, "rm-refuses", false, "neither list the attestation command nor pass it, as a resource manager may: 0x000b0143")
 	s.service.flags(f)
@@ -107,6 +108,7 @@ func run(s settings) error {
 	if err != nil {
 		return err
 	}
+	m.Eager = s.rmSwaps
 
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	shared := &mux.Server{Mux: m, Strict: s.rmRefuses, Log: log}

@@ -15,6 +15,22 @@ func (s *Space) Execute(raw []byte, maker any, strict bool) ([]byte, error) {
 	m := s.mux
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	response, err := s.execute(raw, maker, strict)
+	if err == nil && m.Eager {
+		for _, i := range s.items() {
+			if i.loaded == 0 {
+				continue
+			}
+			if err := m.save(i); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return response, err
+}
+
+func (s *Space) execute(raw []byte, maker any, strict bool) ([]byte, error) {
+	m := s.mux
 	if s.closed {
 		return nil, ErrClosed
 	}

@@ -18,6 +18,10 @@ var ErrClosed = errors.New("the client's space is closed")
 // Mux serves spaces in turn. It is safe for concurrent use; one command is in
 // the TPM at a time.
 type Mux struct {
+	// Eager has what a client holds saved after each command, as Linux's resource manager does, and not only when another client's turn
+	// comes: each command costs two more for each session and three for each object then. It is set before the first command.
+	Eager bool
+
 	mu         sync.Mutex
 	tpm        TPM
 	attributes map[uint32]attributes
