@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,10 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
-	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/policy"
-	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 func TestAStoreThatDoesNotExistIsEmpty(t *testing.T) {
@@ -100,24 +96,6 @@ func TestTheSidecarsPolicyCountsOnlyIfItIsTheKeys(t *testing.T) {
 				t.Errorf("the key can be used with the policy %v: %v", e.Policy, err)
 			}
 		})
-	}
-}
-
-func TestAPEMThatSomebodyDroppedInIsAKey(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	public := softPublic(t, policy.Policy{})
-	s.write(t, "my server.pem", pemOf(t, public, policy.Policy{}, true))
-	token := s.open(t)
-	e, err := token.Find(Query{Label: "my server"})
-	must(t, err)
-	if e.ID != "my server" || !e.EmptyAuth || e.Object.Handle != 0 || len(e.CKAID) != 20 {
-		t.Errorf("%+v", e)
-	}
-	e, err = token.SetMetadata(e, Metadata{Label: "web"})
-	must(t, err)
-	if e.Label != "web" || e.ID != "my server" || !e.EmptyAuth {
-		t.Errorf("after a change of its label: %+v", e)
 	}
 }
 
@@ -200,20 +178,6 @@ func TestFilesThatCannotBeUnderstoodAreSkippedAndNamed(t *testing.T) {
 				t.Errorf("the log says it %d times: %s", n, s.log)
 			}
 		})
-	}
-}
-
-func TestASidecarOfAnotherKeyIsIgnored(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	s.softKey(t, "0011", "web")
-	s.writeSidecar(t, "0011", sideOf(t, softPublic(t, policy.Policy{}), "another"))
-	token := s.open(t)
-	if got := labels(t, token); !slices.Equal(got, []string{"0011"}) {
-		t.Errorf("keys: %v", got)
-	}
-	if problems, err := token.Problems(); err != nil || len(problems) != 1 || problems[0].File != "0011.json" {
-		t.Errorf("problems: %v, %v", problems, err)
 	}
 }
 
@@ -308,178 +272,20 @@ func TestAChangeOfAKeyThatIsGoneIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFolderThatOthersCanChangeIsRefused(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	s.softKey(t, "0011", "web")
-	for _, mode := range []os.FileMode{0o720, 0o702, 0o777} {
-		must(t, os.Chmod(s.dir, mode))
-		unusable(t, s, ErrUnsafe, "chmod go-w "+s.dir)
-	}
-	must(t, os.Chmod(s.dir, 0o755))
-	if _, err := s.open(t).Find(Query{Label: "web"}); err != nil {
-		t.Errorf("mode 755: %v", err)
-	}
-	must(t, os.Chown(s.dir, 12345, -1))
-	unusable(t, s, ErrUnsafe, "belongs to user 12345")
-}
-
 // unusable opens a store that cannot be used: it looks like one that is not initialised and cannot be written, each method says
+
 // why, and the log says so once.
-func unusable(t *testing.T, s *store, want error, text string) {
-	t.Helper()
-	s.log = new(logLines)
-	token := s.open(t)
-	if token.Initialized() || token.HasPIN() || token.HasUserPIN() || token.Writable() || token.Label() != "" || token.Serial() != "" {
-		t.Error("it seems usable")
-	}
-	ctx := t.Context()
-	_, create := token.CreateKey(ctx, KeySpec{Label: "new", Type: provider.P256, Use: provider.Use{Sign: true}})
-	_, ensure := token.Compare(ctx, Declared{Label: "new"})
-	for what, err := range map[string]error{
-		"Check": token.Check(), "Init": token.Init(ctx, InitOptions{Label: "x"}), "Init by force": token.Init(ctx, InitOptions{Label: "x", Force: true}),
-		"Login": token.Login(ctx, User, pin("1234")), "CreateKey": create, "Compare": ensure,
-	} {
-		if !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
-			t.Errorf("%s: %v, want %v with %s", what, err, want, text)
-		}
-	}
-	if n := strings.Count(s.log.String(), "level=WARN msg=\"the store cannot be used\""); n != 1 {
-		t.Errorf("the log says it %d times: %s", n, s.log)
-	}
-}
 
 // Most programs that load every token may not read another user's store, and nobody needs to be told.
-func TestAStoreOfAnotherUserIsPassedOverQuietly(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	s.softKey(t, "0011", "web")
-	asStranger(t, s, func() {
-		_ = unix.Setfsuid(0)
-		must(t, os.Chmod(s.dir, 0))
-		_ = unix.Setfsuid(65534)
-		token := s.open(t)
-		if token.Initialized() || token.Writable() {
-			t.Error("it seems usable")
-		}
-		_, err := token.Keys()
-		for what, err := range map[string]error{"Check": token.Check(), "Keys": err} {
-			if !errors.Is(err, fs.ErrPermission) {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-	})
-	if text := s.log.String(); text != "" {
-		t.Errorf("the log says %s", text)
-	}
-}
-
-func TestAFileThatOthersCanChangeIsNotTrusted(t *testing.T) {
-	t.Parallel()
-	for name, spoil := range map[string]func(string) error{
-		"mode 620": func(path string) error { return os.Chmod(path, 0o620) },
-		"mode 602": func(path string) error { return os.Chmod(path, 0o602) },
-		"an owner": func(path string) error { return os.Chown(path, 12345, -1) },
-	} {
-		s := diskStore(t)
-		s.softKey(t, "0011", "web")
-		s.softKey(t, "0022", "mail")
-		must(t, spoil(filepath.Join(s.dir, "0011.pem")))
-		must(t, spoil(filepath.Join(s.dir, "0022.json")))
-		token := s.open(t)
-		if got := labels(t, token); !slices.Equal(got, []string{"0022"}) {
-			t.Errorf("%s: keys %v", name, got)
-		}
-		problems, err := token.Problems()
-		if err != nil || len(problems) != 2 || !errors.Is(problems[0].Err, ErrUnsafe) || !errors.Is(problems[1].Err, ErrUnsafe) {
-			t.Errorf("%s: problems %v, %v", name, problems, err)
-		}
-		s.write(t, anchorFile, []byte("{}"))
-		must(t, spoil(filepath.Join(s.dir, anchorFile)))
-		if err := s.open(t).Check(); !errors.Is(err, ErrUnsafe) {
-			t.Errorf("%s: token.json: %v", name, err)
-		}
-	}
-}
 
 // `cp` of a key's PEM makes another file of the same key: it neither hides the key nor is it one more.
-func TestACopiedPEMDoesNotHideItsKey(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	s.softKey(t, "0011", "web")
-	token := s.open(t)
-	for name, copied := range map[string]string{"a backup": "0000.pem", "a later name": "web.pem"} {
-		s.write(t, copied, s.read(t, "0011.pem"))
-		e, err := token.Find(Query{Label: "web"})
-		if err != nil || e.ID != "0011" || len(labels(t, token)) != 1 {
-			t.Errorf("%s: %v, %v, keys %v", name, e, err, labels(t, token))
-		}
-		problems, err := token.Problems()
-		if err != nil || len(problems) != 1 || problems[0].File != copied || !strings.Contains(problems[0].Err.Error(), `a copy of "web" (0011)`) {
-			t.Errorf("%s: problems %v, %v", name, problems, err)
-		}
-		if !strings.Contains(s.log.String(), "file="+copied) {
-			t.Errorf("%s: the log does not name it: %s", name, s.log)
-		}
-		must(t, os.Remove(filepath.Join(s.dir, copied)))
-	}
-	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
-		t.Errorf("after the copies are gone: %v, %v", problems, err)
-	}
-}
 
 // Of several PEMs of a key without sidecars, the oldest is the key.
-func TestOfPEMsAloneTheOldestCounts(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	text := pemOf(t, softPublic(t, policy.Policy{}), policy.Policy{}, true)
-	now := time.Now()
-	for i, name := range []string{"c.pem", "web.pem", "a.pem"} {
-		s.write(t, name, text)
-		age := now.Add(-time.Duration([]int{1, 3, 2}[i]) * time.Hour)
-		must(t, os.Chtimes(filepath.Join(s.dir, name), age, age))
-	}
-	token := s.open(t)
-	if got := labels(t, token); !slices.Equal(got, []string{"web"}) {
-		t.Errorf("keys: %v", got)
-	}
-	problems, err := token.Problems()
-	if err != nil || len(problems) != 2 {
-		t.Errorf("problems: %v, %v", problems, err)
-	}
-}
 
 // A key without a readable sidecar is what its PEM says, and stays as it is: only its sidecar knew whether it has a handle.
-func TestAKeyIsUsedWithoutItsSidecarAndNotChanged(t *testing.T) {
-	t.Parallel()
-	s := diskStore(t)
-	s.softKey(t, "0011", "web")
-	s.write(t, "0011.json", []byte("{"))
-	token := s.open(t)
-	_, err := token.Find(Query{Label: "web"})
-	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "files there that cannot be used: 1; run `tpm2-p11 doctor`") {
-		t.Errorf("by the label that it had: %v", err)
-	}
-	e, err := token.Find(Query{Label: "0011"})
-	must(t, err)
-	if _, err := token.Auth(e, nil); err != nil {
-		t.Errorf("its use: %v", err)
-	}
-	before := s.snapshot(t)
-	_, err = token.SetMetadata(e, Metadata{Label: "mail"})
-	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "restore 0011.json") {
-		t.Errorf("a change: %v", err)
-	}
-	if after := s.snapshot(t); after != before && !strings.HasPrefix(after, lockFile) {
-		t.Errorf("it was changed:\n%s\nwas\n%s", after, before)
-	}
-	must(t, os.Remove(filepath.Join(s.dir, "0011.json")))
-	if _, err := token.SetMetadata(e, Metadata{Label: "mail"}); err != nil {
-		t.Errorf("when the file is out of the way: %v", err)
-	}
-}
 
 // A file system that hangs keeps the one who reads waiting, and nobody who asks for the login.
+
 func TestAHungFileSystemDoesNotHoldTheLogin(t *testing.T) {
 	t.Parallel()
 	token := diskStore(t).open(t)
@@ -504,53 +310,8 @@ func TestAHungFileSystemDoesNotHoldTheLogin(t *testing.T) {
 }
 
 // A key of another SRK does not load, and doctor can say why.
-func TestAKeyOfAnotherStorageRootKeyIsAProblem(t *testing.T) {
-	t.Parallel()
-	s := tpmStore(t)
-	token := s.initialized(t, "", "")
-	e := create(t, token, KeySpec{Label: "web", Type: provider.P256, Use: provider.Use{Sign: true}, Wrapped: true})
-	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
-		t.Errorf("problems: %v, %v", problems, err)
-	}
-	side, err := parseSidecar(s.read(t, e.ID+sidecarSuffix))
-	must(t, err)
-	side.SRK = hexText("another SRK's Name")
-	s.writeSidecar(t, e.ID, side)
-	problems, err := token.Problems()
-	if err != nil || len(problems) != 1 || problems[0].File != e.ID+pemSuffix || !errors.Is(problems[0].Err, provider.ErrWrongTPM) {
-		t.Errorf("problems: %v, %v", problems, err)
-	}
-}
 
 // anchorOf is a token file that pins a key as its SRK.
-func anchorOf(p provider.Public) string {
-	return fmt.Sprintf(`{"version": 1, "label": "x", "serial": "0123456789abcdef", "created": "2026-01-01T00:00:00Z",
-		"srk": {"handle": "0x81000001", "name": %q, "public": %q}}`, p.Name(), base64.StdEncoding.EncodeToString(p.Marshal()))
-}
-
-func TestATokenFileThatCannotBeUnderstoodIsRefused(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		text string
-		want error
-	}{
-		"empty":      {"", ErrCorrupt},
-		"torn":       {`{"version": 1, "label": "x`, ErrCorrupt},
-		"newer":      {`{"version": 2, "something": "else"}`, ErrNewer},
-		"bare":       {`{"version": 1}`, ErrCorrupt},
-		"null":       {`null`, ErrCorrupt},
-		"not an SRK": {anchorOf(softPublic(t, policy.Policy{})), ErrCorrupt},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := diskStore(t)
-			s.write(t, anchorFile, []byte(c.text))
-			unusable(t, s, c.want, anchorFile)
-			if got := string(s.read(t, anchorFile)); got != c.text {
-				t.Errorf("it was overwritten with %s", got)
-			}
-		})
-	}
-}
 
 func TestUnchangedFilesAreReadOnce(t *testing.T) {
 	t.Parallel()
