@@ -24,7 +24,7 @@ import (
 )
 
 // newPromising is a machine with a token and the keys that rows of the table use. Its doors reach the TPM through a wire with faults.
-func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *machine {
+func newPromising(t *testing.T, batch promises.Batch) *machine {
 	t.Helper()
 	m := newMachine(t, "")
 	m.breakable()
@@ -32,13 +32,13 @@ func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *mach
 	m.write("pin", promises.PIN)
 	m.write("so", promises.SOPIN)
 	m.write("wrong", promises.WrongPIN)
-	if token == promises.Open {
+	if batch.Token == promises.Open {
 		m.tpm2p11("init", "--no-pin")
 	} else {
 		m.maxTries(20)
 		m.tpm2p11("init", "--pin-file", "pin", "--so-pin-file", "so")
 	}
-	for _, k := range promises.KeysOf(rows) {
+	for _, k := range promises.KeysOf(batch.Rows) {
 		args := []string{"key", "create", k.Label, "--type", k.Type}
 		if k.Wrapped {
 			args = append(args, "--wrapped")
@@ -49,7 +49,7 @@ func newPromising(t *testing.T, token promises.Token, rows []promises.Row) *mach
 		if k.PCR {
 			args = append(args, "--pcr", fmt.Sprintf("sha256:%d", promises.BoundPCR))
 		}
-		if token == promises.Guarded {
+		if batch.Token == promises.Guarded {
 			args = append(args, "--pin-file", "pin")
 		}
 		m.tpm2p11(args...)
@@ -76,15 +76,15 @@ func (m *machine) settled() string {
 	return fmt.Sprintf("%+v", m.tpm.Count(m.t))
 }
 
-// overPromises runs a test of a door on each token: the rows that share a TPM one after another, and those apart. All of them run
-// at once, as they mostly wait.
-func overPromises(t *testing.T, run func(t *testing.T, token promises.Token, rows []promises.Row)) {
+// overPromises runs a test of a door for each batch of rows: those that share a TPM one after another, and those apart. All of them
+// run at once, as they mostly wait.
+func overPromises(t *testing.T, by transport, run func(t *testing.T, batch promises.Batch)) {
 	t.Helper()
 	var all sync.WaitGroup
 	defer all.Wait()
-	for _, batch := range promises.Batches(testing.Short()) {
+	for _, batch := range promises.Batches(testing.Short() || by.prepare != nil) {
 		all.Go(func() {
-			t.Run(batch.Name, func(t *testing.T) { run(t, batch.Token, batch.Rows) })
+			t.Run(by.name+"/"+batch.Name, func(t *testing.T) { run(t, batch) })
 		})
 	}
 }
@@ -92,9 +92,9 @@ func overPromises(t *testing.T, run func(t *testing.T, token promises.Token, row
 // The command answers each fault as the table says.
 func TestPromisesOfTheCommand(t *testing.T) {
 	t.Parallel()
-	overPromises(t, func(t *testing.T, token promises.Token, rows []promises.Row) {
-		m := newPromising(t, token, rows)
-		for _, row := range rows {
+	overPromises(t, transport{name: "command"}, func(t *testing.T, batch promises.Batch) {
+		token, m := batch.Token, newPromising(t, batch)
+		for _, row := range batch.Rows {
 			before := m.settled()
 			m.broken.Begin(row)
 			r := m.use(token, row.Use)
@@ -169,16 +169,28 @@ func TestPromisesOfTheModule(t *testing.T) {
 		story{app: promisesApplication}.tell(t)
 		return
 	}
-	overPromises(t, func(t *testing.T, token promises.Token, rows []promises.Row) {
-		m := newPromising(t, token, rows)
-		m.env = append(m.env, storyBatch+"="+t.Name()[strings.LastIndex(t.Name(), "/")+1:])
-		events := map[string]func(*machine) string{"settle": (*machine).settled}
-		for _, row := range rows {
-			events["begin "+row.Name] = func(m *machine) string { m.broken.Begin(row); return "" }
-			events["end "+row.Name] = func(m *machine) string { m.broken.End(row); return "" }
-		}
-		story{events: events}.run(m, name, transports[0])
-	})
+	// Children of forks and clients of a service get the same answers, over the way that they have to the module.
+	ways := transports
+	if testing.Short() {
+		ways = ways[:1]
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, by := range ways {
+		all.Go(func() {
+			overPromises(t, by, func(t *testing.T, batch promises.Batch) {
+				m := newPromising(t, batch)
+				m.write("tpm2-p11.conf", string(m.read("tpm2-p11.conf"))+by.config)
+				m.env = append(m.env, storyBatch+"="+batch.Name)
+				events := map[string]func(*machine) string{"settle": (*machine).settled}
+				for _, row := range batch.Rows {
+					events["begin "+row.Name] = func(m *machine) string { m.broken.Begin(row); return "" }
+					events["end "+row.Name] = func(m *machine) string { m.broken.End(row); return "" }
+				}
+				story{events: events}.run(m, name, by)
+			})
+		})
+	}
 }
 
 // storyBatch is the variable that tells a promisesApplication which rows it runs.
@@ -276,6 +288,70 @@ func TestOtherThreadsGoOnWhileTheTPMIsSilent(t *testing.T) {
 			a.works("web")
 		},
 	}.tell(t)
+}
+
+// The service is killed while the TPM works for a client of it. The next one answers the same call.
+func TestAServiceThatIsKilledInTheMidstOfACall(t *testing.T) {
+	var s *service
+	atWork := make(chan struct{})
+	story{
+		boot: func(t *testing.T, config string) *machine {
+			m := newMachine(t, config)
+			m.breakable()
+			return m
+		},
+		ways: []transport{{name: "socket", prepare: func(m *machine) ([]string, func() string) {
+			return serveBy(m, &s, "sign")
+		}}},
+		before: oneKey,
+		events: map[string]func(m *machine) string{
+			"stall": func(m *machine) string {
+				m.broken.Wire.Inject(faulttpm.Once(tpm2.TPMCCSign).Do(func(ctx context.Context, command []byte, send func() ([]byte, error)) ([]byte, error) {
+					close(atWork)
+					return faulttpm.Stall(ctx, command, send)
+				}))
+				return ""
+			},
+			"kill": func(m *machine) string {
+				<-atWork
+				s.kill()
+				s.begin()
+				return ""
+			},
+		},
+		app: func(a *application) {
+			a.works("web")
+			key, waits := a.private("web"), a.open(0)
+			a.happen("stall")
+			signed := make(chan error)
+			go func() {
+				_, err := a.sign(waits, ecdsaSHA256(), key, message)
+				signed <- err
+			}()
+			a.happen("kill")
+			a.ok("C_Sign of a service that was killed", <-signed)
+			a.works("web")
+		},
+	}.tell(t)
+}
+
+// TPM2_Clear took all keys. The new owner makes a new token in the old one's place.
+func TestANewOwnerBeginsAnew(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	oneKey(m)
+	m.write("in.txt", "the contract")
+	m.tpm2p11("key", "create", "wrapped", "--type", "p256", "--wrapped")
+	m.run("tpm2_clear", "-c", "l")
+	for _, label := range []string{"web", "wrapped"} {
+		m.refused([]string{"storage root key", "init --force"}, command, "sign", label, "--in", "in.txt", "--out", "signature")
+	}
+	m.tpm2p11("init", "--no-pin", "--force")
+	m.tpm2p11("key", "create", "anew", "--type", "p256")
+	m.signs("anew")
+	if held := m.tpm.Count(t); held.Persistent != 2 || held.Sessions != 0 || held.Transient != 0 {
+		t.Errorf("the TPM holds %+v, and there are a storage root key and a key", held)
+	}
 }
 
 // spareThreads is how many the two Go runtimes, the test's and the module's, may come to need for what runs at once.

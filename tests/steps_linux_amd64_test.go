@@ -17,10 +17,13 @@ import (
 // step is a system call of a traced program that changes its files, or sends a command to the TPM that does not only look.
 type step struct {
 	call string
-	file string // of the store or beside it, without what is random in its name; "TPM" for a command
+	file string // of the store or beside it, without what is random in its name but for an "open"; "TPM" for a command
 }
 
 func (s step) String() string { return s.call + " " + s.file }
+
+// looked is the number of an "open" of a file that is there, which changes nothing and is no step.
+const looked = -1
 
 // fate is what becomes of a program at a step.
 type fate struct {
@@ -165,8 +168,12 @@ func (t *tracee) stop(tid int) error {
 	if !ok {
 		return nil
 	}
-	t.steps = append(t.steps, s)
-	switch f := t.at(len(t.steps)-1, s); {
+	n := looked
+	if s.call != "open" {
+		n = len(t.steps)
+		t.steps = append(t.steps, s)
+	}
+	switch f := t.at(n, s); {
 	case f.kill:
 		return syscall.Kill(t.pid, syscall.SIGKILL)
 	case f.errno != 0:
@@ -180,9 +187,10 @@ func (t *tracee) stop(tid int) error {
 // stepOf tells whether a system call is a step.
 func (t *tracee) stepOf(tid int, regs syscall.PtraceRegs) (step, bool) {
 	call, ok := changing[regs.Orig_rax]
-	if !ok || call == "openat" && regs.Rdx&unix.O_CREAT == 0 {
+	if !ok {
 		return step{}, false
 	}
+	looks := call == "openat" && regs.Rdx&unix.O_CREAT == 0
 	file := t.dir
 	if int32(regs.Rdi) != unix.AT_FDCWD {
 		var err error
@@ -209,6 +217,9 @@ func (t *tracee) stepOf(tid int, regs syscall.PtraceRegs) (step, bool) {
 		return step{}, false
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(file, t.files[i]), "/")
+	if looks {
+		return step{"open", name}, true
+	}
 	if i := strings.IndexAny(name, ".-"); i > 8 {
 		name = "KEY" + name[i:] // file stems are random
 	}

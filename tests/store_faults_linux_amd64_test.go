@@ -284,3 +284,36 @@ func (m *machine) failsInTheModule(row promises.Row) {
 	}
 	m.converges()
 }
+
+// The disk does not give one of a key's files. The other keys work, and doctor names the file.
+func TestAKeyThatTheDiskDoesNotGiveIsPassedOver(t *testing.T) {
+	t.Parallel()
+	m := changeable(t, false)
+	var shown struct{ Key struct{ File string } }
+	m.tpm2p11("key", "create", "new", "--type", "p256")
+	if err := json.Unmarshal([]byte(m.tpm2p11("key", "show", "new", "--json").stdout), &shown); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{".json", ".pem"} {
+		file := shown.Key.File + suffix
+		withFault := func(args ...string) result {
+			r, _ := m.stepwise(func(_ int, s step) fate {
+				if s.call == "open" && s.file == file {
+					return fate{errno: syscall.EIO}
+				}
+				return fate{}
+			}, command, args...)
+			return r
+		}
+		if r := withFault("sign", "web", "--in", "in.txt", "--out", "signature"); r.code != 0 {
+			t.Errorf("%s: the other key does not sign: exit code %d\n%s", suffix, r.code, r.all())
+		}
+		if r := withFault("sign", "new", "--in", "in.txt", "--out", "signature"); r.code != failed || !strings.Contains(r.all(), "doctor") {
+			t.Errorf("%s: the key signs: exit code %d\n%s", suffix, r.code, r.all())
+		}
+		if r := withFault("doctor"); !strings.Contains(r.all(), file) || !strings.Contains(r.all(), "input/output error") {
+			t.Errorf("%s: doctor does not name it:\n%s", suffix, r.all())
+		}
+	}
+	m.tpm2p11("sign", "new", "--in", "in.txt", "--out", "signature")
+}

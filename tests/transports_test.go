@@ -35,18 +35,24 @@ func forkFirst(m *machine) (env []string, log func() string) {
 // through serves the application by a service that lets it use the token for some purposes. All others keep the machine's own configuration.
 func through(purposes ...string) transport {
 	return transport{name: "socket", prepare: func(m *machine) (env []string, log func() string) {
-		m.t.Helper()
-		conf := string(m.read("tpm2-p11.conf"))
-		m.write("server.conf", conf+fmt.Sprintf("\n[[access]]\nusers = [\"%d\"]\npurposes = [\"%s\"]\n", os.Geteuid(), strings.Join(purposes, `", "`)))
-		m.write("client.conf", fmt.Sprintf("socket = %q\nlog = \"stderr\"\n", m.path("socket")))
-		s := &service{machine: m}
-		s.begin()
-		m.t.Cleanup(s.end)
-		return []string{"TPM2_P11_CONF=" + m.path("client.conf")}, func() string {
-			s.end()
-			return s.log.String()
-		}
+		return serveBy(m, new(*service), purposes...)
 	}}
+}
+
+// serveBy starts a service for an application, and gives it.
+func serveBy(m *machine, by **service, purposes ...string) (env []string, log func() string) {
+	m.t.Helper()
+	conf := string(m.read("tpm2-p11.conf"))
+	m.write("server.conf", conf+fmt.Sprintf("\n[[access]]\nusers = [\"%d\"]\npurposes = [\"%s\"]\n", os.Geteuid(), strings.Join(purposes, `", "`)))
+	m.write("client.conf", fmt.Sprintf("socket = %q\nlog = \"stderr\"\n", m.path("socket")))
+	s := &service{machine: m}
+	*by = s
+	s.begin()
+	m.t.Cleanup(s.end)
+	return []string{"TPM2_P11_CONF=" + m.path("client.conf")}, func() string {
+		s.end()
+		return s.log.String()
+	}
 }
 
 // over runs the rest of a test over each transport.

@@ -9,6 +9,7 @@ var disk = Section{
 		Row{Fault: "it is full", Errno: syscall.ENOSPC}.as(noRoom),
 		Row{Fault: "the user's quota is used up", Errno: syscall.EDQUOT}.as(noRoom),
 		Row{Fault: "it cannot be read or written (EIO)", Errno: syscall.EIO,
+			After: "a file that cannot be read is passed over, and `tpm2-p11 doctor` names it", Shown: []string{"TestAKeyThatTheDiskDoesNotGiveIsPassedOver"},
 			Module: "CKR_DEVICE_ERROR", Signer: "nil", Command: Command{"1", []string{"input/output error", "dmesg"}}},
 		Row{Fault: "the store is somebody else's (EACCES)", Errno: syscall.EACCES, Shown: []string{"TestAStoreThatCannotBeWrittenIsRead"}}.as(readOnly),
 		Row{Fault: "it is read-only (EROFS)", Errno: syscall.EROFS, Shown: []string{"TestAStoreThatCannotBeWrittenIsRead"}}.as(readOnly),

@@ -77,6 +77,7 @@ var machine = Section{
 		Row{
 			Fault: "TPM2_Clear: a persistent key signs", Name: "clear", Use: web, Begin: clear, Apart: true, Lost: true,
 			After: "the keys are lost; `tpm2-p11 init --force` begins anew",
+			Shown: []string{"TestANewOwnerBeginsAnew"},
 		}.as(usurped),
 		Row{
 			Fault: "the same: a wrapped key signs", Name: "clear, wrapped key", Use: Use{Key: "wrapped"}, Begin: clear, Apart: true, Lost: true,
@@ -93,7 +94,7 @@ var machine = Section{
 		}.as(unseen),
 		Row{
 			Fault: "the service on a socket is killed or restarted", Module: "CKR_OK", Signer: "nil",
-			Shown: []string{"TestServersSocketServesHosts", "TestServedKeysOutliveTheServer"},
+			Shown: []string{"TestAServiceThatIsKilledInTheMidstOfACall", "TestServersSocketServesHosts", "TestServedKeysOutliveTheServer"},
 			After: "likewise",
 		},
 		Row{

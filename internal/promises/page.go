@@ -15,7 +15,8 @@ func Page() string {
 
 What tpm2-p11 answers when the TPM, the machine or the disk fails, at each of its doors: the PKCS #11 module, the Go package
 ` + "`signer`" + ` (an error for ` + "`errors.Is`" + `), and the command (its exit code, and words of its message). The tests run this very table,
-each row at each door, on real TPM implementations with the faults put on the wire to them.
+each row at each door (the module in the process that loaded it, in children of forks, and for clients of a service), on real TPM
+implementations with the faults put on the wire to them.
 
 After each fault the door is asked again, in the same process and without ` + "`C_Finalize`" + `; where the last column says nothing
 else, it works. Then what is left over is counted: sessions, objects and handles in the TPM, goroutines, threads and descriptors in
