@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 )
@@ -41,7 +42,10 @@ func TestPoliciesSignedByAnHSM(t *testing.T) {
 		m.write("web.toml", `authorize = { signer = "file:ci.pub", ref = "tls/v1" }`)
 		m.tpm2p11("key", "create", key, "--type", "p256", "--policy", "web.toml")
 		m.refused([]string{"no approved policy was found", "policy approve FILE"}, command, "sign", key, "--in", "image.toml")
-		m.tpm2p11(append(sign(inHSM(key)), "--pin-file", "pin")...)
+		m.tpm2p11(append(sign(inHSM(key)), "--pin-file", "pin", "--public-out", "again.pub")...)
+		if !bytes.Equal(m.read("again.pub"), m.read("ci.pub")) {
+			t.Errorf("the public key is written\n%s", m.read("again.pub"))
+		}
 		m.tpm2p11("policy", "approve", "image.json")
 		m.signs(key)
 		m.tpm2p11("policy", "approve", "image.json", "--remove")

@@ -178,6 +178,18 @@ func TestTPM2ToolsAndThisCommandOnOneTPM(t *testing.T) {
 	m.tool("tpm2_flushcontext", "-t")
 	m.run("verify", "--public", "@web.pem", "--in", "@message", "--signature", "@their.sig", "--scheme", "pkcs1")
 
+	// Theirs with our file of PCRs and our policy digest, and our key at a handle.
+	m.run("pcr", "read", "sha256:0,1,2,7", "--out", "@our.pcrs")
+	m.run("policy", "digest", "--pcr", "sha256:0,1,2,7", "--pcr-file", "@our.pcrs", "--out", "@our.policy")
+	m.tool("tpm2_create", "-C", "0x81000010", "-L", "our.policy", "-i", "secret", "-u", "mixed.pub", "-r", "mixed.priv")
+	m.tool("tpm2_flushcontext", "-t")
+	if got := m.run(append(ours, "--public", "@mixed.pub", "--private", "@mixed.priv", "--parent", "0x81000010")...); got != "the secret" {
+		t.Errorf("unsealed with our digest: %q", got)
+	}
+	m.run("key", "persist", "web", "--handle", "0x81000020")
+	m.tool("tpm2_sign", "-c", "0x81000020", "-p", "pcr:sha256:0,1,2,7=our.pcrs", "-g", "sha256", "-s", "rsassa", "-f", "plain", "-o", "their.sig", "message")
+	m.run("verify", "--public", "@web.pem", "--in", "@message", "--signature", "@their.sig", "--scheme", "pkcs1")
+
 	// Neither uses them once a PCR has changed.
 	m.tpm.Extend(t, "sha256", 7, []byte("another boot"))
 	for _, args := range [][]string{append(ours, "0x81000001"), {"sign", "linked", "--in", "@message"}, {"sign", "web", "--in", "@message"}, {"sign", "imported", "--in", "@message"}} {
@@ -249,7 +261,7 @@ func TestSignaturesOfSystemdMeasure(t *testing.T) {
 
 	m.pcrPolicy("image.toml", 11)
 	var theirs, ours map[string][]map[string]any
-	if err := json.Unmarshal([]byte(m.run("policy", "sign", "@image.toml", "--key", "@ci.pem", "--format", "systemd")), &ours); err != nil {
+	if err := json.Unmarshal([]byte(m.run("policy", "sign", "@image.toml", "--key", "@ci.pem", "--format", "systemd", "--public-out", "@their.pem")), &ours); err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(m.read("tpm2-pcr-signature.json"), &theirs); err != nil {
@@ -257,6 +269,10 @@ func TestSignaturesOfSystemdMeasure(t *testing.T) {
 	}
 	if a, b := fmt.Sprint(ours["sha256"]), fmt.Sprint(theirs["sha256"]); a != b || len(ours["sha256"]) != 1 {
 		t.Errorf("signed here\n%s\nsigned there\n%s", a, b)
+	}
+
+	if !bytes.Equal(m.read("their.pem"), m.read("ci.pub")) {
+		t.Errorf("the signer's public key is written\n%s", m.read("their.pem"))
 	}
 
 	boot("another kernel")

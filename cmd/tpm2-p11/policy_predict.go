@@ -52,9 +52,11 @@ Secure boot is on when --pk is given. --format prints something to use elsewhere
   aws     the measurements of one image, as nitro-tpm-pcr-compute prints them
   policy  a policy for keys that work under each of the images
   kms     a key policy for AWS KMS that approves each of the images
-  signed  what policy sign makes of a policy for each image, with the signer's --key and the --ref of the keys' policy`,
+
+--sign approves a policy for each image at once, as policy sign does, with the signer's key and the --ref of the keys' policy.`,
 		Example: `  tpm2-p11 policy predict image.efi
   tpm2-p11 policy predict november.efi december.efi --pcr sha384:4,7,12 --format policy --out fleet.json
+  tpm2-p11 policy predict november.efi --sign ci.pem --ref tls/v1 --out november.json
   tpm2-p11 policy predict signed.efi --pk PK.esl --kek KEK.esl --db db.esl --pcr sha384:7 --format kms \
     --machine arn:aws:iam::111122223333:role/web --admin arn:aws:iam::111122223333:role/keys`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -78,10 +80,10 @@ Secure boot is on when --pk is given. --format prints something to use elsewhere
 	f.StringVar(&flags.hash, "hash", "sha256", "hash of the policy's digest: sha256 or sha384")
 	f.BoolVar(&flags.events, "events", false, "show the measurements too, to compare with `tpm2-p11 policy events`")
 	f.StringVar(&flags.format, "format", "", "aws, policy or kms, instead of text or --json")
-	f.StringVarP(&flags.out, "out", "o", "", "output `FILE` for --format (default: standard output)")
+	f.StringVarP(&flags.out, "out", "o", "", "output `FILE` for --format or --sign (default: standard output)")
 	flags.principals.register(c)
-	flags.sign.register(c)
-	choices(c, "format", "aws", "policy", "kms", "signed")
+	flags.sign.register(c, "sign", "write what policy sign makes of a policy for each image, with this ")
+	choices(c, "format", "aws", "policy", "kms")
 	choices(c, "hash", "sha256", "sha384")
 	return c
 }
@@ -121,6 +123,9 @@ func (a *app) predict(ctx context.Context, flags predictFlags, args []string) er
 	if len(boot.Loaders) > 0 && slices.Contains(selected.Indices(), predict.PCRConfig) {
 		a.note("a loader may measure into PCR 12 what it hands over: compare with `tpm2-p11 policy events` on a machine")
 	}
+	if flags.sign.key != "" {
+		return a.signPredictions(ctx, flags, selected, all)
+	}
 	switch flags.format {
 	case "":
 		return a.showPredictions(flags, selected, all)
@@ -135,8 +140,6 @@ func (a *app) predict(ctx context.Context, flags predictFlags, args []string) er
 			return err
 		}
 		return a.deliverText(flags.out, text)
-	case "signed":
-		return a.signPredictions(ctx, flags, selected, all)
 	}
 	return a.predictKeyPolicy(flags, selected, all)
 }
@@ -157,16 +160,18 @@ func (f predictFlags) selection() (policy.PCR, error) {
 	}
 	principals := len(f.principals.Machines) + len(f.principals.Administrators) + len(f.principals.Encrypters)
 	switch {
-	case !slices.Contains([]string{"", "aws", "policy", "kms", "signed"}, f.format):
-		return selected, usagef("--format %s: there is aws, policy, kms and signed", f.format)
-	case f.format == "signed" && f.sign.key == "":
-		return selected, withHint(usagef("--key is missing"), "name the signer's private key, a PEM file or a key of a token")
-	case f.format != "signed" && f.sign.key+f.sign.ref != "":
-		return selected, usagef("--key and --ref go with --format signed")
+	case !slices.Contains([]string{"", "aws", "policy", "kms"}, f.format):
+		return selected, usagef("--format %s: there is aws, policy and kms", f.format)
+	case f.sign.key != "" && f.format != "":
+		return selected, usagef("--sign and --format exclude each other")
+	case f.sign.key == "" && f.sign.ref != "":
+		return selected, usagef("--ref goes with --sign")
+	case len(f.sign.ref) > policy.MaxRef:
+		return selected, usagef("--ref has %d bytes at most", policy.MaxRef)
 	case f.hash != "sha256" && f.hash != "sha384":
 		return selected, usagef("--hash %s: there is sha256 and sha384", f.hash)
-	case f.out != "" && f.format == "":
-		return selected, usagef("--out goes with --format")
+	case f.out != "" && f.format == "" && f.sign.key == "":
+		return selected, usagef("--out goes with --format and --sign")
 	case f.format != "kms" && principals > 0:
 		return selected, usagef("--machine, --encrypter and --admin go with --format kms")
 	case f.format == "kms" && len(f.principals.Machines) == 0:

@@ -72,10 +72,11 @@ func TestFromImagesToPolicies(t *testing.T) {
 	contains(t, "the policy in words", m.run("policy", "show", "@fleet.json"), "one of", november, december)
 	// A signer approves each image by itself.
 	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-	m.run("policy", "predict", "@november.efi", "@december.efi", "--format", "signed", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@signed.json")
+	m.run("policy", "predict", "@november.efi", "@december.efi", "--sign", "@ci.pem", "--ref", "tls/v1", "--out", "@signed.json")
 	contains(t, "what is signed", m.run("policy", "show", "@signed.json"), `approved "november":`, november, `approved "december":`, december)
-	m.refused(exitUsage, "--key is missing", "PEM file", "policy", "predict", "@november.efi", "--format", "signed")
-	m.refused(exitUsage, "--key and --ref go with --format signed", "", "policy", "predict", "@november.efi", "--ref", "x")
+	m.refused(exitUsage, "--sign and --format exclude each other", "", "policy", "predict", "@november.efi", "--sign", "@ci.pem", "--format", "kms")
+	m.refused(exitUsage, "--ref goes with --sign", "", "policy", "predict", "@november.efi", "--ref", "x")
+	m.refused(exitFailed, "--sign nobody is no file, and as a key's name: ", "", "policy", "predict", "@november.efi", "--sign", "nobody")
 	// Images that look the same are one branch.
 	if one := m.json("policy", "predict", "@november.efi", "again="+m.path("november.efi")); one["policy_digest"] !=
 		m.json("policy", "predict", "@november.efi")["policy_digest"] {
@@ -156,8 +157,8 @@ func TestPredictionsThatBindNothingOrMakeNoSense(t *testing.T) {
 		{exitUsage, image + "--pcr sha512:4", "sha256 and sha384", "--help"},
 		{exitUsage, image + "--pcr sha1:4", "sha1", "--help"},
 		{exitUsage, image + "--hash sha1", "there is sha256 and sha384", "--help"},
-		{exitUsage, image + "--format xml", "there is aws, policy, kms and signed", "--help"},
-		{exitUsage, image + "--out x", "--out goes with --format", "--help"},
+		{exitUsage, image + "--format xml", "there is aws, policy and kms", "--help"},
+		{exitUsage, image + "--out x", "--out goes with --format and --sign", "--help"},
 		{exitUsage, image + "--machine " + roleOfMachines, "go with --format kms", "--help"},
 		{exitUsage, image + "--format kms", "--machine is missing", "--help"},
 		{exitUsage, image + "--format kms --machine " + roleOfMachines, "--admin is missing", "--help"},

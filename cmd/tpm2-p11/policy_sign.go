@@ -26,13 +26,16 @@ import (
 
 // signerFlags say who approves, and for what.
 type signerFlags struct {
+	flag     string // that names the key
 	key, ref string
 	pin      pinSource
 }
 
-func (s *signerFlags) register(c *cobra.Command) {
+// register registers them; name is the flag that names the key.
+func (s *signerFlags) register(c *cobra.Command, name, usage string) {
 	f := c.Flags()
-	f.StringVar(&s.key, "key", "", "private `KEY` of the signer: a PEM file, a key of a token by its label or URI, or of another module by its URI with ?module-path=")
+	f.StringVar(&s.key, name, "", usage+"private `KEY` of the signer: a PEM file, a key of a token by its label or URI, or of another module by its URI with ?module-path=")
+	s.flag = "--" + name
 	f.StringVar(&s.ref, "ref", "", "what it is approved for, the `REF` of the keys' policy")
 	pinFlag(c, &s.pin)
 }
@@ -42,6 +45,7 @@ type signFlags struct {
 	signerFlags
 	name, format, out            string
 	toSign, publicKey, signature string
+	publicOut                    string
 	current, force               bool
 }
 
@@ -59,7 +63,7 @@ Where the key is elsewhere, in a signing service, --to-sign writes what is to be
 PKCS #1 v1.5 or ECDSA with SHA-256, and --signature with --public-key takes the signature.
 
 --ref must be the ref of the keys' policy. systemd is the format of tpm2-pcr-signature.json, which has room for an RSA
-signer, PCRs of one bank, and no ref.`,
+signer, PCRs of one bank, and no ref; --public-out writes its tpm2-pcr-public-key.pem.`,
 		Example: `  tpm2-p11 policy sign ami-2026-11-20.toml --key ci.pem --ref tls/v1 --out ami-2026-11-20.json
   tpm2-p11 policy sign ami-2026-11-20.toml --key 'pkcs11:token=ci;object=signer?module-path=/usr/lib/softhsm/libsofthsm2.so' --ref tls/v1
   tpm2-p11 policy approve ami-2026-11-20.json`,
@@ -76,8 +80,10 @@ signer, PCRs of one bank, and no ref.`,
 			}
 			var text []byte
 			sign := func(key crypto.Signer) (err error) {
-				text, err = signPolicies(key, policies, s.ref, s.format == "systemd")
-				return err
+				if text, err = signPolicies(key, policies, s.ref, s.format == "systemd"); err != nil {
+					return err
+				}
+				return writePublic(s.publicOut, key)
 			}
 			if s.signature != "" {
 				err = a.withSignature(s, sign)
@@ -90,7 +96,7 @@ signer, PCRs of one bank, and no ref.`,
 			return a.deliverText(s.out, text)
 		}),
 	}
-	s.register(c)
+	s.register(c, "key", "")
 	f := c.Flags()
 	f.StringVar(&s.name, "name", "", "what it is called in messages (default: FILE without its ending)")
 	f.BoolVar(&s.current, "current", false, "read values that a policy leaves open from this machine's TPM")
@@ -98,6 +104,7 @@ signer, PCRs of one bank, and no ref.`,
 	f.StringVar(&s.toSign, "to-sign", "", "write to this `FILE` what is to be signed elsewhere")
 	f.StringVar(&s.signature, "signature", "", "`FILE` with the signature that was made elsewhere")
 	f.StringVar(&s.publicKey, "public-key", "", "`FILE` with the signer's public key in PEM, for --signature")
+	f.StringVar(&s.publicOut, "public-out", "", "write the signer's public key to this `FILE` too, in PEM, for the keys' policy")
 	f.StringVar(&s.format, "format", "tpm2-p11", "tpm2-p11 or systemd")
 	f.StringVarP(&s.out, "out", "o", "", "output `FILE` (default: standard output)")
 	choices(c, "format", "tpm2-p11", "systemd")
@@ -122,6 +129,8 @@ func (s signFlags) check(args []string) error {
 		return usagef("--signature and --public-key go together")
 	case s.format != "tpm2-p11" && s.format != "systemd":
 		return usagef("--format %s: there is tpm2-p11 and systemd", s.format)
+	case s.publicOut != "" && s.toSign != "":
+		return usagef("--public-out and --to-sign exclude each other")
 	case s.format == "systemd" && s.ref != "":
 		return usagef("--ref and --format systemd exclude each other")
 	case len(s.ref) > policy.MaxRef:
@@ -196,9 +205,9 @@ func signPolicies(key crypto.Signer, policies []toSign, ref string, forSystemd b
 // withSigningKey calls sign with the private key of a PEM file, of another PKCS #11 module or of a token.
 func (a *app) withSigningKey(ctx context.Context, s signerFlags, sign func(crypto.Signer) error) error {
 	if _, err := os.Stat(s.key); err == nil {
-		key, err := a.readPrivateKey(s.key)
+		key, err := a.readPrivateKey(s.flag, s.key)
 		if err != nil {
-			return fmt.Errorf("--key %s: %w", s.key, err)
+			return fmt.Errorf("%s %s: %w", s.flag, s.key, err)
 		}
 		return sign(key)
 	}
@@ -207,7 +216,7 @@ func (a *app) withSigningKey(ctx context.Context, s signerFlags, sign func(crypt
 	}
 	k, err := a.find(s.key)
 	if err != nil {
-		return fmt.Errorf("--key %s is no file, and as a key's name: %w", s.key, err)
+		return fmt.Errorf("%s %s is no file, and as a key's name: %w", s.flag, s.key, err)
 	}
 	k.pin = k.pinOf(s.pin)
 	return a.use(ctx, k, func(key *signer.Key) error { return sign(key) })
@@ -218,12 +227,28 @@ func (a *app) withKeyOfModule(ctx context.Context, s signerFlags, uri p11uri.URI
 	pin.uri = uri
 	key, err := p11kit.Open(ctx, uri, func(what string) (*secret.Bytes, error) { return a.pinFrom(ctx, pin, "the PIN of "+what) })
 	if err != nil {
-		return fmt.Errorf("--key %s in %s: %w", uri, uri.ModulePath, err)
+		return fmt.Errorf("%s %s in %s: %w", s.flag, uri, uri.ModulePath, err)
 	}
 	if err := sign(key); err != nil {
-		return errors.Join(fmt.Errorf("--key %s in %s: %w", uri, uri.ModulePath, err), key.Close())
+		return errors.Join(fmt.Errorf("%s %s in %s: %w", s.flag, uri, uri.ModulePath, err), key.Close())
 	}
 	return key.Close()
+}
+
+// writePublic writes a signer's public key; "" for nowhere.
+func writePublic(file string, key crypto.Signer) error {
+	if file == "" {
+		return nil
+	}
+	who, err := policy.NewSigner(key.Public())
+	if err != nil {
+		return err
+	}
+	text, err := who.PEM()
+	if err != nil {
+		return err
+	}
+	return writeFile(file, text, 0o644)
 }
 
 // withSignature calls sign with a signer whose one signature was made elsewhere.
@@ -265,8 +290,8 @@ func (m madeSignature) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error
 }
 
 // readPrivateKey reads PKCS #8, PKCS #1 or SEC 1 in PEM, without a passphrase.
-func (a *app) readPrivateKey(path string) (crypto.Signer, error) {
-	text, err := a.read("--key", path, maxInput)
+func (a *app) readPrivateKey(flag, path string) (crypto.Signer, error) {
+	text, err := a.read(flag, path, maxInput)
 	if err != nil {
 		return nil, err
 	}
