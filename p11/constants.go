@@ -168,7 +168,9 @@ const (
 	CKM_AES_CTR                MechanismType = 0x1086
 	CKM_AES_GCM                MechanismType = 0x1087
 	CKM_AES_KEY_WRAP           MechanismType = 0x2109
+	CKM_AES_KEY_WRAP_PAD       MechanismType = 0x210a
 	CKM_AES_KEY_WRAP_KWP       MechanismType = 0x210b
+	CKM_AES_KEY_WRAP_PKCS7     MechanismType = 0x210c
 )
 
 // Key derivation functions.

@@ -66,7 +66,7 @@ func (m *Module) DeriveKey(h SessionHandle, mechanism Mechanism, base ObjectHand
 		return 0, keyFault(err)
 	}
 	defer z.Wipe()
-	return s.makeSecretKey(t, a.derive(z, n), origin{})
+	return s.makeSecretKey(t, a.derive(z, n), origin{base: o.attributes})
 }
 
 func parseAgreement(o *object, p parameter) (agreement, error) {

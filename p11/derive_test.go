@@ -72,6 +72,15 @@ func TestASecretIsDerivedWithAPeer(t *testing.T) {
 		if w.attribute(s, derived, CKA_LOCAL)[0] != 0 {
 			t.Errorf("%s: the key says that it was generated here", name)
 		}
+		if w.attribute(s, derived, CKA_ALWAYS_SENSITIVE)[0] != 0 || w.attribute(s, derived, CKA_NEVER_EXTRACTABLE)[0] != 0 {
+			t.Errorf("%s: the key says that it was never shown", name)
+		}
+	}
+	// A key that is guarded from the beginning, made of one that always was, says so.
+	guarded, err := w.DeriveKey(s, agreementOf(CKD_NULL, nil, point), key, nil)
+	w.must(err)
+	if w.attribute(s, guarded, CKA_ALWAYS_SENSITIVE)[0] != 1 || w.attribute(s, guarded, CKA_NEVER_EXTRACTABLE)[0] != 1 {
+		t.Error("the derived key does not say that it was always guarded")
 	}
 	for name, d := range map[string]struct {
 		m    Mechanism

@@ -202,6 +202,12 @@ func TestPolicyRefusesAndTheLogNamesThePCR(t *testing.T) {
 	if text := w.log.String(); !strings.Contains(text, "PCR8") || !strings.Contains(text, "C_Sign failed") {
 		t.Errorf("the log does not name the PCR:\n%s", text)
 	}
+	// openssl's engine tries the bare RSA operation then. It is not that which the operator has to hear of.
+	logged := len(w.log.String())
+	w.refused(w.SignInit(s, mechanismOf(CKM_RSA_X_509), key), CKR_MECHANISM_INVALID)
+	if text := w.log.String()[logged:]; strings.Contains(text, "raw-rsa") || strings.Contains(text, "WARN") {
+		t.Errorf("after the refusal the log goes on:\n%s", text)
+	}
 	// The refusal ended the operation, and the session goes on.
 	w.refused(w.Sign(s, nil, &Output{Capacity: 64}), CKR_OPERATION_NOT_INITIALIZED)
 }

@@ -123,6 +123,10 @@ func TestImportedKeysAreGuarded(t *testing.T) {
 	}
 	_, err = w.sign(s, mechanismOf(CKM_ECDSA), made, make([]byte, 32))
 	w.must(err)
+	// The TPM duplicates nothing whose policy is not for that by name.
+	if w.attribute(s, made, CKA_EXTRACTABLE)[0] != 0 || w.attribute(s, made, CKA_NEVER_EXTRACTABLE)[0] != 0 {
+		t.Error("the imported key says that it can be extracted, or was born here")
+	}
 	w.token.TPM().Release()
 	w.machine.Extend(t, "sha256", 8, []byte("another image"))
 	_, err = w.sign(s, mechanismOf(CKM_ECDSA), made, make([]byte, 32))

@@ -11,6 +11,8 @@ import (
 	"maps"
 	"math/big"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
@@ -36,8 +38,7 @@ func (k storedKey) privateObject() *object {
 	a.setBools(false, CKA_WRAP_WITH_TRUSTED)
 	a[CKA_SIGN_RECOVER] = boolean(len(k.offered.of(k.use, k.public, CKF_SIGN_RECOVER)) > 0)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
-	// TPM2_Duplicate wants a policy that lets it: without one no key leaves its TPM.
-	a[CKA_EXTRACTABLE] = boolean(!(tpm.FixedTPM && tpm.FixedParent) && len(k.entry.Object.Public.AuthPolicy()) > 0)
+	a[CKA_EXTRACTABLE] = boolean(k.extractable())
 	a[CKA_SIGN] = boolean(k.use.Sign)
 	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
 	a[CKA_DERIVE] = boolean(k.use.Derive)
@@ -46,6 +47,16 @@ func (k storedKey) privateObject() *object {
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
 	return k.object(CKO_PRIVATE_KEY, private, a)
+}
+
+// extractable tells whether the TPM would let the key go. TPM2_Duplicate wants a policy that is for it by name: without one no key leaves
+// its TPM.
+func (k storedKey) extractable() bool {
+	tpm := k.entry.Object.Public.Attributes()
+	if tpm.FixedTPM && tpm.FixedParent || len(k.entry.Object.Public.AuthPolicy()) == 0 {
+		return false
+	}
+	return k.entry.Policy.IsZero() || k.entry.Policy.MayAllow(tpm2.TPMCCDuplicate)
 }
 
 // private tells whether the private half shows after a login only: where no PIN can be asked for, nobody needs one to see the key, nor

@@ -45,7 +45,13 @@ var secretKeyTemplate = []AttributeType{
 // origin is where a secret key's value comes from. The zero value stands for one that was made elsewhere.
 type origin struct {
 	mechanism  MechanismType // that generated it here
+	base       attributes    // of the key that it was derived from
 	ciphertext []byte        // under which AWS KMS gives it again
+}
+
+// since tells whether a key was always guarded so, where it is now: one that was generated here, or derived from such a key.
+func (o origin) since(always AttributeType, now bool) bool {
+	return now && (o.mechanism != 0 || o.base.is(always))
 }
 
 // makeSecretKey makes a secret key object by a template: a session object, or one of the token, sealed in the TPM. All functions that
@@ -115,8 +121,8 @@ func secretKeyInfo(t template, length int, from origin) (keystore.SecretInfo, er
 	if info.WrapWithTrusted, err = t.bool(CKA_WRAP_WITH_TRUSTED, false); err != nil {
 		return fail(err)
 	}
-	info.AlwaysSensitive = from.mechanism != 0 && info.Sensitive
-	info.NeverExtractable = from.mechanism != 0 && !info.Extractable
+	info.AlwaysSensitive = from.since(CKA_ALWAYS_SENSITIVE, info.Sensitive)
+	info.NeverExtractable = from.since(CKA_NEVER_EXTRACTABLE, !info.Extractable)
 	if info.Use, err = secretUsesWanted(t, info.Kind); err != nil {
 		return fail(err)
 	}

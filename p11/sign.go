@@ -118,10 +118,32 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 	}
 	defer key.Close()
 	err = run(key)
+	s.noteRefusal(o, err)
 	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
 		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)
 	}
 	return err
+}
+
+// noteRefusal remembers the key whose use was refused last, for a reason that the log has.
+func (s *session) noteRefusal(o *object, err error) {
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	_, unlogged := err.(RV)
+	switch {
+	case unlogged:
+	case err != nil:
+		s.slot.refused = o.handle
+	case s.slot.refused == o.handle:
+		s.slot.refused = 0
+	}
+}
+
+// wasRefused tells whether the use of a key was refused a moment ago.
+func (s *session) wasRefused(h ObjectHandle) bool {
+	s.lib.mu.Lock()
+	defer s.lib.mu.Unlock()
+	return s.slot.refused == h
 }
 
 // signature makes a mechanism's scheme for a key: how is CKF_SIGN or CKF_VERIFY.
@@ -137,6 +159,9 @@ func (s *session) signature(row *mechanism, how Flags, o *object, m Mechanism) (
 func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
 	row, err := s.lib.mechanism(wanted.Type, how)
 	if err != nil {
+		if s.wasRefused(h) { // openssl's engine tries another mechanism then: the refusal is the reason, and was logged
+			err = RVOf(err)
+		}
 		return nil, nil, err
 	}
 	find := s.lib.lookup

@@ -30,6 +30,7 @@ type slot struct {
 	stored     *inventory                    // what is known of the store
 	unwrappers map[unwrapping]*kms.Unwrapper // with what they cache, until the logout
 	changes    uint64                        // how often stored was forgotten
+	refused    ObjectHandle                  // the key whose use was refused last, unless it worked since
 	keys       *keySizes                     // what the TPM can make; nil before it was asked
 	keysSilent time.Time                     // when it was asked in vain
 }

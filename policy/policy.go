@@ -201,6 +201,17 @@ func (p Policy) NeedsApproval() bool {
 	return false
 }
 
+// MayAllow tells whether one of the branches is for a command by name, or somebody's approval may yet make one so: what a TPM demands
+// of a policy before it duplicates an object, for one.
+func (p Policy) MayAllow(code tpm2.TPMCC) bool {
+	for n := range p.nodes() {
+		if c, ok := n.(Command); ok && c.Code == code {
+			return true
+		}
+	}
+	return p.NeedsApproval()
+}
+
 // Drifts tells whether Resolve gives another policy each time it is asked, since the policy has a term that begins then, or the
 // boot of then.
 func (p Policy) Drifts() bool {
