@@ -34,7 +34,7 @@ func (a Any) firstMet(now State) (int, error) {
 	unmet := &UnsatisfiedError{Node: a}
 	for i, n := range a {
 		err := n.check(now)
-		if err == nil || !isUnmet(err) {
+		if !isUnmet(err) {
 			return i, err
 		}
 		unmet.Branches = append(unmet.Branches, Branch{Err: err})

@@ -352,8 +352,8 @@ func authorizeFromTree(tree any, at path) (Node, error) {
 	var a Authorize
 	for _, name := range sorted(table) {
 		at := at.member(name)
-		text, ok := table[name].(string)
-		if !ok || text == "" {
+		text, _ := table[name].(string)
+		if text == "" {
 			return nil, at.errorf("is text, not %s", describe(table[name]))
 		}
 		var err error

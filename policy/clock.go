@@ -193,7 +193,7 @@ func clockFromTree(tree any, at path) (Node, error) {
 	var c Clock
 	for _, name := range sorted(table) {
 		value, at := table[name], at.member(name)
-		text, isText := value.(string)
+		text, _ := value.(string)
 		switch name {
 		case "before":
 			n, ok := asInteger(value)
@@ -203,7 +203,7 @@ func clockFromTree(tree any, at path) (Node, error) {
 			c.Before = uint64(n)
 		case "within":
 			term, err := parseTerm(text)
-			if !isText || err != nil {
+			if err != nil {
 				return nil, at.errorf(`is a time such as "30d" or "12h30m", not %s`, describe(value))
 			}
 			c.Within = term
@@ -213,7 +213,7 @@ func clockFromTree(tree any, at path) (Node, error) {
 				continue
 			}
 			boot, ok := parseBoot(text)
-			if !isText || !ok {
+			if !ok {
 				return nil, at.errorf(`is "current" or a TPM's counters such as "17.2", not %s`, describe(value))
 			}
 			c.Boot = &boot
@@ -228,11 +228,11 @@ func clockFromTree(tree any, at path) (Node, error) {
 }
 
 func parseBoot(s string) (Boot, bool) {
-	resets, restarts, found := strings.Cut(s, ".")
-	r, err1 := strconv.ParseUint(resets, 10, 32)
-	n, err2 := strconv.ParseUint(restarts, 10, 32)
+	resets, restarts, _ := strings.Cut(s, ".")
+	r, _ := strconv.ParseUint(resets, 10, 32)
+	n, _ := strconv.ParseUint(restarts, 10, 32)
 	b := Boot{uint32(r), uint32(n)}
-	return b, found && err1 == nil && err2 == nil && b.String() == s
+	return b, b.String() == s // which what is no number does not come to
 }
 
 const day = 24 * time.Hour
