@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -141,7 +142,8 @@ func (s *service) as(user string, args ...string) result {
 func TestServersSocketKnowsItsClients(t *testing.T) {
 	t.Parallel()
 	s := newService(t, "[[access]]\nusers = [\"www-data\"]\nkeys = [\"web\"]\npurposes = [\"sign\"]\n"+
-		"[[access]]\nusers = [\"mail\"]\nkeys = [\"mail\"]\npurposes = [\"decrypt\"]\n", "--type", "p256")
+		"[[access]]\nusers = [\"mail\"]\nkeys = [\"mail\"]\npurposes = [\"decrypt\"]\n"+
+		"[[access]]\ngroups = [\"games\"]\nkeys = [\"mail\"]\ntoken = \"tpm2-p11\"\npurposes = [\"sign\"]\n", "--type", "p256")
 	s.write("in.txt", "the contract")
 	for _, file := range []string{"in.txt"} {
 		if err := os.Chmod(s.path(file), 0o644); err != nil {
@@ -168,6 +170,10 @@ func TestServersSocketKnowsItsClients(t *testing.T) {
 	if nobody := s.as("nobody", "--list-objects"); nobody.code == 0 || strings.Contains(nobody.all(), "label:") {
 		t.Errorf("nobody sees\n%s", nobody.all())
 	}
+	byGroup := s.start("setpriv", "--reuid=nobody", "--clear-groups", "--regid=games", "pkcs11-tool", "--module", s.path("module.so"), "--list-objects")
+	if byGroup.code != 0 || strings.Contains(byGroup.all(), "label:      web") || !strings.Contains(byGroup.all(), "label:      mail") {
+		t.Errorf("a member of games sees\n%s", byGroup.all())
+	}
 	// Root may use all, and the TPM agrees with what the service does.
 	s.pkcs11Tool("--sign", "--mechanism", "ECDSA-SHA256", "--label", "mail", "--signature-format", "openssl", "--input-file", "in.txt", "--output-file", "in.sig")
 	s.run(command, "--config", s.path("server.conf"), "key", "public", "mail", "--out", "mail.pub")
@@ -180,8 +186,12 @@ func TestServersSocketKnowsItsClients(t *testing.T) {
 		t.Errorf("the service ends with %v", err)
 	}
 	s.process = nil
-	if log := s.log.String(); !strings.Contains(log, "a client was refused") || !strings.Contains(log, "user=65534") {
+	log := s.log.String()
+	if !strings.Contains(log, "a client was refused") || !strings.Contains(log, "user=65534") {
 		t.Errorf("the log does not tell of nobody:\n%s", log)
+	}
+	if !regexp.MustCompile(`"C_SignInit failed" client=\d+ user=8 `).MatchString(log) {
+		t.Errorf("the log does not tell who was refused a signature:\n%s", log)
 	}
 }
 
@@ -233,6 +243,7 @@ func TestServersSocketPlace(t *testing.T) {
 	serve := []string{"--config", s.path("server.conf"), "serve", "--socket"}
 	s.refused([]string{"served already"}, command, append(serve, s.path("socket"))...)
 	s.refused([]string{"is no socket"}, command, append(serve, s.path("server.conf"))...)
+	s.refused([]string{"--fd 0 is no control socket"}, command, "serve", "--fd", "0")
 	if err := os.Mkdir(s.path("open"), 0o777); err != nil {
 		t.Fatal(err)
 	}

@@ -40,10 +40,27 @@ void tpm2p11Resume(void) {}
 
 void tpm2p11Settings(char *module, void **settings, size_t *length)
 {
+	char text[600];
+
 	(void)module;
-	*length = strlen(path) + 3;
-	*settings = calloc(1, *length);
-	strcpy(*settings, path);
+	*length = sprintf(text, "%s%c%cfile:%s.log%c", path, 0, 0, path, 0);
+	*settings = malloc(*length);
+	memcpy(*settings, text, *length);
+}
+
+/* How many lines of the log say something. */
+static int lines(const char *something)
+{
+	char line[1024], log_path[512];
+	FILE *log;
+	int n = 0;
+
+	sprintf(log_path, "%s.log", path);
+	log = fopen(log_path, "a+");
+	while (fgets(line, sizeof line, log) != NULL)
+		n += strstr(line, something) != NULL;
+	fclose(log);
+	return n;
 }
 
 /* What the player does with the next request that is not a greeting. */
@@ -362,6 +379,8 @@ static void other_versions_are_refused(void)
 	CHECK_RV(C_Finalize(NULL), CKR_OK);
 	atomic_store(&prank, FOREIGN_GREETING);
 	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED);
+	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED);
+	CHECK(lines("is of another release of the module: restart the program") == 1); /* and not at each try */
 	atomic_store(&prank, NONE);
 	CHECK_RV(C_Initialize(NULL), CKR_OK);
 }
@@ -377,7 +396,9 @@ int main(int argc, char **argv)
 	path = argv[1];
 	strcpy(address.sun_path, path);
 	alarm(60);
+	CHECK(lines("") == 0);
 	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED); /* nobody listens */
+	CHECK(lines("the server's socket cannot be reached") == 1);
 	listener = socket(AF_UNIX, SOCK_STREAM, 0);
 	CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
 	CHECK(pthread_create(&player, NULL, serve, NULL) == 0);

@@ -23,8 +23,11 @@ type peer struct {
 	groups []uint32 // its own first
 }
 
-// peerOf asks the kernel, and the system's files for the groups that the user is in besides.
-func peerOf(conn *net.UnixConn) (peer, error) {
+// attributes are what the log says of it.
+func (p peer) attributes() []any { return []any{"client", p.pid, "user", p.uid} }
+
+// credentials asks the kernel.
+func credentials(conn *net.UnixConn) (peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return peer{}, err
@@ -37,8 +40,16 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 	if failed != nil {
 		return peer{}, failed
 	}
-	p := peer{pid: int(cred.Pid), uid: cred.Uid, groups: []uint32{cred.Gid}}
-	if u, err := user.LookupId(strconv.FormatUint(uint64(cred.Uid), 10)); err == nil {
+	return peer{pid: int(cred.Pid), uid: cred.Uid, groups: []uint32{cred.Gid}}, nil
+}
+
+// peerOf asks the system's files too, for the groups that the user is in besides.
+func peerOf(conn *net.UnixConn) (peer, error) {
+	p, err := credentials(conn)
+	if err != nil {
+		return peer{}, err
+	}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		ids, _ := u.GroupIds()
 		for _, id := range ids {
 			if n, err := strconv.ParseUint(id, 10, 32); err == nil {

@@ -51,9 +51,13 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 		case err != nil:
 			return fmt.Errorf("the control socket: %w", err)
 		}
+		var about []any
+		if who, err := credentials(client); err == nil {
+			about = who.attributes()
+		}
 		clients.Go(func() {
 			defer func() { <-places }()
-			newClient(client, p11.NewForked(source.Open), defaultTerms, log).serve()
+			newClient(client, p11.NewForked(source.OpenFor(about...)), defaultTerms, log.With(about...)).serve()
 		})
 	}
 }
@@ -62,7 +66,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 var errNoClient = errors.New("no connection was passed")
 
 // accept takes the next connection. io.EOF when nobody can pass one any more.
-func accept(control *net.UnixConn) (net.Conn, error) {
+func accept(control *net.UnixConn) (*net.UnixConn, error) {
 	message := make([]byte, 64)
 	rights := make([]byte, unix.CmsgSpace(4*4))
 	n, rightsLength, flags, _, err := control.ReadMsgUnix(message, rights)
@@ -110,7 +114,7 @@ func received(rights []byte) (files []*os.File) {
 }
 
 // stream is the connection of a passed descriptor.
-func stream(f *os.File) (net.Conn, error) {
+func stream(f *os.File) (*net.UnixConn, error) {
 	domain, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil || domain != unix.AF_UNIX {
 		return nil, fmt.Errorf("%w: the descriptor is no unix socket", errNoClient)
@@ -123,7 +127,12 @@ func stream(f *os.File) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoClient, err)
 	}
-	return conn, nil
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("%w: the socket is another one than it said", errNoClient)
+	}
+	return unixConn, nil
 }
 
 // hungUp tells whether nobody has the other end any more: an empty message reads like the end.

@@ -133,7 +133,7 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	log := s.log.With("client", who.pid, "user", who.uid)
+	log := s.log.With(who.attributes()...)
 	c, err := s.admit(conn, who, log)
 	if err != nil {
 		log.Warn("a client was refused", "reason", err.Error())
@@ -217,7 +217,7 @@ func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client,
 	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
 	r := &rights{peer: who}
 	r.guard.Store(&guard)
-	app := p11.NewServed(s.source.Open, func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions)
+	app := p11.NewServed(s.source.OpenFor(who.attributes()...), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions)
 	c := newClient(conn, app, t, log)
 	s.clients[c] = r
 	s.users[who.uid] = u

@@ -27,8 +27,13 @@ func NewSource(load func() (config.Config, error), shared bool, options ...provi
 	return &Source{load: load, shared: shared, options: options}
 }
 
-// Open gives the tokens as one client has them. Closing them is the client's affair.
-func (s *Source) Open() (*tokens.Set, error) {
+// OpenFor gives a function that gives the tokens as one client has them, which is told about in each line of their log. Closing them is
+// the client's affair.
+func (s *Source) OpenFor(about ...any) func() (*tokens.Set, error) {
+	return func() (*tokens.Set, error) { return s.open(about) }
+}
+
+func (s *Source) open(about []any) (*tokens.Set, error) {
 	c, err := s.load()
 	if err != nil {
 		return nil, err
@@ -48,7 +53,7 @@ func (s *Source) Open() (*tokens.Set, error) {
 		}
 		s.current = set
 	}
-	return s.current.Again()
+	return s.current.Again(about...)
 }
 
 // Close closes the TPMs.
