@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -113,7 +114,8 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 	}
 }
 
-// lostError says why a connection broke: another client's turn, the caller's context, a TPM that does not answer, or its end.
+// lostError says why a connection broke: another client's turn, the caller's context, a TPM that does not answer or answers nonsense,
+// or its end.
 func lostError(ctx context.Context, name string, err error) error {
 	switch ended := ctx.Err(); {
 	case errors.Is(err, transport.ErrBusy):
@@ -122,6 +124,8 @@ func lostError(ctx context.Context, name string, err error) error {
 		return fmt.Errorf("%s: %w", name, ended)
 	case ended != nil, errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %s: no answer: %w", ErrUnavailable, name, context.DeadlineExceeded)
+	case errors.Is(err, transport.ErrMalformed) && !errors.Is(err, transport.ErrBroken) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: %s: %w", ErrMalformed, name, err) // and not one that the connection's end cut off
 	}
 	return fmt.Errorf("%w: %s: %w", errLost, name, err)
 }

@@ -151,7 +151,7 @@ var wire = Section{
 		Row{
 			Fault: "an answer has more bytes than its size says", Name: "followed by more", Use: web,
 			Begin: inject(faulttpm.Always(tpm2.TPMCCSign), faulttpm.Oversize(100, false)),
-		}.as(removed),
+		}.as(malformed),
 		Row{
 			Fault: "an answer is longer than it should be", Name: "too long", Use: web,
 			Begin: inject(faulttpm.Always(tpm2.TPMCCSign), faulttpm.Oversize(100, true)),
@@ -159,7 +159,7 @@ var wire = Section{
 		Row{
 			Fault: "an answer is longer than any can be", Name: "oversized", Use: web,
 			Begin: inject(faulttpm.Always(tpm2.TPMCCSign), faulttpm.Oversize(5000, true)),
-		}.as(removed),
+		}.as(malformed),
 		Row{
 			Fault: "an answer is noise", Name: "noise", Use: web,
 			Begin: inject(faulttpm.Always(tpm2.TPMCCSign), faulttpm.Random(1)),
