@@ -51,7 +51,7 @@ func TestJSONNamesAreStable(t *testing.T) {
 		{"policy sign @pin.toml --key @ci.pem", "", "approved version"},
 		{"policy sign @pin.toml --key @ci.pem -o @pin.json", "", "file"},
 		{"policy approve @pin.json", "", "file keys policies"},
-		{"policy approve @pin.toml --nv 0x01800001", "", "digest file nv_index"},
+		{"policy approve @pin.toml --nv 0x01800001", "", "digest file name nv_index"},
 		{"policy revoke 0x01800001", "", "nv_index"},
 		{"policy counter 0x01800010 --advance", "", "name nv_index value"},
 		{"policy predict @november.efi", "", "images policy policy_digest policy_hash"},

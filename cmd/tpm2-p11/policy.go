@@ -166,7 +166,7 @@ func leftOpen(err error, or string) error {
 	var nameless *policy.NamelessError
 	switch {
 	case errors.As(err, &nameless):
-		return withHint(err, "on the machine that has it `tpm2-p11 policy counter 0x%08x` prints the name of a counter, and `tpm2_nvreadpublic` that of any index: "+
+		return withHint(err, "on the machine that has it `tpm2-p11 policy counter 0x%08x` prints the name of a counter, `tpm2-p11 policy approve --nv` that of an index of approvals, and `tpm2_nvreadpublic` any: "+
 			"put it into the policy, name = \"000b…\"%s", uint32(nameless.Index), or)
 	case errors.Is(err, policy.ErrUnknown):
 		return withHint(policy.ErrUnresolved, "give the values in the policy%s", or)

@@ -143,12 +143,18 @@ func (a *app) approveInNV(ctx context.Context, t *keystore.Token, path, nv strin
 	if err := t.TPM().WritePolicyIndex(ctx, index, digest); err != nil {
 		return err
 	}
+	x, err := t.TPM().ReadPolicyIndex(ctx, index)
+	if err != nil {
+		return err
+	}
 	return a.print(struct {
 		File   string `json:"file"`
 		Index  string `json:"nv_index"`
+		Name   string `json:"name"`
 		Digest string `json:"digest"`
-	}{file, nv, fmt.Sprintf("%x", digest)}, func(w io.Writer) {
-		fmt.Fprintf(w, "NV index %s approves %s, and nothing else\n", nv, p)
+	}{file, nv, hex.EncodeToString(x.Name), hex.EncodeToString(digest)}, func(w io.Writer) {
+		fmt.Fprintf(w, "NV index %s approves %s, and nothing else, for keys with\n", nv, p)
+		fmt.Fprintf(w, "authorize_nv = { index = \"0x%08x\", name = \"%x\" }\n", uint32(index), x.Name)
 	})
 }
 

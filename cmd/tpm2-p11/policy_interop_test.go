@@ -87,8 +87,9 @@ func TestPolicyDigestsAreThoseOfTPM2Tools(t *testing.T) {
 	equal("nv", digest, m.theirs([]string{"tpm2_policynv", "-C", "o", "-i", "operand", "0x01800010", "ule"}))
 	equal("nv, by its name without a TPM", m.ours(line), digest)
 	m.write("pin.toml", "pin = true")
-	m.run("policy", "approve", "@pin.toml", "--nv", "0x01800001")
+	_, line, _ = strings.Cut(m.run("policy", "approve", "@pin.toml", "--nv", "0x01800001"), "\n")
 	m.write("nv.toml", "authorize_nv = { index = 0x01800001 }")
+	equal("authorize_nv, by its name without a TPM", m.ours(line), m.keyDigest("nv.toml"))
 	equal("authorize_nv", m.keyDigest("nv.toml"), m.theirs([]string{"tpm2_policyauthvalue"}, []string{"tpm2_policyauthorizenv", "-C", "o", "0x01800001"}))
 }
 

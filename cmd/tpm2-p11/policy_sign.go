@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"encoding/asn1"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -229,10 +228,11 @@ func (a *app) withKeyOfModule(ctx context.Context, s signerFlags, uri p11uri.URI
 	if err != nil {
 		return fmt.Errorf("%s %s in %s: %w", s.flag, uri, uri.ModulePath, err)
 	}
+	defer key.Close()
 	if err := sign(key); err != nil {
-		return errors.Join(fmt.Errorf("%s %s in %s: %w", s.flag, uri, uri.ModulePath, err), key.Close())
+		return fmt.Errorf("%s %s in %s: %w", s.flag, uri, uri.ModulePath, err)
 	}
-	return key.Close()
+	return nil
 }
 
 // writePublic writes a signer's public key; "" for nowhere.

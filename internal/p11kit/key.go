@@ -43,7 +43,8 @@ func Open(ctx context.Context, uri p11uri.URI, pin func(what string) (*secret.By
 	}
 	k := &Key{module: m, pin: pin}
 	if err := k.open(uri); err != nil {
-		return nil, errors.Join(err, k.Close())
+		k.Close()
+		return nil, err
 	}
 	return k, nil
 }
@@ -72,8 +73,8 @@ func (k *Key) open(uri p11uri.URI) error {
 	return k.describe()
 }
 
-// Close ends the module's process.
-func (k *Key) Close() error { return k.module.close() }
+// Close ends the module's process. How that ends matters to nobody: modules are known to crash at their end.
+func (k *Key) Close() { k.module.close() }
 
 // Public is an *rsa.PublicKey or *ecdsa.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.public }

@@ -94,23 +94,17 @@ func (m *module) greet() error {
 }
 
 // close ends the process; with its standard input, it finalises the module.
-func (m *module) close() error {
+func (m *module) close() {
 	m.in.Close()
-	return m.wait()
-}
-
-func (m *module) wait() error {
-	if m.waited {
-		return nil
+	if !m.waited {
+		m.waited = true
+		_ = m.process.Wait()
 	}
-	m.waited = true
-	return m.process.Wait()
 }
 
 // lost is the error of a process that does not answer any more: what it said itself, if it did.
 func (m *module) lost(err error) error {
-	m.in.Close()
-	m.wait()
+	m.close()
 	if said := strings.TrimSpace(m.said.String()); said != "" {
 		lines := strings.Split(said, "\n")
 		return fmt.Errorf("%w: %s", ErrModule, lines[len(lines)-1])
