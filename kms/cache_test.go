@@ -14,7 +14,7 @@ type source struct{ asked int }
 
 func (s *source) ask() (*Secret, error) {
 	s.asked++
-	return &Secret{secret.From([]byte("secret"))}, nil
+	return &Secret{value: secret.From([]byte("secret"))}, nil
 }
 
 // kept is what a cache has, not a copy.

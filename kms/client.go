@@ -154,7 +154,7 @@ func (a Answer) Open(ctx context.Context, key crypto.Decrypter) (*Secret, error)
 		plaintext.Wipe()
 		return nil, fmt.Errorf("%w: %d bytes in place of %d", ErrAnswer, n, a.size)
 	}
-	return &Secret{plaintext}, nil
+	return &Secret{value: plaintext}, nil
 }
 
 // Open opens an answer that was kept closed (Answer.Closed).

@@ -26,7 +26,7 @@ var (
 	ErrRecipientKey    = errors.New("the recipient key cannot receive answers of KMS")
 	ErrPlaintext       = errors.New("KMS answered in the clear: the document was not taken into account and the answer is not used")
 	ErrAnswer          = errors.New("the answer of KMS is not what was asked for")
-	ErrInput           = errors.New("the request cannot be sent to KMS")
+	ErrInput           = errors.New("this cannot be given to KMS")
 	ErrEndpoint        = errors.New("the endpoint is not allowed")
 	ErrRefused         = errors.New("KMS refused the request") // for any other reason
 	ErrClosed          = errors.New("the unwrapper was closed")

@@ -84,6 +84,7 @@ func (o *offline) settle(ctx context.Context, name [sha256.Size]byte, s *Secret,
 		kept, failed := o.open(ctx, name)
 		switch {
 		case failed == nil:
+			kept.kept = err
 			o.log.Warn("KMS is out of reach and a copy kept in this machine's TPM is used", "reason", err)
 			return kept, nil
 		case errors.Is(failed, fs.ErrNotExist):
@@ -151,11 +152,11 @@ func (o *offline) open(ctx context.Context, name [sha256.Size]byte) (*Secret, er
 	sealed, rest := pem.Decode(text)
 	closed, rest := pem.Decode(rest)
 	if sealed == nil || closed == nil || closed.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%w: %s", errCopy, o.path(name))
+		return nil, fmt.Errorf("%s: %w", o.path(name), errCopy)
 	}
 	k, err := tss2.Decode(pem.EncodeToMemory(sealed))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", errCopy, o.path(name), err)
+		return nil, fmt.Errorf("%s: %w: %w", o.path(name), errCopy, err)
 	}
 	key, err := o.TPM.Unseal(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"})
 	if err != nil {
@@ -168,12 +169,12 @@ func (o *offline) open(ctx context.Context, name [sha256.Size]byte) (*Secret, er
 	}
 	plaintext, err := aead.Open(nil, nil, closed.Bytes, name[:])
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s was changed", errCopy, o.path(name))
+		return nil, fmt.Errorf("%s was changed: %w", o.path(name), errCopy)
 	}
-	return &Secret{secret.From(plaintext)}, nil
+	return &Secret{value: secret.From(plaintext)}, nil
 }
 
-var errCopy = errors.New("not a copy that was kept for when KMS is out of reach")
+var errCopy = errors.New("it is no copy for when KMS is out of reach: remove it, and KMS's next answer makes one")
 
 func copyAEAD(key *secret.Bytes) (cipher.AEAD, error) {
 	if key.Len() != sealedSize {

@@ -219,8 +219,9 @@ func TestKMSOutOfReach(t *testing.T) {
 	m.refused([]string{"KMS cannot be reached", "no copy of it is kept here"}, command, decrypt...)
 	m.tpm2p11(decrypt...)
 	m.kms.Inject(keyservice.Close, 1)
-	if got := m.tpm2p11(decrypt...).stdout; got != "correct horse" {
-		t.Errorf("decrypted %q", got)
+	got := m.tpm2p11(decrypt...)
+	if warning := "a copy that is kept in this machine's TPM is used: KMS cannot be reached"; got.stdout != "correct horse" || !strings.Contains(got.stderr, warning) {
+		t.Errorf("decrypted %q, and said %q", got.stdout, got.stderr)
 	}
 	m.sim.Extend(t, "sha384", 4, []byte("another image"))
 	m.kms.Inject(keyservice.Close, 1)

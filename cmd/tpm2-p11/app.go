@@ -63,6 +63,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		err = usageError{err}
 	}
 	a.report(cmd, args, err)
+	if a.loaded.Socket != "" && (errors.Is(err, provider.ErrUnavailable) || errors.Is(err, keystore.ErrNotInitialized) || errors.Is(err, fs.ErrPermission)) {
+		a.note("the configuration's socket is for the module and Go programs: this command asks the TPM itself, and is at home where the service runs")
+	}
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -68,6 +69,9 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	d.ok("configuration", "%s", cmp.Or(c.Path, "none, defaults are used"))
+	if c.Socket != "" {
+		d.socket(ctx, c.Socket)
+	}
 	selected, err := d.a.selected()
 	if err != nil {
 		d.fail("token", err, "there is: "+strings.Join(d.a.tokenLabels(), ", "))
@@ -90,6 +94,17 @@ func (d *doctor) examine(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// socket checks the service that a client's configuration names.
+func (d *doctor) socket(ctx context.Context, path string) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		d.fail("service", err, "start it (`systemctl start tpm2-p11.socket`), and see that its socket is open to this user: the module and Go programs ask it")
+		return
+	}
+	conn.Close()
+	d.ok("service", "%s answers: the module and Go programs ask it, and this command the TPM itself", path)
 }
 
 // memory checks that secrets can be kept out of swap.

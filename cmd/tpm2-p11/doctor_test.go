@@ -44,6 +44,33 @@ func TestDoctorOnATPMThatIsDown(t *testing.T) {
 	m.tpm.Restart(t)
 }
 
+// A client's configuration leads its programs to a service. The command is no client.
+func TestAClientsConfiguration(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	path := m.path("service")
+	m.configure("socket = \"" + path + "\"\n")
+	m.diagnosed("fail  service: ", "no such file", "`systemctl start tpm2-p11.socket`", "ok    store: ")
+	service, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	contains(t, "doctor", m.run("doctor"), "ok    service: "+path+" answers")
+
+	m.run("key", "create", "web", "--type", "p256")
+	const note = "note: the configuration's socket is for the module and Go programs"
+	if r := m.try("key", "show", "other"); strings.Contains(r.stderr, note) {
+		t.Errorf("a key that is not there: %s", r.stderr)
+	}
+	m.tpm.Stop(t)
+	if r := m.try("pcr", "read"); r.code != exitFailed || !strings.Contains(r.stderr, note) {
+		t.Errorf("no TPM: exit code %d, %s", r.code, r.stderr)
+	}
+	m.tpm.Restart(t)
+}
+
 func TestDoctorComparesDeclaredKeys(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -96,7 +96,7 @@ var nextStep = []struct {
 	{kms.ErrAccessDenied, "put this image into the key's policy (`tpm2-p11 kms key-policy` writes one), and the role of these credentials among its machines"},
 	{kms.ErrThrottled, "try again in a while"},
 	{kms.ErrUnavailable, "try again in a while: https://health.aws.amazon.com"},
-	{kms.ErrCredentials, "give the instance a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"},
+	{kms.ErrCredentials, "give the instance a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; if KMS refuses those, correct them, or this machine's clock"},
 	{kms.ErrRegion, "set region in the configuration's [kms], or AWS_REGION: a key's ARN says where it is"},
 	{kms.ErrUnreachable, "check the network, a proxy (HTTPS_PROXY) or VPC endpoint, and endpoint in the configuration's [kms]"},
 	{kms.ErrCiphertext, "give by --context what it was encrypted with, every name and value; if that is right, the ciphertext is damaged"},

@@ -200,6 +200,11 @@ func (a *app) unwrap(ctx context.Context, service *kms.Service, c config.KMS, r 
 		return explainKMS(err)
 	}
 	defer plaintext.Wipe()
+	if reason := plaintext.Offline(); reason != nil {
+		if err := a.warn(fmt.Sprintf("a copy that is kept in this machine's TPM is used: %v", reason)); err != nil {
+			return err
+		}
+	}
 	return a.deliverSecret("plaintext", out, plaintext.Bytes())
 }
 
