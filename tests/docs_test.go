@@ -25,6 +25,7 @@ var pagesNotRun = map[string]string{
 	"crypto11.md":     "TestCrypto11Suite runs what it tells of",
 	"haproxy.md":      "it has no commands",
 	"kms.md":          "its commands ask KMS: TestKMSDocs runs them",
+	"pkcs11.md":       "it has no commands: TestMechanismsAreThoseOfThePage goes by its table",
 	"secrets.md":      "it has no commands",
 	"serve.md":        "its commands ask systemd",
 }
