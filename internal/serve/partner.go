@@ -122,22 +122,27 @@ func (p *Partner) hangs() bool {
 // the process to be run, and role tells what it is in the log.
 func Attend(control *os.File, partner *Partner, role string, command func() *exec.Cmd, log *slog.Logger) {
 	log = log.With("process", role)
+	told := false // that it cannot be started
 	for pause := restartPause; ; {
 		began := time.Now()
+		var reason string
 		var err error
 		if partner == nil {
 			partner, err = start(control, command())
 		}
-		if err != nil {
-			log.Error("one of the helper's two processes cannot be started", "reason", err.Error())
-		} else {
-			reason := partner.outlive()
-			if fdHungUp(int(control.Fd())) {
-				return
-			}
-			log.Warn("one of the helper's two processes died and is started again", "reason", reason)
+		if err == nil {
+			reason = partner.outlive()
+			partner = nil
 		}
-		partner = nil
+		switch {
+		case fdHungUp(int(control.Fd())):
+			return
+		case err == nil:
+			log.Warn("one of the helper's two processes died and is started again", "reason", reason)
+		case !told:
+			log.Error("one of the helper's two processes cannot be started", "reason", err.Error())
+		}
+		told = err != nil
 		if time.Since(began) > shortLife {
 			pause = restartPause
 			continue

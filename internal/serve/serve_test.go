@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -269,6 +270,41 @@ func TestHelperTakesConnectionsOnly(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it outlives its host")
+	}
+}
+
+// A helper that cannot be started is tried for as long as its host lives, and told once.
+func TestHelperThatCannotBeStarted(t *testing.T) {
+	t.Parallel()
+	host, control := pair(t, unix.SOCK_SEQPACKET)
+	defer control.Close()
+	log := &journal{}
+	tried, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		Attend(control, nil, "server", func() *exec.Cmd {
+			select {
+			case tried <- struct{}{}:
+			case <-t.Context().Done():
+			}
+			return exec.Command("/nowhere/at/all")
+		}, log.logger())
+	}()
+	for range 3 {
+		<-tried
+	}
+	host.Close()
+	for over := false; !over; {
+		select {
+		case <-tried:
+		case <-ended:
+			over = true
+		case <-time.After(10 * time.Second):
+			t.Fatal("it outlives its host")
+		}
+	}
+	if text := log.String(); strings.Count(text, "cannot be started") != 1 || !strings.Contains(text, "/nowhere/at/all") {
+		t.Errorf("the log:\n%s", text)
 	}
 }
 
