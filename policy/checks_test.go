@@ -2,11 +2,16 @@ package policy_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"io"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +58,6 @@ func TestWrongNodesAreRefusedEverywhere(t *testing.T) {
 	t.Parallel()
 	signer, _ := newSigner(t)
 	values := func(n int) map[uint][]byte { return map[uint][]byte{7: make([]byte, n)} }
-	name := make([]byte, 34)
 	for says, n := range map[string]policy.Node{
 		`"all" is empty`:                        policy.All{},
 		"all[1] is no node":                     policy.All{policy.PIN{}, nil},
@@ -68,10 +72,10 @@ func TestWrongNodesAreRefusedEverywhere(t *testing.T) {
 		"two ends of one":                       policy.Clock{Boot: &policy.Boot{}, ThisBoot: true},
 		"a positive number of milliseconds":     policy.Clock{Within: -time.Second},
 		"number of milliseconds, not 1µs":       policy.Clock{Within: time.Microsecond},
-		"0x81000001 is no NV index":             policy.NV{Index: 0x81000001, Name: name, Value: []byte{1}, Op: tpm2.TPMEOEq},
-		"has 1 to 32 bytes, not 0":              policy.NV{Index: 0x01800001, Name: name, Op: tpm2.TPMEOEq},
-		"has 1 to 32 bytes, not 65":             policy.NV{Index: 0x01800001, Name: name, Value: make([]byte, 65), Op: tpm2.TPMEOEq},
-		"the operation 4660 is not known":       policy.NV{Index: 0x01800001, Name: name, Value: []byte{1}, Op: 0x1234},
+		"0x81000001 is no NV index":             policy.NV{Index: 0x81000001, Value: []byte{1}, Op: tpm2.TPMEOEq},
+		"has 1 to 32 bytes, not 0":              policy.NV{Index: 0x01800001, Op: tpm2.TPMEOEq},
+		"has 1 to 32 bytes, not 65":             policy.NV{Index: 0x01800001, Value: make([]byte, 65), Op: tpm2.TPMEOEq},
+		"the operation 4660 is not known":       policy.NV{Index: 0x01800001, Value: []byte{1}, Op: 0x1234},
 		"no PCR is named":                       policy.PCR{Bank: tpm2.TPMAlgSHA256},
 		"exclude each other":                    policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: nil}, Digest: make([]byte, 32), Policy: make([]byte, 32)},
 		"a digest over PCRs has 32 or 48 bytes": policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: nil}, Digest: make([]byte, 31)},
@@ -89,11 +93,15 @@ func TestWrongNodesAreRefusedEverywhere(t *testing.T) {
 			_, err = p.Resolve(full(), true)
 			refusedBy(t, fmt.Sprintf("resolving %T", n), err, policy.ErrInvalid, says)
 			refusedBy(t, fmt.Sprintf("checking %T", n), p.Check(full()), policy.ErrInvalid, says)
+			_, err = p.Resolve(policy.State{}, true)
+			refusedBy(t, fmt.Sprintf("resolving %T without a TPM", n), err, policy.ErrInvalid, says)
+			_, err = p.Outline(tpm2.TPMAlgSHA256)
+			refusedBy(t, fmt.Sprintf("outline of %T", n), err, policy.ErrInvalid, says)
 			_, err = p.Plan(tpm2.TPMAlgSHA256, full())
 			refusedBy(t, fmt.Sprintf("planning %T", n), err, policy.ErrInvalid, says)
 		}
 	}
-	elsewhere := policy.Policy{Root: policy.AuthorizeNV{Index: 0x81000001, Name: name}}
+	elsewhere := policy.Policy{Root: policy.AuthorizeNV{Index: 0x81000001}}
 	_, err := elsewhere.Digest(tpm2.TPMAlgSHA256)
 	refusedBy(t, "digest of an AuthorizeNV", err, policy.ErrInvalid, "is no NV index")
 	_, err = elsewhere.Resolve(full(), true)
@@ -217,10 +225,14 @@ func TestApprovalsThatCannotCount(t *testing.T) {
 	if err := take(good); err != nil {
 		t.Fatal(err)
 	}
-	nested := policy.Approved{Name: "nested", Policy: root, Signature: good.Signature}
-	inside := policy.Approved{Name: "inside", Policy: policy.Policy{Root: policy.All{policy.Authorize{Signer: signer}, policy.PIN{}}}, Signature: good.Signature}
-	unresolved := policy.Approved{Name: "unresolved", Policy: policy.Policy{Root: policy.Clock{ThisBoot: true}}, Signature: good.Signature}
-	for _, a := range []policy.Approved{{Name: "nothing", Signature: good.Signature}, nested, inside, unresolved, {Name: "unsigned", Policy: good.Policy}} {
+	nested := approved(t, key, "nested", root.Root)
+	inside := approved(t, key, "inside", policy.All{policy.Authorize{Signer: signer}, policy.PIN{}})
+	ofNothing, err := policy.Sign(key, make([]byte, 32), nil) // the digest of what has run no command
+	if err != nil {
+		t.Fatal(err)
+	}
+	unresolved := policy.Approved{Name: "unresolved", Policy: policy.Policy{Root: policy.Clock{ThisBoot: true}}, Signature: ofNothing}
+	for _, a := range []policy.Approved{{Name: "nothing", Signature: ofNothing}, nested, inside, unresolved, {Name: "unsigned", Policy: good.Policy}} {
 		var unmet *policy.UnsatisfiedError
 		if err := take(a); !errors.As(err, &unmet) || !strings.Contains(err.Error(), "none of 1 approved policies") {
 			t.Errorf("%s: %v", a.Name, err)
@@ -330,9 +342,207 @@ func TestTreesOfOtherTypes(t *testing.T) {
 		"clock.within is a time":                   table{"clock": table{"within": int64(30)}},
 		`clock.boot is "current" or`:               table{"clock": table{"boot": int64(3)}},
 		`clock.boot is "current"`:                  table{"clock": table{"boot": "3"}},
+		"nv.offset is a number":                    table{"nv": table{"index": "0x01800001", "op": "eq", "value": int64(1), "offset": "x"}},
+		"nv.offset is a number of bytes":           table{"nv": table{"index": "0x01800001", "op": "eq", "value": int64(1), "offset": int64(-1)}},
+		"authorize_nv.name is":                     table{"authorize_nv": table{"index": "0x01800001", "name": "00zz"}},
+		"authorize_nv.index is an NV":              table{"authorize_nv": table{"index": "01800001"}},
+		"authorize_nv.index is an NV index":        table{"authorize_nv": table{"index": int64(0x01800001) - 1<<32}},
+		"authorize_nv.index is an NV index such":   table{"authorize_nv": table{"index": int64(0x01800001) + 1<<32}},
+		"secret is one of":                         table{"secret": int64(1)},
 		`clock.boot is`:                            table{"clock": table{"boot": "3.99999999999"}},
 	} {
 		_, err := policy.FromTree(tree)
 		refusedBy(t, fmt.Sprint(tree), err, policy.ErrInvalid, says)
+	}
+}
+
+func TestNumbersOfIndices(t *testing.T) {
+	t.Parallel()
+	if h, err := policy.ParseNVIndex("0x01800001"); err != nil || h != 0x01800001 {
+		t.Errorf("0x%x, %v", h, err)
+	}
+	for text, says := range map[string]string{"01800001": "is written as", "0x01zz": "is written as", "0x81000001": "is no NV index"} {
+		_, err := policy.ParseNVIndex(text)
+		refusedBy(t, text, err, policy.ErrInvalid, says)
+	}
+}
+
+// What a TPM was not asked for is not known, and not taken for anything.
+func TestWhatNobodyAsked(t *testing.T) {
+	t.Parallel()
+	name := bytes.Repeat([]byte{1}, 34)
+	for says, n := range map[string]policy.Node{
+		"the TPM's clock":     policy.Clock{Before: 5},
+		"NV index 0x01800001": policy.NV{Index: 0x01800001, Name: name, Value: []byte{1}, Op: tpm2.TPMEOEq},
+	} {
+		refusedBy(t, says, policy.Policy{Root: n}.Check(policy.State{}), policy.ErrUnknown, "reading "+says)
+		cut := errors.New("the line is cut")
+		broken := policy.State{
+			Clock: func() (policy.ClockInfo, error) { return policy.ClockInfo{}, cut },
+			NV:    func(tpm2.TPMHandle) (policy.NVIndex, error) { return policy.NVIndex{}, cut },
+		}
+		refusedBy(t, says, policy.Policy{Root: n}.Check(broken), cut, "reading "+says)
+	}
+	var nameless *policy.NamelessError
+	if _, err := (policy.Policy{Root: policy.AuthorizeNV{Index: 0x01800001}}).Resolve(policy.State{}, false); !errors.As(err, &nameless) {
+		t.Errorf("an index without a Name: %v", err)
+	}
+	var unmet *policy.UnsatisfiedError
+	other := policy.NV{Index: 0x01800001, Name: make([]byte, 34), Value: []byte{0}, Op: tpm2.TPMEOEq}
+	if err := (policy.Policy{Root: other}).Check(full()); !errors.As(err, &unmet) || !strings.Contains(err.Error(), "is another one") {
+		t.Errorf("an index with another Name: %v", err)
+	}
+	if err := (policy.Policy{Root: policy.PIN{}}).Check(policy.State{NoPIN: true}); !errors.As(err, &unmet) {
+		t.Errorf("a PIN that is not at hand: %v", err)
+	}
+}
+
+// Digests over PCRs need no TPM to be resolved, and stand for themselves.
+func TestDigestsOverPCRs(t *testing.T) {
+	t.Parallel()
+	open := map[uint][]byte{7: nil}
+	for name, n := range map[string]policy.PCR{
+		"of values":   {Bank: tpm2.TPMAlgSHA256, Values: open, Digest: make([]byte, 32)},
+		"of a policy": {Bank: tpm2.TPMAlgSHA256, Values: open, Policy: make([]byte, 32)},
+	} {
+		p := policy.Policy{Root: n}
+		if got, err := p.Resolve(policy.State{}, false); err != nil || !got.Equal(p) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	whole := policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: open, Policy: make([]byte, 32)}
+	_, err := policy.Policy{Root: policy.All{policy.PIN{}, whole}}.Digest(tpm2.TPMAlgSHA256)
+	refusedBy(t, "a policy's digest behind a PIN", err, policy.ErrInvalid, "is of another policy")
+	_, err = policy.Policy{Root: whole}.Digest(tpm2.TPMAlgSHA384)
+	refusedBy(t, "a policy's digest of another length", err, policy.ErrInvalid, "is of another policy")
+	_, err = policy.Policy{Root: policy.Any{policy.PIN{}, policy.Clock{ThisBoot: true}}}.Digest(tpm2.TPMAlgSHA256)
+	refusedBy(t, "a branch that is not resolved", err, policy.ErrUnresolved, "")
+}
+
+func TestWhatNeedsThePIN(t *testing.T) {
+	t.Parallel()
+	sign := policy.Command{Code: tpm2.TPMCCSign}
+	for want, nodes := range map[bool][]policy.Node{
+		true:  {policy.PIN{}, policy.All{sign, policy.PIN{}}, policy.Any{policy.PIN{}, policy.All{policy.PIN{}, sign}}},
+		false: {nil, sign, policy.All{sign}, policy.Any{}, policy.Any{policy.PIN{}, sign}, policy.Any{sign, policy.PIN{}}},
+	} {
+		for _, n := range nodes {
+			if got := (policy.Policy{Root: n}).RequiresPIN(); got != want {
+				t.Errorf("%v: %t", n, got)
+			}
+		}
+	}
+}
+
+func TestPoliciesInALine(t *testing.T) {
+	t.Parallel()
+	if p, err := policy.Parse(` {"pin":true}`); err != nil || !p.Equal(policy.Policy{Root: policy.PIN{}}) {
+		t.Errorf("a tree: %v, %v", p, err)
+	}
+	if p, err := policy.Parse("sha256:7"); err != nil || len(p.PCRs()) != 1 {
+		t.Errorf("a selection: %v, %v", p, err)
+	}
+	for _, text := range []string{"", "{", "sha256:", "sha256:x", "sha256:07", "sha256:99999999999", "sha256:24"} {
+		if p, err := policy.Parse(text); !errors.Is(err, policy.ErrInvalid) || !p.IsZero() {
+			t.Errorf("%q: %v, %v", text, p, err)
+		}
+	}
+}
+
+// liar is a signing key that does not do what it is asked for.
+type liar struct {
+	*ecdsa.PrivateKey
+	signature []byte
+	err       error
+}
+
+func (l liar) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return l.signature, l.err }
+
+func TestSignersThatAreNone(t *testing.T) {
+	t.Parallel()
+	signer, key := newSigner(t)
+	digest := make([]byte, 32)
+	signature, err := policy.Sign(key, digest, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	none := policy.Signer{}
+	_, err = none.PEM()
+	refusedBy(t, "PEM of nobody", err, policy.ErrInvalid, "")
+	_, err = none.Fingerprint()
+	refusedBy(t, "fingerprint of nobody", err, policy.ErrInvalid, "the signer's public area")
+	_, err = none.TPMSignature(signature)
+	refusedBy(t, "a signature of nobody's", err, policy.ErrInvalid, "the signer's public area")
+	if none.Verify(digest, nil, signature) {
+		t.Error("nobody signed")
+	}
+	bent := signer.Area()
+	bent[len(bent)-1] ^= 1
+	_, err = policy.SignerOf(bent)
+	refusedBy(t, "a point beside the curve", err, policy.ErrInvalid, "the signer's public key")
+	_, err = policy.NewSigner(&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)})
+	refusedBy(t, "a point beside the curve", err, policy.ErrInvalid, "on P-256 or P-384")
+	text, err := signer.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"of another type": strings.ReplaceAll(string(text), "PUBLIC KEY", "CERTIFICATE"), "and more": string(text) + string(text),
+	} {
+		_, err := policy.ParseSigner([]byte(text))
+		refusedBy(t, name, err, policy.ErrInvalid, "one public key in PEM")
+	}
+
+	cut := errors.New("the HSM is gone")
+	_, stranger, _ := ed25519.GenerateKey(rand.Reader)
+	_, err = policy.Sign(stranger, digest, nil)
+	refusedBy(t, "a key of another kind", err, policy.ErrInvalid, "RSA or ECDSA")
+	_, err = policy.Sign(liar{PrivateKey: key, err: cut}, digest, nil)
+	refusedBy(t, "a key that does not sign", err, cut, "signing the policy")
+	if _, err := policy.Sign(liar{PrivateKey: key, signature: []byte{1}}, digest, nil); err == nil || !strings.Contains(err.Error(), "does not verify") {
+		t.Errorf("a key that signs wrongly: %v", err)
+	}
+
+	ofTwo := func(r, s *big.Int) []byte {
+		b, err := asn1.Marshal(struct{ R, S *big.Int }{r, s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	one, minus, large := big.NewInt(1), big.NewInt(-1), new(big.Int).Lsh(big.NewInt(1), 256)
+	for name, signature := range map[string][]byte{
+		"no signature": {1}, "more than one": append(bytes.Clone(signature), 0), "a negative r": ofTwo(minus, one), "a negative s": ofTwo(one, minus),
+		"a large r": ofTwo(large, one), "a large s": ofTwo(one, large),
+	} {
+		_, err := signer.TPMSignature(signature)
+		refusedBy(t, name, err, policy.ErrInvalid, "no ECDSA signature")
+	}
+	_, err = policy.ParseTPMSignature([]byte{0})
+	refusedBy(t, "a signature that ends early", err, policy.ErrInvalid, "a signature: ")
+}
+
+// Branches are told in one breath only where each is about the very same PCRs.
+func TestBranchesOfOtherPCRsAreToldApart(t *testing.T) {
+	t.Parallel()
+	first := policy.UnsatisfiedError{Bank: tpm2.TPMAlgSHA256, PCR: 7, Want: []byte{1}, Have: []byte{2}}
+	told := func(change func(*policy.UnsatisfiedError)) string {
+		second := first
+		change(&second)
+		return (&policy.UnsatisfiedError{Branches: []policy.Branch{{Err: &first}, {Err: &second}}}).Error()
+	}
+	if text := told(func(*policy.UnsatisfiedError) {}); text != "policy: sha256 PCR7 is 02, approved: 01, 01" {
+		t.Error(text)
+	}
+	for name, change := range map[string]func(*policy.UnsatisfiedError){
+		"bank":  func(e *policy.UnsatisfiedError) { e.Bank = tpm2.TPMAlgSHA384 },
+		"PCR":   func(e *policy.UnsatisfiedError) { e.PCR = 8 },
+		"PCRs":  func(e *policy.UnsatisfiedError) { e.PCRs = []uint{7, 8} },
+		"value": func(e *policy.UnsatisfiedError) { e.Have = []byte{3} },
+	} {
+		if text := told(change); !strings.HasPrefix(text, "policy: no branch is met: ") {
+			t.Errorf("another %s: %s", name, text)
+		}
 	}
 }

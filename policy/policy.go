@@ -177,7 +177,7 @@ func (p Policy) NeedsPIN() bool {
 }
 
 // RequiresPIN tells whether the object's authValue takes part in every branch.
-func (p Policy) RequiresPIN() bool { return !p.IsZero() && requiresPIN(p.Root) }
+func (p Policy) RequiresPIN() bool { return requiresPIN(p.Root) }
 
 func requiresPIN(n Node) bool {
 	switch n := n.(type) {

@@ -60,9 +60,9 @@ func (s Secret) name() string {
 func (s Secret) appendJSON(b []byte) []byte { return fmt.Appendf(b, `{"secret":%q}`, s.name()) }
 
 func secretFromTree(tree any, at path) (Node, error) {
-	name, ok := tree.(string)
+	name, _ := tree.(string)
 	h, known := hierarchies[name]
-	if !ok || !known {
+	if !known {
 		return nil, at.errorf("is one of %s, not %v", strings.Join(sorted(hierarchies), " and "), tree)
 	}
 	return Secret{h}, nil

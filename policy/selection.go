@@ -96,8 +96,8 @@ func parseRange(s string) (first, last uint, err error) {
 
 // parseIndex reads a PCR index in its one spelling: decimal, no sign, no leading zero.
 func parseIndex(s string) (uint, error) {
-	i, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || strconv.FormatUint(i, 10) != s {
+	i, _ := strconv.ParseUint(s, 10, 32) // what is no number is not written so
+	if strconv.FormatUint(i, 10) != s {
 		return 0, fmt.Errorf("%w: %q is not a PCR index", ErrInvalid, s)
 	}
 	return uint(i), validIndex(uint(i))

@@ -90,7 +90,7 @@ func SignerOf(area []byte) (Signer, error) {
 	if _, err := s.Key(); err != nil {
 		return Signer{}, err
 	}
-	if public, err := s.public(); err != nil || public.NameAlg != tpm2.TPMAlgSHA256 {
+	if public, _ := s.public(); public.NameAlg != tpm2.TPMAlgSHA256 {
 		return Signer{}, fmt.Errorf("%w: a signer's Name is of SHA-256", ErrInvalid)
 	}
 	return s, nil
