@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/miekg/pkcs11"
 )
 
 // service is a running `tpm2-p11 serve --socket` on a machine whose applications know its socket and no TPM.
@@ -326,4 +328,40 @@ func TestServersDropIns(t *testing.T) {
 			t.Errorf("%s: %v\n%s", page, err, out)
 		}
 	}
+}
+
+// Clients of one service have nothing of each other's: no session object, no operation, no session.
+func TestServersSocketKeepsClientsApart(t *testing.T) {
+	story{
+		ways: []transport{through("sign", "decrypt", "manage")},
+		before: func(m *machine) {
+			oneKey(m)
+			m.write("in.txt", "the contract")
+		},
+		events: map[string]func(m *machine) string{
+			// Somebody else lists, signs, and takes leave: pkcs11-tool ends with C_Finalize.
+			"a neighbour": func(m *machine) string {
+				neighbour := func(args ...string) string {
+					return m.run("env", append([]string{"TPM2_P11_CONF=" + m.path("client.conf"), "pkcs11-tool", "--module", module}, args...)...).all()
+				}
+				neighbour("--sign", "--mechanism", "ECDSA-SHA256", "--label", "web", "--input-file", "in.txt", "--output-file", "sig")
+				return strings.ReplaceAll(neighbour("--list-objects"), "\n", " ")
+			},
+		},
+		app: func(a *application) {
+			_, err := a.p11().GenerateKey(a.session, []*pkcs11.Mechanism{mechanism(pkcs11.CKM_AES_KEY_GEN)}, []*pkcs11.Attribute{
+				pkcs11.NewAttribute(pkcs11.CKA_LABEL, "of mine alone"), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+			})
+			a.ok("C_GenerateKey", err)
+			a.object(pkcs11.CKO_SECRET_KEY, "of mine alone")
+			a.ok("C_SignInit", a.p11().SignInit(a.session, []*pkcs11.Mechanism{ecdsaSHA256()}, a.private("web")))
+			if seen := a.happen("a neighbour"); !strings.Contains(seen, "web") || strings.Contains(seen, "of mine alone") {
+				a.t.Errorf("a neighbour sees %s", seen)
+			}
+			signature, err := a.p11().Sign(a.session, message)
+			a.ok("C_Sign", err)
+			a.ok("C_Verify", a.verify(a.session, ecdsaSHA256(), a.public("web"), message, signature))
+			a.object(pkcs11.CKO_SECRET_KEY, "of mine alone")
+		},
+	}.tell(t)
 }
