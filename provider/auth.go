@@ -84,7 +84,7 @@ func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC,
 			}
 		}()
 	}
-	return c.withObject(ctx, o, func(object entity) error {
+	return c.withKept(ctx, o, !o.Public.IsSealed(), func(object entity) error {
 		return c.authorise(ctx, o.Public, a, code, hide, func(auths []authorization) error {
 			err := f(object, auths)
 			if counted && errors.Is(err, errLost) && !errors.Is(err, transport.ErrBroken) {

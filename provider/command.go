@@ -65,8 +65,8 @@ func (cmd *command) patience() time.Duration {
 	return 0
 }
 
-// run sends a command and checks the response.
-func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
+// send sends a command and checks the response.
+func (c *connection) send(ctx context.Context, cmd command) (*response, error) {
 	for i := range cmd.auths {
 		if s := cmd.auths[i].session; s != nil {
 			s.roll()

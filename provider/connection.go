@@ -36,7 +36,8 @@ type connection struct {
 	srk     *loadedKey // checked on this connection
 	session *session   // salted HMAC session, reused
 	policy  *policySession
-	resting int // uses of policies until one's steps are taken ahead again
+	kept    []keptKey // wrapped keys, the one that was used last at the end
+	resting int       // uses of policies until one's steps are taken ahead again
 }
 
 // open opens a connection. Dialers name the address in their errors.

@@ -229,7 +229,7 @@ func TestHandlesOfABrokenConnectionAreForgottenInTheEnd(t *testing.T) {
 func TestAForkedChildOpensItsOwnConnection(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)
-	key := b.key(t, signKey, "value")
+	key := b.persisted(t, b.key(t, signKey, "value"))
 	auth := provider.Auth{Value: pin("value")}
 	if err := b.trySign(t.Context(), key, auth); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,11 @@ func (t *TPM) Load(ctx context.Context, o Object) error {
 
 // withObject calls use with an object that is ready for use, and leaves nothing loaded.
 func (c *connection) withObject(ctx context.Context, o Object, use func(entity) error) error {
+	return c.withKept(ctx, o, false, use)
+}
+
+// withKept is withObject; a wrapped object may stay loaded.
+func (c *connection) withKept(ctx context.Context, o Object, keep bool, use func(entity) error) error {
 	if o.Public.IsZero() {
 		return fmt.Errorf("%w: an object without public area", ErrNoObject)
 	}
@@ -59,6 +64,9 @@ func (c *connection) withObject(ctx context.Context, o Object, use func(entity) 
 	}
 	if len(o.Private) == 0 {
 		return fmt.Errorf("%w: an object with neither handle nor private area", ErrNoObject)
+	}
+	if keep {
+		return c.withWrapped(ctx, o, use)
 	}
 	return c.withParent(ctx, o.Parent, func(parent entity) error {
 		h, err := c.load(ctx, parent, o)

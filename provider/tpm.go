@@ -117,6 +117,7 @@ func (t *TPM) attempt(ctx context.Context, op func(context.Context, *connection)
 	case isStale(err):
 		t.log.Warn("the TPM was reset", "tpm", t.String())
 		c.forgetSRK()
+		c.makeRoom(ctx, 0)
 		clear(c.names)
 	case errors.Is(err, ErrIntegrity), errors.Is(err, ErrMalformed):
 		t.letGo(closeTimeout)

@@ -69,6 +69,7 @@ func TestCommandsOfSignatures(t *testing.T) {
 		first, second, nth []tpm2.TPMCC
 	}{
 		{"plain", []tpm2.TPMCC{public, sign}, []tpm2.TPMCC{sign}, []tpm2.TPMCC{sign}},
+		{"wrapped", []tpm2.TPMCC{public, load, sign}, []tpm2.TPMCC{sign}, []tpm2.TPMCC{sign}},
 		{"pin", append(slices.Clone(login), sign), []tpm2.TPMCC{sign}, []tpm2.TPMCC{sign}},
 		{"pcr", []tpm2.TPMCC{public, start, pcr, sign}, []tpm2.TPMCC{pcr, sign}, []tpm2.TPMCC{pcr, sign}},
 		{"pcr+pin", append(slices.Clone(login), public, flush, start, pcr, value, sign), []tpm2.TPMCC{pcr, value, sign}, []tpm2.TPMCC{pcr, value, sign}},
@@ -105,6 +106,7 @@ func TestCommandsThroughAResourceManager(t *testing.T) {
 	}
 	for key, want := range map[string]int{
 		"plain":   1,
+		"wrapped": 1 + 3, // which stays loaded
 		"pin":     1 + 2,
 		"pcr":     2 * (1 + 2), // the policy and the signature, in one session
 		"pcr+pin": 3 * (1 + 2),
