@@ -85,7 +85,7 @@ var machine = Section{
 		Row{
 			Fault: "a process forks, at whatever moment", Module: "CKR_CRYPTOKI_NOT_INITIALIZED", Signer: "ErrForked",
 			After: "in the child, that is, until its own C_Initialize; keys of the Go package are opened anew. The parent goes on",
-			Shown: []string{"TestForkingServer", "TestForkedChildrenUseTheKeys", "TestForkedDaemon", "TestAForkedChildOpensItsOwnConnection"},
+			Shown: []string{"TestForkingServer", "TestForkedChildrenUseTheKeys", "TestForkedDaemon", "TestAForkedChildOpensItsOwnConnection", "TestKeyOfAnotherProcess"},
 		},
 		Row{
 			Fault: "the process that serves forked children is killed in the midst of a call",
