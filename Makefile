@@ -103,7 +103,7 @@ fuzz:
 
 # Takes the checks of what verifies and decides out, one at a time: tests must fail without each. MUTATION narrows it, as -v -run cms.
 mutation:
-	$(GO) run ./tests/mutation $(MUTATION) ./attest ./kms/cms
+	$(GO) run ./tests/mutation $(MUTATION) ./attest ./kms/cms ./policy ./policy/policyfile
 
 # Load and faults together for T (10m), on an emulator of its own; its last line says what came of it. SOAK: -seed 7 -rate 0.1.
 soak: build

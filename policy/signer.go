@@ -216,10 +216,7 @@ func Sign(key crypto.Signer, policyDigest, ref []byte) ([]byte, error) {
 
 // Verify tells whether a signature approves a policy's digest.
 func (s Signer) Verify(policyDigest, ref, signature []byte) bool {
-	key, err := s.Key()
-	if err != nil {
-		return false
-	}
+	key, _ := s.Key() // nobody's is of no type below
 	digest := ApprovalDigest(policyDigest, ref)
 	switch key := key.(type) {
 	case *rsa.PublicKey:

@@ -132,10 +132,7 @@ func (d *document) isSystemd() bool {
 func (d *document) systemd() ([]policy.Approved, error) {
 	var all []policy.Approved
 	for _, name := range sorted(d.tree) {
-		bank, err := policy.ParseBank(name)
-		if err != nil {
-			return nil, d.errorf(name, "%w", err)
-		}
+		bank, _ := policy.ParseBank(name) // all members are banks
 		list, ok := d.tree[name].([]any)
 		if !ok {
 			return nil, d.errorf(name, "%s is a list", name)

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"errors"
 	"os"
@@ -164,6 +165,50 @@ func TestFoldersOfApprovedPolicies(t *testing.T) {
 	put("approved.d/a.json", "RENEWED", 0) // of the same size, and perhaps at the same time
 	if got := names(); got != "RENEWED new" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Each mistake is refused by the check that is for it, and what follows does not make it good.
+func TestEachMistakeOfAnApproval(t *testing.T) {
+	t.Parallel()
+	pol := strings.Repeat("ab", 32)
+	for text, want := range map[string]string{
+		`{"approved":[7]}`: "approved is written [[approved]]",
+		`{"approved":[{"name":"x","pin":true,"sig":"AAAA*"}]}`:               "sig is a signature in Base64",
+		`{"approved":[{"name":"x","pin":true,"sig":""}]}`:                    "sig is a signature in Base64",
+		`{"approved":[{"name":"x","policy":{"pin":7},"sig":"AAAA"}]}`:        "pin can only be true",
+		`{"sha256":[{"pcrs":[11],"pol":"` + pol + `","sig":"AAAA*"}]}`:       "sig is a signature in Base64",
+		`{"pin":true,"command":"sign","approved":[{"name":"x","pin":true}]}`: `"command" is not known here`,
+	} {
+		if all, err := policyfile.ParseApproved("p", []byte(text)); err == nil || !strings.Contains(err.Error(), want) || all != nil {
+			t.Errorf("%s\n got: %v, %v\nwant: %s", text, all, err, want)
+		}
+	}
+	if _, err := policyfile.Parse("p", []byte(`{"pin":true,"command":"sign"}`)); err == nil || !strings.Contains(err.Error(), `"command" is not known here`) {
+		t.Errorf("two nodes: %v", err)
+	}
+}
+
+// What systemd's files cannot say is not written into one.
+func TestWhatSystemdsFilesHaveNoRoomFor(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := policy.NewSigner(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{11: nil}}
+	if _, err := policyfile.EncodeSystemd([]policy.Approved{{Policy: policy.Policy{Root: open}}}, policy.Signer{}); !errors.Is(err, policy.ErrInvalid) {
+		t.Errorf("nobody's: %v", err)
+	}
+	if _, err := policyfile.EncodeSystemd([]policy.Approved{{Policy: policy.Policy{Root: open}}}, signer); !errors.Is(err, policy.ErrUnresolved) {
+		t.Errorf("values that are to be read yet: %v", err)
+	}
+	if _, err := policyfile.EncodeSystemd([]policy.Approved{{Policy: policy.Policy{Root: policy.PIN{}}}}, signer); err == nil || !strings.Contains(err.Error(), "the PCRs of one bank") {
+		t.Errorf("a PIN: %v", err)
 	}
 }
 
