@@ -280,7 +280,8 @@ func TestNothingIsExecutedAheadWhileOthersWait(t *testing.T) {
 	b.codes(t, key, auth)
 	b.TakeTurns()
 	for range 3 {
-		if got := b.codes(t, key, auth); got[len(got)-1] != ccSign {
+		// The TPM is let go soon then, its sessions are flushed.
+		if got := b.codes(t, key, auth); count(got[slices.Index(got, ccSign):], ccPCR) > 0 {
 			t.Errorf("with another process that waits: %x", got)
 		}
 	}
