@@ -104,6 +104,51 @@ func TestPKCS11ToolCertificate(t *testing.T) {
 	}
 }
 
+// What the tool keeps besides the TPM's keys the command deletes, by a name that one thing has.
+func TestPKCS11ToolKeepsAndTheCommandDeletes(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.tpm2p11("init", "--label", "web", "--no-pin")
+	m.run("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-subj", "/CN=The CA", "-out", "ca.pem")
+	m.write("contract", "the contract")
+	m.pkcs11Tool("--keygen", "--key-type", "AES:32", "--label", "disk", "--id", "11")
+	m.pkcs11Tool("--keygen", "--key-type", "AES:16", "--label", "disk", "--id", "12")
+	m.pkcs11Tool("--write-object", "contract", "--type", "data", "--label", "contract")
+	m.pkcs11Tool("--write-object", "ca.pem", "--type", "cert", "--label", "ca")
+	m.refused([]string{"id=%11", "id=%12"}, command, "key", "delete", "disk", "--yes")
+	m.refused([]string{"no such key"}, command, "key", "delete", "nothing", "--yes")
+	for _, name := range []string{"11", "contract", "ca", "disk"} {
+		m.tpm2p11("key", "delete", name, "--yes")
+	}
+	if objects := m.pkcs11Tool("--list-objects").stdout; strings.Contains(objects, "disk") || strings.Contains(objects, "contract") || strings.Contains(objects, "The CA") {
+		t.Errorf("what was deleted is there:\n%s", objects)
+	}
+}
+
+// The TPM's key and a peer's agree on one secret; a key that signs, and a peer on another curve, on none.
+func TestPKCS11ToolDerive(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.tpm2p11("init", "--label", "web", "--no-pin")
+	m.tpm2p11("key", "create", "agree", "--type", "p256", "--use", "derive", "--id", "07")
+	m.tpm2p11("key", "create", "web", "--type", "p256", "--id", "08")
+	m.tpm2p11("key", "public", "agree", "--out", "agree.pub")
+	for name, curve := range map[string]string{"peer": "prime256v1", "other": "secp384r1"} {
+		m.run("openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", name+".key")
+		m.run("openssl", "pkey", "-in", name+".key", "-pubout", "-outform", "DER", "-out", name+".der")
+	}
+	m.run("openssl", "pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", "agree.pub", "-out", "want")
+	derive := []string{"--derive", "--mechanism", "ECDH1-DERIVE", "-o", "shared", "-i"}
+	for _, form := range [][]string{nil, {"--derive-pass-der"}} {
+		m.pkcs11Tool(append(append(derive, "peer.der", "--id", "07"), form...)...)
+		if string(m.read("shared")) != string(m.read("want")) {
+			t.Errorf("%v: the two sides have not the same secret", form)
+		}
+	}
+	m.refused([]string{"CKR_KEY_FUNCTION_NOT_PERMITTED"}, "pkcs11-tool", append([]string{"--module", module, "--id", "08"}, append(derive, "peer.der")...)...)
+	m.refused([]string{"CKR_MECHANISM_PARAM_INVALID"}, "pkcs11-tool", append([]string{"--module", module, "--id", "07"}, append(derive, "other.der")...)...)
+}
+
 // An authority's certificate is kept although its key is elsewhere: everybody reads it, who knows the PIN writes and deletes it.
 func TestPKCS11ToolAuthority(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,38 @@ func (a *app) find(name string) (target, error) {
 	return found, nil
 }
 
+// findKept is find for what is no key of the TPM's: secret keys, data, and certificates of nobody's. Nothing, and no error, where there
+// is none of the name.
+func (a *app) findKept(name string) (found target, err error) {
+	n, err := tokens.ParseName(name)
+	if err != nil {
+		return target{}, usageError{err}
+	}
+	slots, err := a.selected()
+	if err != nil {
+		return target{}, err
+	}
+	var uris []string
+	for _, slot := range slots {
+		t := a.set.Tokens[slot]
+		kept, err := t.Secrets()
+		if err != nil {
+			continue // find has told of it
+		}
+		for _, e := range kept {
+			traits := tokens.Traits{Label: e.Label, CKAID: e.CKAID, Slot: slot, Token: t.Label(), Serial: t.Serial()}
+			if n.Matches(traits) {
+				found = target{token: t, entry: e}
+				uris = append(uris, traits.URI())
+			}
+		}
+	}
+	if len(uris) > 1 {
+		return target{}, fmt.Errorf("%s: %w", tokens.QuoteName(name), tokens.Ambiguous(uris))
+	}
+	return found, nil
+}
+
 // searched are the slots of the initialised tokens among the selected ones.
 func (a *app) searched() (slots []int, err error) {
 	all, err := a.selected()

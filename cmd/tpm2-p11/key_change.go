@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 
@@ -110,13 +111,24 @@ func keyEvictCommand(a *app) *cobra.Command {
 func keyDeleteCommand(a *app) *cobra.Command {
 	var yes, linked bool
 	c := &cobra.Command{
-		Use:     "delete KEY",
-		Short:   "Delete a key from TPM and store",
-		Long:    "delete removes a key for good: nobody else has it. A linked key stays in the TPM unless --evict-linked is given.",
+		Use:   "delete KEY",
+		Short: "Delete a key from TPM and store, or what else the store keeps",
+		Long: `delete removes a key for good: nobody else has it. A linked key stays in the TPM unless --evict-linked is given.
+
+Secret keys, data and certificates that PKCS #11 programs keep are deleted by their label or CKA_ID, too. A key comes first.`,
 		Example: "  tpm2-p11 key delete web --yes",
 		Args:    exactly("KEY"), ValidArgsFunction: a.completeKeys,
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			k, err := a.find(args[0])
+			if errors.Is(err, keystore.ErrNotFound) {
+				kept, err := a.findKept(args[0])
+				if err != nil {
+					return err
+				}
+				if kept.token != nil {
+					return a.deleteKept(ctx, kept, yes)
+				}
+			}
 			if err != nil {
 				return err
 			}
@@ -134,6 +146,19 @@ func keyDeleteCommand(a *app) *cobra.Command {
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.Flags().BoolVar(&linked, "evict-linked", false, "remove a linked key from the TPM as well")
 	return c
+}
+
+// deleteKept deletes a secret key, data or a certificate of nobody's.
+func (a *app) deleteKept(ctx context.Context, k target, yes bool) error {
+	if err := a.confirm(ctx, yes, fmt.Sprintf("Delete %q (%s) for good?", k.entry.Label, k.entry.Secret)); err != nil {
+		return err
+	}
+	if err := k.token.Delete(ctx, k.entry, false); err != nil {
+		return err
+	}
+	return a.print(struct {
+		Deleted secretJSON `json:"deleted"`
+	}{describeSecret(k.entry)}, func(w io.Writer) { fmt.Fprintf(w, "%q (%s) is deleted\n", k.entry.Label, k.entry.Secret) })
 }
 
 func keyCertificateCommand(a *app) *cobra.Command {

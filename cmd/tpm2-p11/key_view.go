@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -51,7 +53,10 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 	if attributes.SignEncrypt {
 		k.Use = append(k.Use, "sign")
 	}
-	if attributes.Decrypt {
+	switch {
+	case attributes.Decrypt && e.Object.Public.Area().Type == tpm2.TPMAlgECC:
+		k.Use = append(k.Use, "derive")
+	case attributes.Decrypt:
 		k.Use = append(k.Use, "decrypt")
 	}
 	if !e.Policy.IsZero() {
