@@ -145,31 +145,39 @@ func TestTwoProcessesWriteAndOneReadsAndNothingIsLost(t *testing.T) {
 // A process of TestManyProcessesMakeAThousandObjects is its test, told so by these variables.
 const (
 	envRole = "TPM2_P11_TEST_ROLE" // "reader", or the label of a writer's objects
-	envDir  = "TPM2_P11_TEST_DIR"
+	envDirs = "TPM2_P11_TEST_DIRS" // the stores, a list
 )
 
-const objectsOfAWriter = 500
+// Each of two writers makes so many objects in each of some stores: a thousand in all.
+const objectsOfAWriter, storesOfAThousand = 125, 4
 
-// Two processes make 500 objects each, keys and data, and others read all the while. Each is there at the end, once, and no reader
-// saw one go again or met a file that it could not read.
+// Two processes make a thousand objects, keys and data, in one store after another, and others read all the while. Each is there at
+// the end, once, and no reader saw one go again or met a file that it could not read.
 func TestManyProcessesMakeAThousandObjects(t *testing.T) {
 	if role := os.Getenv(envRole); role != "" {
-		s := &store{dir: os.Getenv(envDir), address: "swtpm:path=/nonexistent/tpm", log: new(logLines)}
-		if role == "reader" {
-			readUntilAllAreThere(t, s)
-		} else {
-			makeObjects(t, s, role)
+		for _, dir := range filepath.SplitList(os.Getenv(envDirs)) {
+			s := &store{dir: dir, address: "swtpm:path=/nonexistent/tpm", log: new(logLines)}
+			if role == "reader" {
+				readUntilAllAreThere(t, s)
+			} else {
+				makeObjects(t, s, role)
+			}
 		}
 		return
 	}
 	t.Parallel()
 	s := tpmStore(t)
-	s.initialized(t, "", "")
+	var dirs []string
+	for range storesOfAThousand {
+		s.dir = filepath.Join(t.TempDir(), "store")
+		_ = s.initialized(t, "", "").TPM().Close()
+		dirs = append(dirs, s.dir)
+	}
 	s.swtpm.Stop(t) // nobody needs it
 	var all []*exec.Cmd
 	for _, role := range []string{"reader", "reader", "reader", "a", "b"} {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestManyProcessesMakeAThousandObjects$", "-test.count=1")
-		cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+s.dir)
+		cmd.Env = append(os.Environ(), envRole+"="+role, envDirs+"="+strings.Join(dirs, ":"))
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		must(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Kill() })
@@ -180,20 +188,22 @@ func TestManyProcessesMakeAThousandObjects(t *testing.T) {
 			t.Errorf("%s: %v", cmd.Env[len(cmd.Env)-2], err)
 		}
 	}
-	token := s.open(t)
-	made := map[string]int{}
-	for _, label := range allLabels(t, token) {
-		made[label]++
-	}
-	for _, writer := range []string{"a", "b"} {
-		for i := range objectsOfAWriter {
-			if n := made[fmt.Sprintf("%s %d", writer, i)]; n != 1 {
-				t.Errorf("%s %d is there %d times", writer, i, n)
+	for _, s.dir = range dirs {
+		token := s.open(t)
+		made := map[string]int{}
+		for _, label := range allLabels(t, token) {
+			made[label]++
+		}
+		for _, writer := range []string{"a", "b"} {
+			for i := range objectsOfAWriter {
+				if n := made[fmt.Sprintf("%s %d", writer, i)]; n != 1 {
+					t.Errorf("%s %d is there %d times", writer, i, n)
+				}
 			}
 		}
-	}
-	if problems, err := token.Problems(); err != nil || len(problems) != 0 {
-		t.Errorf("problems: %v, %v", problems, err)
+		if problems, err := token.Problems(); err != nil || len(problems) != 0 {
+			t.Errorf("problems: %v, %v", problems, err)
+		}
 	}
 }
 
