@@ -42,7 +42,7 @@ func TestFinalizeAndInitializeAgain(t *testing.T) {
 
 // Many threads open, find, sign, verify and close at once; then the library goes away under those that are at it.
 func TestManyThreads(t *testing.T) {
-	const threads, rounds = 16, 10
+	const threads, rounds = 64, 4
 	story{
 		before: oneKey,
 		app: func(a *application) {
