@@ -3,6 +3,7 @@ package tests
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,8 +272,12 @@ func (m *machine) failsInTheModule(row promises.Row) {
 		}
 		return fate{}
 	}
+	program, err := exec.LookPath("pkcs11-tool")
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	tool := func(args ...string) result {
-		r, _ := m.stepwise(fails, "/usr/bin/pkcs11-tool", append([]string{"--module", module}, args...)...)
+		r, _ := m.stepwise(fails, program, append([]string{"--module", module}, args...)...)
 		return r
 	}
 	if r := tool("--sign", "--mechanism", "ECDSA-SHA256", "--label", "web", "-i", "in.txt", "-o", "signature"); r.code != 0 {
