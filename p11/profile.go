@@ -1,6 +1,6 @@
 package p11
 
-// The profiles that a token here meets (PKCS #11 Profiles v3.1, section 5), with what the tests in tests/ hold it to:
+// The profiles that a token here meets (PKCS #11 Profiles v3.2, section 5), with what the tests in tests/ hold it to:
 //   - Baseline Provider: the function lists, sessions, searches and attributes;
 //   - Extended Provider: mechanisms and logins, C_LoginUser among them;
 //   - Authentication Token: private keys that sign after a login, and their public halves;
