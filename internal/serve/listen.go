@@ -134,9 +134,13 @@ func removeStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is there already, and is no socket", path)
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
 		conn.Close()
 		return fmt.Errorf("%s is served already", path)
+	case !errors.Is(err, syscall.ECONNREFUSED): // EAGAIN, of a server that has many to take
+		return fmt.Errorf("%s may be served already: %w", path, err)
 	}
 	return os.Remove(path)
 }
