@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,12 +48,12 @@ type client struct {
 	app  application
 	log  *slog.Logger
 
-	stopped context.Context // stop ends it
-	stop    context.CancelFunc
+	ended   context.Context // by stop, or when the client does not take what it is sent
+	end     context.CancelCauseFunc
 	working sync.WaitGroup
 	places  chan struct{} // one for each call in work
 	taken   atomic.Int64  // calls that are not answered
-	life    *time.Timer   // until the next sign of life, while there are such calls
+	life    *time.Timer   // until the next sign of life; not stopped when no call is left, as the next one may come at that moment
 	writing sync.Mutex    // held for a whole frame, and guards told
 	told    bool          // that the client speaks another version
 }
@@ -62,14 +61,17 @@ type client struct {
 func newClient(conn net.Conn, app application, t terms, log *slog.Logger) *client {
 	c := &client{terms: t, conn: conn, app: app, log: log, places: make(chan struct{}, t.calls)}
 	c.life = time.AfterFunc(wire.LifeEvery, c.showLife)
-	stopped, cancel := context.WithCancel(context.Background())
-	c.stopped = stopped
-	// No more calls are taken then.
-	c.stop = func() {
-		cancel()
-		_ = conn.SetReadDeadline(time.Now())
-	}
+	c.ended, c.end = context.WithCancelCause(context.Background())
 	return c
+}
+
+// errStopped ends a client whose calls in work may end.
+var errStopped = errors.New("stopped")
+
+// stop takes no more calls.
+func (c *client) stop() {
+	c.end(errStopped)
+	_ = c.conn.SetReadDeadline(time.Now())
 }
 
 // serve answers the client until it leaves, breaks the protocol or is stopped, and then ends what it had begun.
@@ -77,7 +79,7 @@ func (c *client) serve() {
 	defer c.life.Stop()
 	defer c.stop()
 	err := c.read()
-	if c.stopped.Err() != nil {
+	if errors.Is(context.Cause(c.ended), errStopped) {
 		c.awaitCalls(stopPatience)
 	} else if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		c.log.Warn("a client was left", "reason", err.Error())
@@ -108,11 +110,11 @@ func (c *client) read() error {
 	// What sets a deadline must not undo the one that stop sets.
 	patient := func(deadline time.Time) {
 		_ = c.conn.SetReadDeadline(deadline)
-		if c.stopped.Err() != nil {
+		if c.ended.Err() != nil {
 			_ = c.conn.SetReadDeadline(time.Now())
 		}
 	}
-	for c.stopped.Err() == nil {
+	for c.ended.Err() == nil {
 		frame, err := wire.ReadFrame(c.conn, c.message, func() { patient(time.Now().Add(patience)) })
 		if err != nil {
 			return err
@@ -122,8 +124,7 @@ func (c *client) read() error {
 			c.life.Reset(wire.LifeEvery)
 		}
 		// The next one is read when this one has its place and its turn.
-		c.places <- struct{}{}
-		if !c.pace.wait(c.stopped) {
+		if !c.place() || !c.pace.wait(c.ended) {
 			clear(frame.Message)
 			break
 		}
@@ -132,7 +133,17 @@ func (c *client) read() error {
 			c.answer(frame)
 		})
 	}
-	return os.ErrDeadlineExceeded
+	return context.Cause(c.ended)
+}
+
+// place waits for one of the places of calls in work; false when the client ended, whose calls may hold all of them until then.
+func (c *client) place() bool {
+	select {
+	case c.places <- struct{}{}:
+		return true
+	case <-c.ended.Done():
+		return false
+	}
 }
 
 // answer does one call. A response that the client does not take ends the connection.
@@ -148,9 +159,7 @@ func (c *client) answer(request wire.Frame) {
 		c.refuseVersion(request.Version)
 	}
 	defer clear(message)
-	if c.taken.Add(-1) == 0 {
-		c.life.Stop()
-	}
+	c.taken.Add(-1)
 	c.write(wire.Frame{Version: wire.Version, ID: request.ID, Message: message})
 }
 
@@ -167,6 +176,7 @@ func (c *client) write(f wire.Frame) bool {
 	defer c.writing.Unlock()
 	_ = c.conn.SetWriteDeadline(time.Now().Add(patience))
 	if err := wire.WriteFrame(c.conn, f); err != nil {
+		c.end(net.ErrClosed)
 		c.conn.Close()
 		return false
 	}

@@ -3,10 +3,12 @@ package serve
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -144,6 +146,35 @@ func TestCallsInWorkShowLife(t *testing.T) {
 			answered++
 		}
 	}
+}
+
+// idle is an application whose calls end with it.
+type idle struct {
+	over sync.Once
+	end  chan struct{}
+}
+
+func (i *idle) Dispatch([]byte) []byte { <-i.end; return []byte("over") }
+
+func (i *idle) Finalize() error {
+	i.over.Do(func() { close(i.end) })
+	return nil
+}
+
+// A client that leaves while it has more calls in work than it may have is noticed, and they end.
+func TestClientsLeaveAmidTheirCalls(t *testing.T) {
+	t.Parallel()
+	conn, ended := connected(t, &idle{end: make(chan struct{})}, slog.New(slog.DiscardHandler))
+	for id := range uint64(70) {
+		if err := wire.WriteFrame(conn, wire.Frame{Version: wire.Version, ID: id + 1, Message: []byte("wait")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f, err := wire.ReadFrame(conn, wire.MaxMessage, nil); err != nil || f.ID != wire.SignOfLife {
+		t.Errorf("%+v, %v", f, err)
+	}
+	conn.Close()
+	<-ended
 }
 
 // Whatever a client sends, the server answers or leaves, and ends what the client had begun.
@@ -306,6 +337,34 @@ func TestHelperThatCannotBeStarted(t *testing.T) {
 	if text := log.String(); strings.Count(text, "cannot be started") != 1 || !strings.Contains(text, "/nowhere/at/all") {
 		t.Errorf("the log:\n%s", text)
 	}
+}
+
+// A socket whose server has no room for another connection is not taken from it; one that nobody serves any more is.
+func TestBusySocketsAreNotTakenAway(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "socket")
+	busy, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Bind(busy, &unix.SockaddrUnix{Name: path}), unix.Listen(busy, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for err = nil; err == nil; {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err == nil {
+			defer conn.Close()
+		}
+	}
+	if _, err := Listen(path, false); err == nil || !strings.Contains(err.Error(), "may be served already") {
+		t.Errorf("a busy socket: %v", err)
+	}
+	unix.Close(busy)
+	l, err := Listen(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
 }
 
 // FuzzClient sends arbitrary bytes: the server neither panics nor stays.
