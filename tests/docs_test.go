@@ -24,6 +24,7 @@ var pagesNotRun = map[string]string{
 	"SECURITY.md":     "it has no commands",
 	"crypto11.md":     "TestCrypto11Suite runs what it tells of",
 	"haproxy.md":      "it has no commands",
+	"performance.md":  "its commands measure for minutes: TestServersOfTheTLSBenchServe runs the longest one short",
 	"kms.md":          "its commands ask KMS: TestKMSDocs runs them",
 	"pkcs11.md":       "it has no commands: TestMechanismsAreThoseOfThePage goes by its table",
 	"secrets.md":      "it has no commands",
