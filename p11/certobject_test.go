@@ -148,6 +148,10 @@ func TestKeyAndCertificateAsPK12UtilBringsThem(t *testing.T) {
 	}
 	_, err := w.CreateObject(s, with(public, Attribute{CKA_ID, []byte{1}}))
 	w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	for _, other := range []Attribute{yesTo(CKA_TRUSTED), flag(CKA_MODIFIABLE, false), {CKA_START_DATE, []byte("20261127")}} {
+		_, err = w.CreateObject(s, with(public, id, other))
+		w.refused(err, CKR_TEMPLATE_INCONSISTENT)
+	}
 	_, err = w.CreateObject(w.session(false), public)
 	w.refused(err, CKR_SESSION_READ_ONLY)
 

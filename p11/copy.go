@@ -10,8 +10,8 @@ import (
 // copyTemplate is what a copy may be told to be besides storageAttributes.
 var copyTemplate = []AttributeType{CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_TPM2_POLICY}
 
-// CopyObject is C_CopyObject (PKCS #11 v3.1, section 5.7), of secret keys, data, and the session's certificates and public keys: a copy may be kept elsewhere and called otherwise,
-// and more closely guarded, never less.
+// CopyObject is C_CopyObject (PKCS #11 v3.1, section 5.7), of secret keys, data, and the session's certificates and public keys: a copy
+// may be kept elsewhere and called otherwise, and more closely guarded, never less.
 func (m *Module) CopyObject(h SessionHandle, object ObjectHandle, list []Attribute) (copied ObjectHandle, err error) {
 	s, err := m.session(h)
 	if err != nil {

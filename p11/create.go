@@ -186,14 +186,15 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 	return s.add(o)
 }
 
-// storedHalf is the public half of a key of the token. NSS brings it after the private one, with which it came.
+// storedHalf is the public half of a key of the token. NSS brings it after the private one, with which it came, and asks of every key
+// that it wraps or derives: what a key is for its own attributes say.
 func (s *session) storedHalf(t template, spki []byte) (ObjectHandle, error) {
 	stored, err := s.lib.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
 	if err != nil {
 		return 0, err
 	}
 	wanted := []Attribute{{CKA_PUBLIC_KEY_INFO, spki}}
-	for _, a := range []AttributeType{CKA_ID, CKA_LABEL} {
+	for _, a := range []AttributeType{CKA_ID, CKA_LABEL, CKA_SUBJECT, CKA_TRUSTED, CKA_MODIFIABLE, CKA_START_DATE, CKA_END_DATE, CKA_ALLOWED_MECHANISMS} {
 		if len(t[a]) > 0 {
 			wanted = append(wanted, Attribute{a, t[a]})
 		}
@@ -203,7 +204,7 @@ func (s *session) storedHalf(t template, spki []byte) (ObjectHandle, error) {
 			return o.handle, s.mayChange()
 		}
 	}
-	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only, under one name; this one can be a session object")
+	return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "public keys are kept with their private keys only, and as those are; this one can be a session object")
 }
 
 // The RSA keys that are verified with, in bits.

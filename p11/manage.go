@@ -81,7 +81,8 @@ func (s *session) wentAlong(h ObjectHandle) bool {
 }
 
 // SetAttributeValue is C_SetAttributeValue: the label and the CKA_ID of keys, for both halves at once, and of all else that is not a
-// certificate's; the CKA_SUBJECT of keys that have no certificate yet, by which NSS matches them; and of secret session keys that they become sensitive or can no longer be extracted.
+// certificate's; the CKA_SUBJECT of keys that have no certificate yet, by which NSS matches them; and of secret session keys that they
+// become sensitive or can no longer be extracted.
 func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []Attribute) (err error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -115,7 +116,7 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 		}
 	}
 	if o.owner != 0 {
-		return s.lib.changeSessionObject(s.slot, o, t)
+		return s.lib.changeSessionObject(s.slot, object, t)
 	}
 	if err := s.mayChange(); err != nil {
 		return err
@@ -142,7 +143,14 @@ func (o *object) mayBeNamed(subject []byte) error {
 	return nil
 }
 
-func (l *library) changeSessionObject(s *slot, o *object, t template) error {
+// changeSessionObject changes an object as it is now: another thread may just have guarded it more closely.
+func (l *library) changeSessionObject(s *slot, h ObjectHandle, t template) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := s.objects[h]
+	if o == nil {
+		return CKR_OBJECT_HANDLE_INVALID
+	}
 	changed := *o
 	changed.attributes = maps.Clone(o.attributes)
 	if o.info != nil {
@@ -153,11 +161,6 @@ func (l *library) changeSessionObject(s *slot, o *object, t template) error {
 		changed.info = &info
 	}
 	maps.Copy(changed.attributes, attributes(t))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s.objects[o.handle] == nil {
-		return CKR_OBJECT_HANDLE_INVALID
-	}
-	s.objects[o.handle] = &changed
+	s.objects[h] = &changed
 	return nil
 }

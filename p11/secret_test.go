@@ -3,6 +3,7 @@ package p11
 import (
 	"bytes"
 	"crypto/rand"
+	"sync"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -355,6 +356,33 @@ func TestCopiedSecret(t *testing.T) {
 	w.make(keystore.KeySpec{Label: "ec", Type: provider.P256, Use: provider.Use{Sign: true}})
 	_, err = w.CopyObject(s, w.one(s, CKO_PRIVATE_KEY), nil)
 	w.refused(err, CKR_ACTION_PROHIBITED)
+}
+
+// A key that one thread makes sensitive remains so while another one renames it.
+func TestThreadsThatChangeOneKey(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	for range 200 {
+		key := w.aes(s, make([]byte, 16), label("shown"), flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true))
+		var threads sync.WaitGroup
+		for _, change := range []Attribute{flag(CKA_SENSITIVE, true), label("renamed"), flag(CKA_EXTRACTABLE, false)} {
+			threads.Go(func() {
+				if err := w.SetAttributeValue(s, key, []Attribute{change}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		threads.Wait()
+		_, err := w.GetAttributeValue(s, key, []AttributeQuery{{Type: CKA_VALUE, Capacity: 100}})
+		w.refused(err, CKR_ATTRIBUTE_SENSITIVE)
+		for a, want := range map[AttributeType][]byte{CKA_SENSITIVE: {1}, CKA_EXTRACTABLE: {0}, CKA_LABEL: []byte("renamed")} {
+			if got := w.attribute(s, key, a); !bytes.Equal(got, want) {
+				t.Fatalf("attribute 0x%x is %x, want %x", uint64(a), got, want)
+			}
+		}
+		w.must(w.DestroyObject(s, key))
+	}
 }
 
 // Only what may be read is digested.
