@@ -21,8 +21,11 @@ type NV struct {
 	Name   []byte
 	Offset uint16
 	Op     tpm2.TPMEO
-	Value  []byte // 1 to MaxNVValue bytes
+	Value  []byte // 1 to MaxNVValue bytes, which end within the first MaxNVIndex of the index
 }
+
+// MaxNVIndex is as much of an index, in bytes, as policies look at: every TPM reads that much in one command.
+const MaxNVIndex = 64
 
 // MaxNVValue is the most bytes that are compared: the smallest digest's (TPM 2.0 Part 2, TPM2B_OPERAND).
 const MaxNVValue = 32
@@ -149,6 +152,9 @@ func (n NV) validate() error {
 	}
 	if len(n.Value) == 0 || len(n.Value) > MaxNVValue {
 		return fmt.Errorf("%w: a value to compare with has 1 to %d bytes, not %d", ErrInvalid, MaxNVValue, len(n.Value))
+	}
+	if end := int(n.Offset) + len(n.Value); end > MaxNVIndex {
+		return fmt.Errorf("%w: of an NV index the first %d bytes are compared, not byte %d", ErrInvalid, MaxNVIndex, end)
 	}
 	if n.operator() < 0 {
 		return fmt.Errorf("%w: the operation %d is not known", ErrInvalid, n.Op)

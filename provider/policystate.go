@@ -151,7 +151,7 @@ func (c *connection) policyIndex(ctx context.Context, index Handle) (policy.NVIn
 	}
 	var data []byte
 	err = c.asReader(ctx, x, func(by entity, auth authorization) error {
-		b, err := c.nvRead(ctx, by, auth, x, 0, min(int(x.area.DataSize), maxPolicyIndex))
+		b, err := c.nvRead(ctx, by, auth, x, 0, min(int(x.area.DataSize), policy.MaxNVIndex))
 		data = bytes.Clone(b)
 		return err
 	})
@@ -160,9 +160,6 @@ func (c *connection) policyIndex(ctx context.Context, index Handle) (policy.NVIn
 	}
 	return policy.NVIndex{Name: x.name, Data: data}, err
 }
-
-// maxPolicyIndex is as much of an index as policies look at: every TPM reads that much in one command.
-const maxPolicyIndex = 64
 
 // asReader calls use with who may read an index: anybody, by its empty authValue, or else the owner.
 func (c *connection) asReader(ctx context.Context, x nvIndex, use func(by entity, auth authorization) error) error {

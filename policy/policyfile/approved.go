@@ -168,7 +168,7 @@ func (d *document) systemdEntry(bank, at string, tree any) (a policy.Approved, e
 }
 
 // EncodeSystemd writes approved policies as systemd's tpm2-pcr-signature.json: each is the PCRs of one bank, approved for
-// no purpose in particular (an empty ref) by an RSA key.
+// no purpose in particular (an empty ref) by an RSA key, in SHA-256.
 func EncodeSystemd(list []policy.Approved, signer policy.Signer) ([]byte, error) {
 	key, err := signer.Key()
 	if err != nil {
@@ -188,6 +188,9 @@ func EncodeSystemd(list []policy.Approved, signer policy.Signer) ([]byte, error)
 		digest, err := a.Policy.Digest(tpm2.TPMAlgSHA256)
 		if err != nil {
 			return nil, err
+		}
+		if !signer.Verify(digest, nil, a.Signature) {
+			return nil, fmt.Errorf("systemd's files have room for signatures over policy digests of SHA-256 without a ref, and that of %q is another one", a.Name)
 		}
 		bank := policy.BankName(pcr.Bank)
 		banks[bank] = append(banks[bank], systemdEntry{

@@ -207,6 +207,23 @@ func TestWhatSystemdsFilesHaveNoRoomFor(t *testing.T) {
 	if _, err := policyfile.EncodeSystemd([]policy.Approved{{Policy: policy.Policy{Root: open}}}, signer); !errors.Is(err, policy.ErrUnresolved) {
 		t.Errorf("values that are to be read yet: %v", err)
 	}
+	pcr := policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{11: make([]byte, 32)}}}
+	for alg, fits := range map[tpm2.TPMIAlgHash]bool{tpm2.TPMAlgSHA256: true, tpm2.TPMAlgSHA384: false} {
+		digest, err := pcr.Digest(alg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ref, fits := range map[string]bool{"": fits, "tls/v1": false} {
+			signature, err := policy.Sign(key, digest, []byte(ref))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = policyfile.EncodeSystemd([]policy.Approved{{Name: "x", Policy: pcr, Signature: signature}}, signer)
+			if said := err != nil && strings.Contains(err.Error(), `of SHA-256 without a ref, and that of "x" is another one`); said == fits || fits != (err == nil) {
+				t.Errorf("signed in %s for %q: %v", policy.BankName(alg), ref, err)
+			}
+		}
+	}
 	if _, err := policyfile.EncodeSystemd([]policy.Approved{{Policy: policy.Policy{Root: policy.PIN{}}}}, signer); err == nil || !strings.Contains(err.Error(), "the PCRs of one bank") {
 		t.Errorf("a PIN: %v", err)
 	}
