@@ -75,11 +75,11 @@ func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC,
 		c.names[o.Handle] = o.Public.name
 		defer func() {
 			var other *OtherObjectError
-			if codeOf(err) == 0 {
+			if err == nil {
 				return
 			}
-			delete(c.names, o.Handle)
-			if errors.As(c.checkName(ctx, o.Handle, o.Public.name), &other) {
+			delete(c.names, o.Handle) // which nothing has shown
+			if codeOf(err) != 0 && errors.As(c.checkName(ctx, o.Handle, o.Public.name), &other) {
 				err = other
 			}
 		}()

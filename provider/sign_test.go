@@ -125,6 +125,24 @@ func TestSigningWithAPINCostsOneCommand(t *testing.T) {
 	}
 }
 
+// A Name that no HMAC has shown, since the use came to nothing before it, is not taken for known by the next use, which may have none.
+func TestANameThatNothingHasShown(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	there, meant := b.persisted(t, b.key(t, signKey, "")), b.key(t, signKey, "")
+	meant.Handle, meant.Private = there.Handle, nil
+	b.Release()
+	elsewhere := b.srk
+	elsewhere.Public = there.Public
+	b.UseSRK(elsewhere)
+	if err := b.trySign(t.Context(), meant, provider.Auth{Value: pin("12345678")}); !errors.Is(err, provider.ErrParentChanged) {
+		t.Fatalf("without the SRK that is meant: %v", err)
+	}
+	if err := b.trySign(t.Context(), meant, provider.Auth{}); !errors.Is(err, provider.ErrOtherObject) {
+		t.Errorf("the key at the handle was used for another one: %v", err)
+	}
+}
+
 func TestSignRefusesBeforeTheTPMIsAsked(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)
