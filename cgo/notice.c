@@ -12,16 +12,30 @@
 #define FILE_LOG "file:"
 #define LINE 1024 /* bytes, of which a longer text keeps the beginning */
 
+static int days_of(int year) { return 365 + (year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)); }
+
+/* The time as RFC 3339 has it. Not by gmtime_r(3): that takes a lock, which a thread may have held when this process was forked. */
+static void as_date(char *text, size_t size)
+{
+	static const char lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+	const long now = time(NULL);
+	const int second = now % 86400;
+	int year = 1970, month = 0, day = now / 86400, length;
+
+	for (; day >= days_of(year); year++)
+		day -= days_of(year);
+	for (; day >= (length = lengths[month] + (month == 1 ? days_of(year) - 365 : 0)); month++)
+		day -= length;
+	snprintf(text, size, "%04d-%02d-%02dT%02d:%02d:%02dZ", year, month + 1, day + 1, second / 3600, second / 60 % 60, second % 60);
+}
+
 /* The line as package slog would write it. */
 static size_t as_line(char *line, const char *text)
 {
-	time_t now = time(NULL);
-	struct tm utc = {0};
-	char when[32] = "";
+	char when[64];
 	int n;
 
-	gmtime_r(&now, &utc);
-	strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
+	as_date(when, sizeof when);
 	n = snprintf(line, LINE, "time=%s level=WARN msg=\"%s\" pid=%ld\n", when, text, (long)getpid());
 	return n < LINE ? n : LINE - 1;
 }

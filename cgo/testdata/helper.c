@@ -5,13 +5,16 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../call.h"
@@ -181,6 +184,33 @@ static void loses_the_helper(void)
 		CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED);
 }
 
+static atomic_bool busy;
+
+/* A thread of the host's that asks for the time on and on, as one that writes a log does: when the host forks, the C library's lock for
+   that may be held, and nobody in the child will ever release it. */
+static void *ask_for_the_time(void *unused)
+{
+	while (atomic_load(&busy)) {
+		time_t now = time(NULL);
+		struct tm local;
+
+		CHECK(localtime_r(&now, &local) != NULL);
+	}
+	return unused;
+}
+
+static void lose_helpers_amid(void *(*what)(void *), int times)
+{
+	pthread_t thread;
+
+	atomic_store(&busy, 1);
+	CHECK(pthread_create(&thread, NULL, what, NULL) == 0);
+	for (int i = 0; i < times; i++)
+		in_child(loses_the_helper);
+	atomic_store(&busy, 0);
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
 static int lines(const char *text)
 {
 	char line[1024];
@@ -215,6 +245,8 @@ int main(int argc, char **argv)
 	in_child(is_helped);
 	in_child(loses_the_helper);
 	CHECK(lines("may not start one with the rights that it had") == 1 && lines("\n") == 1);
+	lose_helpers_amid(ask_for_the_time, 20);
+	CHECK(lines("\n") == 21);
 	in_child(is_helped);
 	CHECK(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
 	CHECK_RV(C_Finalize(NULL), CKR_OK);
