@@ -33,6 +33,7 @@ static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
 static const struct settings *settings; /* NULL before they were needed; never freed, since a call may still use them */
 static bool wanted;                     /* this process or one that it was forked from has initialised the module */
 static bool holding;                    /* the TPMs are kept idle */
+static int cancelability;               /* of the thread that holds the lock, before it did */
 static char module_path[PATH_MAX];
 
 /* Implemented in Go (export.go). */
@@ -41,6 +42,24 @@ extern void tpm2p11Release(void);
 extern void tpm2p11Settings(char *module, void **settings, size_t *length);
 extern void tpm2p11Hold(int helped);
 extern void tpm2p11Resume(void);
+
+/* A thread that were cancelled in the midst of a change would take the locks with it. */
+static void begin_change(void)
+{
+	int before;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	pthread_mutex_lock(&changing);
+	cancelability = before;
+}
+
+static void end_change(void)
+{
+	int before = cancelability;
+
+	pthread_mutex_unlock(&changing);
+	pthread_setcancelstate(before, NULL);
+}
 
 /* Takes the settings apart: socket, helper, log, and the helper's environment, each ended by a NUL. */
 static struct settings *parse_settings(char *text, size_t length)
@@ -101,7 +120,7 @@ static void before_fork(void)
 {
 	bool in_process;
 
-	pthread_mutex_lock(&changing);
+	begin_change();
 	in_process = atomic_load(&transport) == TRANSPORT_IN_PROCESS;
 	if (!atomic_load(&forked) && settings == NULL)
 		read_settings();
@@ -116,7 +135,7 @@ static void after_fork_in_parent(void)
 	if (holding)
 		tpm2p11Resume();
 	helper_after_fork_in_parent();
-	pthread_mutex_unlock(&changing);
+	end_change();
 }
 
 /* Only what is safe in a signal handler may be done here. */
@@ -127,6 +146,7 @@ static void after_fork_in_child(void)
 	changing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	helper_after_fork_in_child();
 	remote_after_fork_in_child();
+	pthread_setcancelstate(cancelability, NULL);
 }
 
 /* Where this library is, as long as the current folder is what the host's path is relative to. */
@@ -242,9 +262,9 @@ CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
 
 	if (rv != CKR_OK)
 		return rv;
-	pthread_mutex_lock(&changing);
+	begin_change();
 	rv = initialize(pInitArgs);
-	pthread_mutex_unlock(&changing);
+	end_change();
 	return rv;
 }
 
@@ -285,8 +305,8 @@ CK_RV C_Finalize(CK_VOID_PTR pReserved)
 		return rv;
 	if (pReserved != NULL)
 		return CKR_ARGUMENTS_BAD;
-	pthread_mutex_lock(&changing);
+	begin_change();
 	rv = finalize();
-	pthread_mutex_unlock(&changing);
+	end_change();
 	return rv;
 }

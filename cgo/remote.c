@@ -343,30 +343,22 @@ static CK_RV insist(const unsigned char *request, size_t request_length, unsigne
 	return CKR_DEVICE_REMOVED;
 }
 
-/* A thread that is cancelled in the midst of a call would take locks with it. */
-static int keep_thread(void)
-{
-	int before;
-
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
-	return before;
-}
-
 CK_RV remote_exchange(const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
 {
-	int cancel = keep_thread();
+	int cancelability;
 	CK_RV rv;
 
 	*response = NULL;
 	*response_length = 0;
+	/* A thread that were cancelled in the midst of a call would take locks with it. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelability);
 	rv = insist(request, request_length, response, response_length);
-	pthread_setcancelstate(cancel, NULL);
+	pthread_setcancelstate(cancelability, NULL);
 	return rv;
 }
 
 CK_RV remote_open(const struct settings *with, const CK_C_INITIALIZE_ARGS *initialize_args)
 {
-	int cancel = keep_thread();
 	CK_RV rv;
 
 	pthread_mutex_lock(&lock);
@@ -378,14 +370,12 @@ CK_RV remote_open(const struct settings *with, const CK_C_INITIALIZE_ARGS *initi
 	if (rv != CKR_OK)
 		settings = NULL;
 	pthread_mutex_unlock(&lock);
-	pthread_setcancelstate(cancel, NULL);
 	return rv;
 }
 
 void remote_close(void)
 {
 	static const uint32_t finalize = CALL_C_Finalize;
-	int cancel = keep_thread();
 	CK_RV rv;
 
 	pthread_mutex_lock(&lock);
@@ -397,7 +387,6 @@ void remote_close(void)
 	leave_current();
 	replay_clear();
 	pthread_mutex_unlock(&lock);
-	pthread_setcancelstate(cancel, NULL);
 }
 
 void remote_after_fork_in_child(void)

@@ -8,7 +8,7 @@
 #include "cryptoki.h"
 #include "settings.h"
 
-/* Connects, and initialises the other side. The settings must stay. */
+/* Connects, and initialises the other side. The settings must stay. Neither this nor remote_close may be cancelled. */
 CK_RV remote_open(const struct settings *settings, const CK_C_INITIALIZE_ARGS *args);
 
 /* Finalises the other side and leaves it. Calls of other threads come back. */

@@ -211,6 +211,29 @@ static void lose_helpers_amid(void *(*what)(void *), int times)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* A thread that is cancelled as soon as it may be. */
+static void *fork_when_cancelled(void *child)
+{
+	pthread_cancel(pthread_self());
+	*(pid_t *)child = fork();
+	if (*(pid_t *)child == 0)
+		_exit(0);
+	pthread_testcancel();
+	return NULL;
+}
+
+static void a_cancelled_thread_takes_nothing_along(void)
+{
+	pthread_t thread;
+	pid_t child = -1;
+	void *end = NULL;
+
+	CHECK(pthread_create(&thread, NULL, fork_when_cancelled, &child) == 0);
+	CHECK(pthread_join(thread, &end) == 0 && end == PTHREAD_CANCELED);
+	CHECK(child > 0 && waitpid(child, NULL, 0) == child);
+	in_child(is_helped);
+}
+
 static int lines(const char *text)
 {
 	char line[1024];
@@ -247,6 +270,7 @@ int main(int argc, char **argv)
 	CHECK(lines("may not start one with the rights that it had") == 1 && lines("\n") == 1);
 	lose_helpers_amid(ask_for_the_time, 20);
 	CHECK(lines("\n") == 21);
+	a_cancelled_thread_takes_nothing_along();
 	in_child(is_helped);
 	CHECK(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
 	CHECK_RV(C_Finalize(NULL), CKR_OK);
