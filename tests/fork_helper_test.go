@@ -149,8 +149,8 @@ func (m *machine) undisturbed(before tally, killed bool) {
 }
 
 // forkedHost runs the host of testdata/forked.c in a scenario, which must leave nothing: the host looks at its own descriptors and
-// children, and the TPM, in which the helper had a session where it was killed with a PIN, is looked at here. Its lines, but for those that begin a report of a failure, are
-// events; the host goes on when they have happened.
+// children, and the TPM, in which the helper had a session where it was killed with a PIN or a policy, is looked at here. Its lines, but
+// for those that begin a report of a failure, are events; the host goes on when they have happened.
 func (m *machine) forkedHost(scenario string, happen func(event string), arguments ...string) {
 	m.t.Helper()
 	m.t.Cleanup(func() { m.killHelpers(true) })
@@ -191,7 +191,7 @@ func (m *machine) forkedHost(scenario string, happen func(event string), argumen
 		m.t.Fatalf("%s: %v\n%s", scenario, err, last(stderr.String(), 4000))
 	}
 	m.helpersEnd()
-	m.undisturbed(before, scenario == "pin")
+	m.undisturbed(before, scenario == "pin" || scenario == "haproxy")
 }
 
 // The children of servers use the keys, whatever the servers do to them.
@@ -211,6 +211,25 @@ func TestForkedChildrenUseTheKeys(t *testing.T) {
 			m.forkedHost(scenario, nil, jail)
 		})
 	}
+}
+
+// Workers as haproxy has them, whose module OpenSSL 3's provider loads, serve with a key that is bound to PCRs: 500 clients one by one, 16
+// at once, and on while a worker is killed, the helper is killed, and the server reloads.
+func TestForkedWorkersOfHaproxyUnderLoad(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.tpm2p11("init", "--no-pin")
+	m.tpm2p11("key", "create", "web", "--type", "p256", "--pcr", "sha256:0,1,2,7")
+	jail := m.path("jail")
+	if err := os.Mkdir(jail, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.forkedHost("haproxy", func(string) {
+		if m.killHelpers(false) != 1 {
+			t.Error("there was no helper")
+		}
+	}, jail)
+	m.tpm.Restart(t) // without a resource manager, the killed process's session is still in it
 }
 
 // A daemon's first process ends; its workers are served on.
