@@ -178,6 +178,13 @@ func (a AuthorizeNV) filter(now State, hash crypto.Hash) (func(digest, signature
 	return func(digest, _ []byte) bool { return bytes.Equal(x.Data, nvContent(hash, digest)) }, nil
 }
 
+// NoPolicy is what an NV index holds as the digest, of so many bytes, when it approves nothing: ones, to which no policy comes. Zeros
+// would approve everybody, since every session begins with them.
+func NoPolicy(size int) []byte { return bytes.Repeat([]byte{0xff}, size) }
+
+// zeros tells the digest of a session that has run no command.
+func zeros(digest []byte) bool { return bytes.Count(digest, []byte{0}) == len(digest) }
+
 // nvContent is what an NV index holds that approves a policy's digest: TPMT_HA.
 func nvContent(hash crypto.Hash, policyDigest []byte) []byte {
 	alg := tpm2.TPMAlgSHA256
@@ -201,11 +208,15 @@ func (a Authorize) unapproved(_ State, of int) *UnsatisfiedError {
 	return &UnsatisfiedError{Node: a, Wants: a.text(), Has: has}
 }
 
-// unapproved tells what was revoked, when the index holds a digest of zeros, from a policy that is not among those that were found.
+// unapproved tells what was revoked from a policy that is not among those that were found, and from an index that lets everybody by.
 func (a AuthorizeNV) unapproved(now State, of int) *UnsatisfiedError {
 	unmet := &UnsatisfiedError{Node: a, Wants: "nothing", Has: fmt.Sprintf("what NV index 0x%08x approved was revoked", uint32(a.Index))}
 	x, err := now.nv(a.Index)
-	if digest := x.Data[min(2, len(x.Data)):]; err == nil && bytes.Count(digest, []byte{0}) < len(digest) {
+	switch digest := x.Data[min(2, len(x.Data)):]; {
+	case err != nil || bytes.Equal(digest, NoPolicy(len(digest))):
+	case zeros(digest):
+		unmet.Has = fmt.Sprintf("NV index 0x%08[1]x holds zeros, by which the TPM lets everybody use the key: `tpm2-p11 policy revoke 0x%08[1]x` ends that", uint32(a.Index))
+	default:
 		unmet.Wants = abbreviate(digest)
 		unmet.Has = fmt.Sprintf("none of %d policies that were found has the digest in NV index 0x%08x", of, uint32(a.Index))
 	}

@@ -228,7 +228,10 @@ func TestApprovalsThatCannotCount(t *testing.T) {
 	}
 	nested := approved(t, key, "nested", root.Root)
 	inside := approved(t, key, "inside", policy.All{policy.Authorize{Signer: signer}, policy.PIN{}})
-	ofNothing, err := policy.Sign(key, make([]byte, 32), nil) // the digest of what has run no command
+	nothing := make([]byte, 32) // the digest of what has run no command
+	_, err := policy.Sign(key, nothing, nil)
+	refusedBy(t, "signing nothing", err, policy.ErrInvalid, "approves everybody")
+	ofNothing, err := key.Sign(rand.Reader, policy.ApprovalDigest(nothing, nil), crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +265,29 @@ func TestApprovalsThatCannotCount(t *testing.T) {
 	for name, n := range map[string]policy.Node{"signed": policy.Authorize{Signer: signer}, "in NV": policy.AuthorizeNV{Index: 0x01800001, Name: make([]byte, 34)}} {
 		_, err := policy.Policy{Root: policy.All{policy.PIN{}, n}}.Digest(tpm2.TPMAlgSHA256)
 		refusedBy(t, name, err, policy.ErrInvalid, "stands first")
+	}
+}
+
+// An index that approves nothing, and one that approves everybody, meet nothing here, and are not called the same.
+func TestIndicesOfApprovalsThatApproveNothing(t *testing.T) {
+	t.Parallel()
+	name := bytes.Repeat([]byte{1}, 34)
+	root := policy.Policy{Root: policy.AuthorizeNV{Index: 0x01800001, Name: name}}
+	for says, digest := range map[string][]byte{
+		"what NV index 0x01800001 approved was revoked": policy.NoPolicy(32),
+		"lets everybody use the key":                    make([]byte, 32),
+	} {
+		state := full()
+		state.NV = func(tpm2.TPMHandle) (policy.NVIndex, error) {
+			return policy.NVIndex{Name: name, Data: append([]byte{0, 0x0b}, digest...)}, nil
+		}
+		state.Approved = func() ([]policy.Approved, error) {
+			return []policy.Approved{{Name: "pin", Policy: policy.Policy{Root: policy.PIN{}}}}, nil
+		}
+		var unmet *policy.UnsatisfiedError
+		if err := root.Check(state); !errors.As(err, &unmet) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%x: %v", digest, err)
+		}
 	}
 }
 
@@ -462,7 +488,7 @@ func (l liar) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { retur
 func TestSignersThatAreNone(t *testing.T) {
 	t.Parallel()
 	signer, key := newSigner(t)
-	digest := make([]byte, 32)
+	digest := bytes.Repeat([]byte{7}, 32)
 	signature, err := policy.Sign(key, digest, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,6 @@
 package policy
 
-import (
-	"bytes"
-	"crypto"
-)
+import "crypto"
 
 // planner follows a session through a policy's commands.
 type planner struct {
@@ -33,7 +30,7 @@ func (p *planner) add(s Step) {
 }
 
 // begun tells whether commands ran before in the session.
-func (p *planner) begun() bool { return bytes.Count(p.digest.value, []byte{0}) != len(p.digest.value) }
+func (p *planner) begun() bool { return !zeros(p.digest.value) }
 
 // maxOr is the most branches of one TPM2_PolicyOR: TPML_DIGEST holds eight.
 const maxOr = 8

@@ -198,8 +198,12 @@ func ApprovalDigest(policyDigest, ref []byte) []byte {
 	return h.Sum(nil)
 }
 
-// Sign approves a policy's digest. RSA signatures are RSASSA PKCS #1 v1.5, ECDSA's are ASN.1; both are over SHA-256.
+// Sign approves a policy's digest. RSA signatures are RSASSA PKCS #1 v1.5, ECDSA's are ASN.1; both are over SHA-256. Zeros are
+// refused (ErrInvalid): every session begins with them, and so they would approve everybody.
 func Sign(key crypto.Signer, policyDigest, ref []byte) ([]byte, error) {
+	if zeros(policyDigest) {
+		return nil, fmt.Errorf("%w: a digest of zeros is of no policy, and approves everybody", ErrInvalid)
+	}
 	s, err := NewSigner(key.Public())
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,11 +15,15 @@ var policyIndexAttributes = tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, AuthR
 
 // WritePolicyIndex has an NV index (0x01…) hold a policy's digest, of SHA-256 or SHA-384: objects whose policy is
 // policy.AuthorizeNV of the index can be used by that policy from then on, and by no other. It makes the index if there is
-// none. It takes the owner's authorisation.
+// none. policy.NoPolicy is the digest that approves nothing; zeros, which approve everybody, are refused. It takes the owner's
+// authorisation.
 func (t *TPM) WritePolicyIndex(ctx context.Context, index Handle, digest []byte) error {
 	hash, ok := map[int]tpm2.TPMIAlgHash{32: tpm2.TPMAlgSHA256, 48: tpm2.TPMAlgSHA384}[len(digest)]
 	if !ok {
 		return fmt.Errorf("%w: a policy digest has 32 or 48 bytes, not %d", ErrUnsupported, len(digest))
+	}
+	if bytes.Count(digest, []byte{0}) == len(digest) {
+		return fmt.Errorf("%w: a digest of zeros is that of every session as it begins, and approves everybody", ErrUnsupported)
 	}
 	content := append(put16(nil, uint16(hash)), digest...)
 	return t.withPolicyIndex(ctx, "write", index, policyIndexAttributes, uint16(len(content)), func(c *connection, x nvIndex, owner authorization) error {

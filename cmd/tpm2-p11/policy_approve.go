@@ -190,7 +190,7 @@ approved policies to a counter: nv = { index = …, op = "le", value = N }, and 
 			if remove {
 				err = t.RemovePolicyIndex(ctx, index)
 			} else {
-				err = t.WritePolicyIndex(ctx, index, make([]byte, max(len(x.Data)-2, 0)))
+				err = t.WritePolicyIndex(ctx, index, policy.NoPolicy(max(len(x.Data)-2, 0)))
 			}
 			if err != nil {
 				return err

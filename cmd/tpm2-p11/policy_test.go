@@ -206,6 +206,12 @@ func TestWhatIsRevoked(t *testing.T) {
 	m.run("policy", "revoke", "0x01800001")
 	m.refused(exitFailed, `policy "web": what NV index 0x01800001 approved was revoked, approved: nothing`, "policy approve FILE --nv 0x01800001", "sign", "web", "--in", "@message")
 	m.refused(exitFailed, "what NV index 0x01800001 approved was revoked", "", "policy", "check", "web")
+	// A session in which no policy was executed is not what the index approves either.
+	m.tool("tpm2_startauthsession", "--policy-session", "-S", "nobody.ctx")
+	if out, err := m.tryTool("tpm2_policyauthorizenv", "-S", "nobody.ctx", "-C", "0x01800001", "0x01800001"); err == nil {
+		t.Errorf("the TPM lets everybody by what was revoked: %s", out)
+	}
+	m.tool("tpm2_flushcontext", "nobody.ctx")
 	m.write("other.toml", "pin = true\n")
 	m.run("policy", "approve", "@other.toml", "--nv", "0x01800001")
 	m.run("policy", "approve", "@other.json", "--remove")
