@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -337,4 +338,43 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("numbers are given at %s", address)
 		}
 	}
+}
+
+// queue is a listener at which somebody always waits.
+type queue struct {
+	net.Listener
+	taken []net.Conn
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	one, other := net.Pipe()
+	q.taken = append(q.taken, other)
+	return one, nil
+}
+
+// Whoever asks for the numbers beside many others waits until one of them is done.
+func TestMetricsHaveSoManyReaders(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{}
+		b := bounded{q, make(chan struct{}, 2)}
+		var readers []net.Conn
+		go func() {
+			for range 3 {
+				reader, _ := b.Accept()
+				readers = append(readers, reader)
+			}
+		}()
+		synctest.Wait()
+		if len(q.taken) != 2 || len(readers) != 2 {
+			t.Fatalf("%d are taken at once", len(q.taken))
+		}
+		for range 2 { // the second time it has no place to give back
+			readers[0].Close()
+			synctest.Wait()
+		}
+		if len(readers) != 3 || len(b.places) != 2 {
+			t.Errorf("%d were taken, %d have a place", len(readers), len(b.places))
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,12 +37,44 @@ func (m *Metrics) Listen(address string) (stop func(), err error) {
 		return nil, err
 	}
 	server := &http.Server{Handler: m, ReadTimeout: scrapePatience, WriteTimeout: scrapePatience, IdleTimeout: scrapePatience, MaxHeaderBytes: 8 << 10}
-	go server.Serve(listener)
+	go server.Serve(bounded{listener, make(chan struct{}, maxScrapes)})
 	return func() { server.Close() }, nil
 }
 
-// scrapePatience is how long one request for the numbers may take.
-const scrapePatience = 10 * time.Second
+const (
+	scrapePatience = 10 * time.Second // that one request for the numbers may take
+	maxScrapes     = 16               // connections at once; whoever comes then waits, and takes no descriptor from the server's clients
+)
+
+// bounded is a listener with so many connections at once as there are places.
+type bounded struct {
+	net.Listener
+	places chan struct{}
+}
+
+// Accept waits for a place, too.
+func (b bounded) Accept() (net.Conn, error) {
+	b.places <- struct{}{}
+	leave := sync.OnceFunc(func() { <-b.places })
+	conn, err := b.Listener.Accept()
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return placed{conn, leave}, nil
+}
+
+// placed is a connection that has a place until it is closed.
+type placed struct {
+	net.Conn
+	leave func()
+}
+
+// Close gives the place back.
+func (p placed) Close() error {
+	defer p.leave()
+	return p.Conn.Close()
+}
 
 func listenLocally(address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
