@@ -104,7 +104,7 @@ func TestDoctorDoesNotCallUsableWhatItCannotKnow(t *testing.T) {
 	tool("tpm2_create", "-Q", "-C", "p.ctx", "-G", "ecc:ecdsa", "-p", "secret", "-u", "k.pub", "-r", "k.priv")
 	tool("tpm2_load", "-Q", "-C", "p.ctx", "-u", "k.pub", "-r", "k.priv", "-c", "k.ctx")
 	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "k.ctx", "0x81000300")
-	tool("tpm2_create", "-Q", "-C", "p.ctx", "-G", "ecc", "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|decrypt", "-u", "d.pub", "-r", "d.priv")
+	tool("tpm2_create", "-Q", "-C", "p.ctx", "-G", "ecc:ecdaa4-sha256", "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign", "-u", "d.pub", "-r", "d.priv")
 	tool("tpm2_load", "-Q", "-C", "p.ctx", "-u", "d.pub", "-r", "d.priv", "-c", "d.ctx")
 	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "d.ctx", "0x81000301")
 
@@ -122,6 +122,21 @@ func TestDoctorDoesNotCallUsableWhatItCannotKnow(t *testing.T) {
 	m.run("sign", "known", "-i", "@in", "-o", "@sig", "--pin-file", "@secret")
 	m.run("key", "link", "0x81000301", "--label", "useless")
 	m.diagnosed(`ok    key "known": usable now, by its own PIN`, `fail  key "useless": nothing here can use it`)
+}
+
+func TestDoctorPassesAKeyOfEachUse(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	for label, key := range map[string][]string{
+		"signs":    {"--type", "p256", "--use", "sign"},
+		"agrees":   {"--type", "p256", "--use", "derive"},
+		"both":     {"--type", "p384", "--use", "sign,derive"},
+		"decrypts": {"--type", "rsa2048", "--use", "decrypt"},
+	} {
+		m.run(append([]string{"key", "create", label}, key...)...)
+		contains(t, "doctor", m.run("doctor"), `ok    key "`+label+`": usable now`)
+	}
 }
 
 // A TPM in failure mode says what it is and refuses the rest (TPM 2.0 Part 1, section 12.4).

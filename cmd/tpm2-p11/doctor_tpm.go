@@ -189,7 +189,7 @@ func anyUse(p provider.Public) bool {
 	if _, isRSA := key.(*rsa.PublicKey); isRSA {
 		return use.Sign && (use.Fits(tpm2.TPMAlgRSASSA, 0) || use.Fits(tpm2.TPMAlgRSAPSS, 0)) || use.Decrypt && use.Fits(tpm2.TPMAlgOAEP, 0)
 	}
-	return use.Sign && use.Fits(tpm2.TPMAlgECDSA, 0)
+	return use.Sign && use.Fits(tpm2.TPMAlgECDSA, 0) || use.Decrypt && use.Fits(tpm2.TPMAlgECDH, 0)
 }
 
 // declared compares what the configuration declares with the store and the TPM.
