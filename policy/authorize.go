@@ -215,12 +215,16 @@ func (a AuthorizeNV) unapproved(now State, of int) *UnsatisfiedError {
 	switch digest := x.Data[min(2, len(x.Data)):]; {
 	case err != nil || bytes.Equal(digest, NoPolicy(len(digest))):
 	case zeros(digest):
-		unmet.Has = fmt.Sprintf("NV index 0x%08[1]x holds zeros, by which the TPM lets everybody use the key: `tpm2-p11 policy revoke 0x%08[1]x` ends that", uint32(a.Index))
+		unmet.Has = a.letsEverybodyBy()
 	default:
 		unmet.Wants = abbreviate(digest)
 		unmet.Has = fmt.Sprintf("none of %d policies that were found has the digest in NV index 0x%08x", of, uint32(a.Index))
 	}
 	return unmet
+}
+
+func (a AuthorizeNV) letsEverybodyBy() string {
+	return fmt.Sprintf("NV index 0x%08[1]x holds zeros, by which the TPM lets everybody use the key: `tpm2-p11 policy revoke 0x%08[1]x` ends that", uint32(a.Index))
 }
 
 func (a Authorize) resolve(now State, _ bool) (Node, error) {
@@ -248,6 +252,9 @@ func (a AuthorizeNV) resolve(now State, _ bool) (Node, error) {
 	x, err := now.unnamed(a.Index)
 	if err != nil {
 		return nil, err
+	}
+	if len(x.Data) > 2 && zeros(x.Data[2:]) {
+		return nil, fmt.Errorf("%w: %s", ErrInvalid, a.letsEverybodyBy())
 	}
 	a.Name = bytes.Clone(x.Name)
 	return a, nil

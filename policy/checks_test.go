@@ -288,6 +288,12 @@ func TestIndicesOfApprovalsThatApproveNothing(t *testing.T) {
 		if err := root.Check(state); !errors.As(err, &unmet) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%x: %v", digest, err)
 		}
+		_, err := policy.Policy{Root: policy.AuthorizeNV{Index: 0x01800001}}.Resolve(state, true)
+		if open := digest[0] == 0; open {
+			refusedBy(t, "binding to zeros", err, policy.ErrInvalid, says)
+		} else if err != nil {
+			t.Errorf("binding to what approves nothing yet: %v", err)
+		}
 	}
 }
 
