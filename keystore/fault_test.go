@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+	gotpm "github.com/google/go-tpm/tpm2/transport"
+
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
@@ -209,4 +212,86 @@ func TestAKeyForATokenThatWasMadeAnewMeanwhileIsNotStored(t *testing.T) {
 		}
 	}
 	wantHandles(t, token)
+}
+
+// Somebody gave the owner hierarchy an authorisation that this program was not told.
+func TestAKeyThatTheTPMDoesNotLetGoStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	token := s.initialized(t, "", "")
+	e := create(t, token, signing("web"))
+	s.swtpm.Use(t, func(tpm gotpm.TPM) error {
+		_, err := tpm2.HierarchyChangeAuth{AuthHandle: tpm2.TPMRHOwner, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("owner's word")}}.Execute(tpm)
+		return err
+	})
+	for name, change := range map[string]func() error{
+		"evict":  func() error { _, err := token.Evict(ctx, e); return err },
+		"delete": func() error { return token.Delete(ctx, e, false) },
+	} {
+		if err := change(); !errors.Is(err, provider.ErrHierarchyAuth) || errors.Is(err, ErrUnfinished) {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+		now, err := token.Find(Query{Label: "web"})
+		must(t, err)
+		if now.State != Ready || now.Object.Handle != FirstHandle {
+			t.Errorf("after a refused %s: %+v", name, now)
+		}
+		signs(t, token, now, nil)
+		must(t, token.Recover(ctx)) // there is nothing to finish
+	}
+
+	// A deletion that was killed on the way can be given up likewise.
+	side, err := parseSidecar(s.read(t, e.ID+sidecarSuffix))
+	must(t, err)
+	side.State = Deleting
+	s.writeSidecar(t, e.ID, side)
+	if err := token.Delete(ctx, e, false); !errors.Is(err, provider.ErrHierarchyAuth) {
+		t.Errorf("the error is %v", err)
+	}
+	now, err := token.Find(Query{Label: "web"})
+	must(t, err)
+	signs(t, token, now, nil)
+	wantHandles(t, token, FirstHandle)
+
+	s.swtpm.Use(t, func(tpm gotpm.TPM) error {
+		_, err := tpm2.HierarchyChangeAuth{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth([]byte("owner's word"))}}.Execute(tpm)
+		return err
+	})
+	must(t, token.Delete(ctx, now, false))
+	wantHandles(t, token)
+}
+
+func TestAKeyWhoseTPMDiesOnTheWayFromItsHandleIsFinishedLater(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Token, Entry) error{
+		"evict":  func(token *Token, e Entry) error { _, err := token.Evict(ctx, e); return err },
+		"delete": func(token *Token, e Entry) error { return token.Delete(ctx, e, false) },
+	} {
+		for _, afterwards := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s := tpmStore(t)
+				token := s.initialized(t, "", "")
+				e := create(t, token, signing("web"))
+				_ = token.TPM().Close()
+				dialer, err := transport.Parse(s.address)
+				must(t, err)
+				tpm := provider.New(&dyingTPM{Dialer: dialer, afterwards: afterwards})
+				token, err = Open(Options{Dir: s.dir, TPM: tpm})
+				must(t, err)
+				if err := change(token, e); !errors.Is(err, ErrUnfinished) || !errors.Is(err, provider.ErrUnavailable) {
+					t.Errorf("the error is %v", err)
+				}
+				_ = tpm.Close()
+
+				s.swtpm.Restart(t)
+				token = s.open(t)
+				must(t, token.Recover(ctx))
+				wantHandles(t, token)
+				if got := labels(t, token); len(got) != map[string]int{"evict": 1}[name] {
+					t.Errorf("keys: %v", got)
+				}
+			})
+		}
+	}
 }

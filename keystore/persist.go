@@ -97,19 +97,24 @@ func (t *Token) persist(ctx context.Context, w *writer, id string, side sidecar,
 // unlessThere is the error of a failed Persist: none when the object arrived at the handle after all, ErrUnfinished when
 // that cannot be known.
 func (t *Token) unlessThere(h provider.Handle, name provider.Name, cause error) error {
-	// The cause may be the caller's context, and the question has to be asked.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	public, found, err := t.at(ctx, h)
-	switch {
+	switch there, err := t.hasKey(h, name); {
 	case err != nil:
 		return fmt.Errorf("%w: run `tpm2-p11 doctor` to finish it: %w", ErrUnfinished, cause)
-	case found && bytes.Equal(public.Name(), name):
+	case there:
 		return nil
 	case errors.Is(cause, provider.ErrNoNV):
 		return fmt.Errorf("%w: evict a key, or keep this one wrapped", cause)
 	}
 	return cause
+}
+
+// hasKey tells after a failed change whether a key is at a handle.
+func (t *Token) hasKey(h provider.Handle, name provider.Name) (bool, error) {
+	// What failed may be the caller's context, and the question has to be asked.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	public, found, err := t.at(ctx, h)
+	return found && bytes.Equal(public.Name(), name), err
 }
 
 // settle writes a sidecar whose key has arrived at a handle, or is a wrapped one (0).
@@ -145,7 +150,7 @@ func (t *Token) freeHandle(ctx context.Context, id string, from provider.Handle)
 }
 
 // Evict takes a key's persistent handle away and keeps the wrapped key. It refuses a key that has no wrapped form (Delete
-// it instead).
+// it instead). When the TPM refuses, the key stays where it is; ErrUnfinished when it did not answer: Recover then finishes.
 func (t *Token) Evict(ctx context.Context, e Entry) (Entry, error) {
 	e, err := t.evictEntry(ctx, e)
 	if err != nil {
@@ -170,11 +175,7 @@ func (t *Token) evictEntry(ctx context.Context, e Entry) (Entry, error) {
 	if r.side.Handle == 0 {
 		return r.finish(t.HasPIN()), nil
 	}
-	r.side.State = Evicting
-	if err := w.saveSidecar(r.id, r.side); err != nil {
-		return e, err
-	}
-	if err := t.finish(ctx, w, r); err != nil {
+	if err := t.release(ctx, w, r, Evicting); err != nil {
 		return e, err
 	}
 	done, err := t.entry(w.dir, r.id)
@@ -185,7 +186,8 @@ func (t *Token) evictEntry(ctx context.Context, e Entry) (Entry, error) {
 }
 
 // Delete removes a key from TPM and store, one too whose way to or from a handle cannot be finished. A linked key's object
-// stays in the TPM unless evictLinked is set.
+// stays in the TPM unless evictLinked is set. When the TPM refuses to let go of the object, the key stays as it is;
+// ErrUnfinished when the TPM did not answer: Recover then finishes the deletion.
 func (t *Token) Delete(ctx context.Context, e Entry, evictLinked bool) error {
 	if err := t.delete(ctx, e, evictLinked); err != nil {
 		return fmt.Errorf("deleting key %s: %w", e, err)
@@ -206,11 +208,26 @@ func (t *Token) delete(ctx context.Context, e Entry, evictLinked bool) error {
 	if r.entry.Linked() && !evictLinked {
 		return w.removeKey(r.id)
 	}
-	r.side.State = Deleting
+	return t.release(ctx, w, r, Deleting)
+}
+
+// release marks a key as evicting or deleting and takes it to the end of that. After an error it is as usable as before, but
+// with ErrUnfinished, and when the disk failed on the way: then its sidecar says what was begun.
+func (t *Token) release(ctx context.Context, w *writer, r record, as State) error {
+	r.side.State = as
 	if err := w.saveSidecar(r.id, r.side); err != nil {
 		return err
 	}
-	return t.finish(ctx, w, r)
+	h, name := provider.Handle(r.side.Handle), provider.Name(r.side.Name)
+	if cause := t.evict(ctx, h, name); cause != nil {
+		switch there, err := t.hasKey(h, name); {
+		case err != nil:
+			return fmt.Errorf("%w: run `tpm2-p11 doctor` to finish it: %w", ErrUnfinished, cause)
+		case there:
+			return errors.Join(cause, w.settle(r.id, r.side, h))
+		}
+	}
+	return w.released(r)
 }
 
 // removeKey takes a key's files away, the sidecar last: it says that the key is being deleted.
@@ -218,8 +235,11 @@ func (w *writer) removeKey(id string) error {
 	return w.remove(id+pemSuffix, id+certSuffix, id+sidecarSuffix)
 }
 
-// evict removes a key from a handle, if it is the key that is there.
+// evict removes a key from a handle, if it has one (0: none) and is the key that is there.
 func (t *Token) evict(ctx context.Context, h provider.Handle, name provider.Name) error {
+	if h == 0 {
+		return nil
+	}
 	public, found, err := t.at(ctx, h)
 	switch {
 	case err != nil || !found:

@@ -67,20 +67,21 @@ func (t *Token) finish(ctx context.Context, w *writer, r record) error {
 	switch r.side.State {
 	case Pending:
 		return t.finishPending(ctx, w, r, h, name)
-	case Evicting:
+	case Evicting, Deleting:
 		if err := t.evict(ctx, h, name); err != nil {
 			return err
 		}
-		return w.settle(r.id, r.side, 0)
-	case Deleting:
-		if h != 0 {
-			if err := t.evict(ctx, h, name); err != nil {
-				return err
-			}
-		}
-		return w.removeKey(r.id)
+		return w.released(r)
 	}
 	return nil
+}
+
+// released writes what a key is that has left its handle: wrapped, or no more.
+func (w *writer) released(r record) error {
+	if r.side.State == Deleting {
+		return w.removeKey(r.id)
+	}
+	return w.settle(r.id, r.side, 0)
 }
 
 func (t *Token) finishPending(ctx context.Context, w *writer, r record, h provider.Handle, name provider.Name) error {
