@@ -1,6 +1,11 @@
 package p11
 
-import "github.com/tpm2-p11/tpm2-p11/internal/tokens"
+import (
+	"bytes"
+	"slices"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+)
 
 // Guard tells whether an application may use a key for a purpose: "sign", "decrypt" (which deriving is, too) or "unwrap"; or, with an
 // empty key, "manage" what is in a token. It is asked often, by several goroutines at once.
@@ -12,9 +17,10 @@ func NewServed(load func() (*tokens.Set, error), guard Guard, sessions int) *Mod
 	return &Module{load: load, guard: guard, sessions: sessions}
 }
 
-// sees tells whether the application may use a key for anything.
-func (g Guard) sees(token, key string) bool {
-	return g == nil || g(token, "", "manage") || g(token, key, "sign") || g(token, key, "decrypt") || g(token, key, "unwrap")
+// sees tells whether the application may use what has a label for any of some ways, which are among those that a guard tells apart.
+func (g Guard) sees(token, key string, ways Flags) bool {
+	return g == nil || g(token, "", "manage") ||
+		slices.ContainsFunc([]Flags{CKF_SIGN, CKF_DECRYPT, CKF_UNWRAP}, func(way Flags) bool { return ways&way != 0 && g.permits(token, key, way) })
 }
 
 // permits tells whether the application may use a key in one of Cryptoki's ways; what needs only its public half is free.
@@ -24,4 +30,31 @@ func (g Guard) permits(token, key string, how Flags) bool {
 	}
 	return (how&(CKF_SIGN|CKF_SIGN_RECOVER) == 0 || g(token, key, "sign")) && (how&(CKF_DECRYPT|CKF_DERIVE) == 0 || g(token, key, "decrypt")) &&
 		(how&CKF_UNWRAP == 0 || g(token, key, "unwrap"))
+}
+
+// anyWay are all ways that a guard tells apart.
+const anyWay = CKF_SIGN | CKF_DECRYPT | CKF_UNWRAP
+
+// ways are those in which the private half of an entry's objects, or its secret, can be used; any, of what is public anyway.
+func ways(objects []*object) Flags {
+	o := objects[0]
+	switch {
+	case o.class == CKO_DATA && o.hides(CKA_VALUE):
+		return CKF_DECRYPT
+	case o.class != CKO_PRIVATE_KEY && o.class != CKO_SECRET_KEY:
+		return anyWay
+	}
+	var can Flags
+	if o.class == CKO_SECRET_KEY {
+		can = CKF_DECRYPT // which copies are made by
+	}
+	for attribute, way := range map[AttributeType]Flags{
+		CKA_SIGN: CKF_SIGN, CKA_SIGN_RECOVER: CKF_SIGN, CKA_VERIFY: CKF_SIGN, CKA_DECRYPT: CKF_DECRYPT, CKA_DERIVE: CKF_DECRYPT,
+		CKA_UNWRAP: CKF_UNWRAP, CKA_WRAP: CKF_UNWRAP,
+	} {
+		if bytes.Equal(o.attributes[attribute], boolean(true)) {
+			can |= way
+		}
+	}
+	return can
 }

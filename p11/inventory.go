@@ -105,7 +105,7 @@ func (l *library) show(s *slot, before uint64, search bool, entries []keystore.E
 	token, label := tokenTraits{s.token.Serial(), s.token.HasPIN()}, s.token.Label()
 	var all []*made
 	for _, entry := range entries {
-		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label) {
+		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label, anyWay) {
 			continue
 		}
 		l.mu.Lock()
@@ -113,6 +113,9 @@ func (l *library) show(s *slot, before uint64, search bool, entries []keystore.E
 		l.mu.Unlock()
 		if !same {
 			objects = l.objectsOf(token, entry)
+		}
+		if len(objects) > 0 && !l.guard.sees(label, entry.Label, ways(objects)) {
+			continue
 		}
 		all = append(all, &made{token: token, entry: entry, objects: objects})
 	}

@@ -241,6 +241,8 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 	value := Attribute{CKA_VALUE, unhex(t, f128)}
 	key := w.aes(s, unhex(t, f128), flag(CKA_TOKEN, true), label("kept"))
 	hidden := w.create(s, class(CKO_DATA), flag(CKA_TOKEN, true), label("hidden"), Attribute{CKA_VALUE, []byte("secret")})
+	mac := w.create(s, secretTemplate(CKK_GENERIC_SECRET, flag(CKA_TOKEN, true), flag(CKA_SIGN, true), flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true), label("mac"),
+		Attribute{CKA_VALUE, make([]byte, 32)})...)
 	iv := Mechanism{CKM_AES_CBC_PAD, make([]byte, 16)}
 	for name, make := range map[string]func(func() (*tokens.Set, error)) *Module{
 		"a forked child": NewForked,
@@ -290,8 +292,12 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 		return NewServed(load, func(_, key, purpose string) bool { return purpose == "sign" }, 0)
 	})
 	c := other.session(false)
-	other.refused(other.EncryptInit(c, iv, key), CKR_KEY_FUNCTION_NOT_PERMITTED)
+	other.refused(other.EncryptInit(c, iv, key), CKR_KEY_HANDLE_INVALID)
 	_, err := other.GetAttributeValue(c, hidden, []AttributeQuery{{Type: CKA_VALUE, Capacity: 100}})
+	other.refused(err, CKR_OBJECT_HANDLE_INVALID)
+	// What it may use for something is used for nothing else.
+	other.must(other.SignInit(c, Mechanism{Type: CKM_SHA256_HMAC}, mac))
+	_, err = other.GetAttributeValue(c, mac, []AttributeQuery{{Type: CKA_VALUE, Capacity: 100}})
 	other.refused(err, CKR_KEY_FUNCTION_NOT_PERMITTED)
 }
 

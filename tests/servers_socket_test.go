@@ -145,7 +145,7 @@ func TestServersSocketKnowsItsClients(t *testing.T) {
 	t.Parallel()
 	s := newService(t, "[[access]]\nusers = [\"www-data\"]\nkeys = [\"web\"]\npurposes = [\"sign\"]\n"+
 		"[[access]]\nusers = [\"mail\"]\nkeys = [\"mail\"]\npurposes = [\"decrypt\"]\n"+
-		"[[access]]\ngroups = [\"games\"]\nkeys = [\"mail\"]\ntoken = \"tpm2-p11\"\npurposes = [\"sign\"]\n", "--type", "p256")
+		"[[access]]\ngroups = [\"games\"]\nkeys = [\"mail\"]\ntoken = \"tpm2-p11\"\npurposes = [\"sign\"]\n", "--type", "p256", "--use", "sign,derive")
 	s.write("in.txt", "the contract")
 	for _, file := range []string{"in.txt"} {
 		if err := os.Chmod(s.path(file), 0o644); err != nil {
@@ -164,7 +164,7 @@ func TestServersSocketKnowsItsClients(t *testing.T) {
 	if made.code == 0 || !strings.Contains(made.all(), "CKR_TOKEN_WRITE_PROTECTED") {
 		t.Errorf("www-data makes a key:\n%s", made.all())
 	}
-	// A key for decryption alone does not sign.
+	// A key that is this user's for decryption alone does not sign.
 	refused := s.as("mail", "--sign", "--mechanism", "ECDSA-SHA256", "--label", "mail", "--input-file", "in.txt")
 	if refused.code == 0 || !strings.Contains(refused.all(), "CKR_KEY_FUNCTION_NOT_PERMITTED") {
 		t.Errorf("mail signs:\n%s", refused.all())

@@ -1,0 +1,114 @@
+package p11
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"maps"
+	"math/big"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
+)
+
+// issued is a certificate that an authority issues for an entry's key.
+func issued(t *testing.T, e keystore.Entry) []byte {
+	t.Helper()
+	public, err := e.Object.Public.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: e.Label}, NotBefore: from, NotAfter: from.AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, &x509.Certificate{Subject: pkix.Name{CommonName: "The CA"}}, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// A client of the service sees the keys that it may use for something that they can do, with their public halves and certificates, and
+// not one whose every use is for others.
+func TestClientsSeeOnlyKeysThatTheyMayUse(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	before := w.machine.Count(t)
+	web := w.make(ecKey("web"))
+	w.create(s, certificateTemplateOf(issued(t, web))...)
+	w.make(keystore.KeySpec{Label: "agree", Type: provider.P256, Use: provider.Use{Derive: true}, Wrapped: true})
+	w.make(keystore.KeySpec{Label: "both", Type: provider.RSA2048, Use: provider.Use{Sign: true, Decrypt: true}, Wrapped: true})
+	w.create(s, class(CKO_DATA), onToken, label("sealed"), Attribute{CKA_VALUE, []byte("secret")})
+	w.create(s, class(CKO_DATA), onToken, label("open"), noTo(CKA_PRIVATE), Attribute{CKA_VALUE, []byte("public")})
+	w.create(s, certificateTemplateOf(authority(t), label("authority"))...)
+	w.create(s, secretTemplate(CKK_GENERIC_SECRET, onToken, label("mac"), yesTo(CKA_SIGN), Attribute{CKA_VALUE, make([]byte, 32)})...)
+	w.create(s, secretTemplate(CKK_AES, onToken, label("wrapping"), yesTo(CKA_UNWRAP), noTo(CKA_DECRYPT), noTo(CKA_ENCRYPT), Attribute{CKA_VALUE, make([]byte, 32)})...)
+
+	names := map[ObjectClass]string{CKO_PRIVATE_KEY: "private", CKO_PUBLIC_KEY: "public", CKO_CERTIFICATE: "certificate", CKO_SECRET_KEY: "secret", CKO_DATA: "data"}
+	anyones := []string{"certificate authority", "data open"}
+	for name, c := range map[string]struct {
+		guard Guard
+		want  []string
+	}{
+		"signs": {
+			func(_, _, purpose string) bool { return purpose == "sign" },
+			[]string{"private web", "public web", "certificate web", "private both", "public both", "secret mac"},
+		},
+		"decrypts": {
+			func(_, _, purpose string) bool { return purpose == "decrypt" },
+			[]string{"private agree", "public agree", "private both", "public both", "secret mac", "secret wrapping", "data sealed"},
+		},
+		"unwraps": {
+			func(_, _, purpose string) bool { return purpose == "unwrap" },
+			[]string{"secret wrapping"},
+		},
+		"signs with a key that cannot": {
+			func(_, key, purpose string) bool { return key == "agree" && purpose == "sign" },
+			[]string{},
+		},
+		"manages": {
+			func(_, _, purpose string) bool { return purpose == "manage" },
+			[]string{"private web", "public web", "certificate web", "private agree", "public agree", "private both", "public both", "secret mac",
+				"secret wrapping", "data sealed"},
+		},
+	} {
+		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, c.guard, 0) })
+		if name != "signs with a key that cannot" {
+			c.want = append(c.want, anyones...)
+		}
+		seen := map[string]bool{}
+		session := client.session(false)
+		for _, o := range client.find(session) {
+			kind := client.attribute(session, o, CKA_CLASS)
+			for class, name := range names {
+				if string(kind) == string(ulong(uint64(class))) {
+					seen[name+" "+string(client.attribute(session, o, CKA_LABEL))] = true
+				}
+			}
+		}
+		slices.Sort(c.want)
+		if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, c.want) {
+			t.Errorf("who %s sees %q, want %q", name, got, c.want)
+		}
+		for _, entry := range []string{"web", "agree"} {
+			found := w.one(s, CKO_PRIVATE_KEY, label(entry))
+			_, err := client.GetAttributeValue(session, found, []AttributeQuery{{Type: CKA_LABEL, Capacity: 100}})
+			if want := slices.Contains(c.want, "private "+entry); (err == nil) != want {
+				t.Errorf("who %s asks for %q by its handle: %v", name, entry, err)
+			}
+		}
+	}
+	if after := w.machine.Count(t); after != before {
+		t.Errorf("the TPM holds %+v, before it was %+v", after, before)
+	}
+}
