@@ -34,7 +34,7 @@ takes the owner's authorisation.
 
 With --remove, FILE is taken out of the folder again. That revokes nothing: whoever has a copy can put it back.`,
 		Example: `  tpm2-p11 policy approve ami-2026-11-20.json
-  tpm2-p11 policy approve web.toml --nv 0x01800001`,
+  tpm2-p11 policy approve ami-2026-11-20.toml --nv 0x01800001`,
 		Args: exactly("FILE"),
 		RunE: a.verb(func(ctx context.Context, args []string) error {
 			t, err := a.initialized()
@@ -119,8 +119,12 @@ func (a *app) approveInNV(ctx context.Context, t *keystore.Token, path, nv strin
 	if err != nil {
 		return err
 	}
-	if f.Policy.NeedsApproval() || f.Policy.IsZero() {
-		return fmt.Errorf("%s: %s is no policy that an index approves", inputName(path), f.Policy)
+	switch {
+	case f.Policy.IsZero():
+		return withHint(fmt.Errorf("%s: there is no [policy] in it", inputName(path)), "name the policy itself, as it is before `tpm2-p11 policy sign`")
+	case f.Policy.NeedsApproval():
+		return withHint(fmt.Errorf("%s: %s is no policy that an index approves", inputName(path), f.Policy),
+			"name what the keys shall be used by, such as PCRs; keys that follow the index are made with authorize_nv = { index = 0x%08x }", uint32(index))
 	}
 	p, err := f.Policy.Resolve(t.PolicyState(ctx), force)
 	if err != nil {

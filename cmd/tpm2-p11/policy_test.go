@@ -140,6 +140,37 @@ func TestASealedSecretThatIsSealedAgain(t *testing.T) {
 	m.refused(exitFailed, "sha256 PCR16 is ", "", "seal", "--again", "@bound.tss2", "--no-policy")
 }
 
+// What is sealed to a policy that is not met is said to be, since it may never open: a counter does not go back.
+func TestSealingToWhatIsNotMetNow(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.stdin = "database password"
+	version, line, _ := strings.Cut(m.run("policy", "counter", "0x01800010", "--advance"), "\n")
+	m.write("c.toml", line)
+	if r := m.try("seal", "--policy", "@c.toml", "--out", "@met.tss2"); r.code != exitOK || r.stderr != "" {
+		t.Errorf("met: %+v", r)
+	}
+	passed, _, _ := strings.Cut(m.run("policy", "counter", "0x01800010", "--advance"), "\n")
+	seal := []string{"seal", "--policy", "@c.toml", "--out", "@late.tss2"}
+	r := m.try(seal...)
+	contains(t, "the warning", r.stderr, "warning: unseal would be refused now: policy \"", "c.toml\": NV index 0x01800010 is "+passed+", approved: ≤ "+version,
+		"`tpm2-p11 policy counter 0x01800010` shows a counter")
+	if r.code != exitOK || strings.Count(r.stderr, "\n") != 1 {
+		t.Errorf("passed: %+v", r)
+	}
+	if said, ok := decodeJSON(t, m.try(append(seal, "--json")...).stderr)["warning"].(string); !ok || !strings.HasPrefix(said, "unseal would be refused now: ") {
+		t.Errorf("as JSON: %q", said)
+	}
+	m.refused(exitFailed, "NV index 0x01800010 is "+passed, "", "unseal", "@late.tss2")
+	m.write("sign.toml", "command = \"sign\"\n")
+	contains(t, "another command's", m.try("seal", "--policy", "@sign.toml", "--out", "@never.tss2").stderr, "warning: unseal would be refused now")
+	m.write("pin", canaryPIN)
+	m.write("pin.toml", "pin = true\n")
+	if r := m.try("seal", "--policy", "@pin.toml", "--pin-file", "@pin", "--out", "@pin.tss2"); r.stderr != "" {
+		t.Errorf("with the PIN: %+v", r)
+	}
+}
+
 // A branch without a PIN needs none, and the other one is the way back in.
 func TestAPINForWhenPCRsChange(t *testing.T) {
 	t.Parallel()
@@ -200,6 +231,8 @@ func TestWhatIsRevoked(t *testing.T) {
 	m.pcrPolicy("image.toml", 7)
 	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
 	m.write("nv.toml", "authorize_nv = { index = 0x01800001 }\n")
+	m.refused(exitFailed, "nv.toml: approved in nv 0x01800001 is no policy that an index approves", "such as PCRs; keys that follow the index are made with authorize_nv = { index = 0x01800001 }",
+		"policy", "approve", "@nv.toml", "--nv", "0x01800001")
 	m.run("key", "create", "web", "--policy", "@nv.toml")
 	m.write("message", "hello")
 	m.run("sign", "web", "--in", "@message", "--out", "@sig")

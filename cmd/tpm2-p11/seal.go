@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -30,6 +31,8 @@ func sealCommand(a *app) *cobra.Command {
 		Long: fmt.Sprintf(`seal wraps a secret of at most %d bytes so that only this TPM opens it again; with --pcr only while those PCRs have
 the values they have now, with --policy only while the policy of a file is met, with --pin-file only by that PIN. It needs no
 store.
+
+A policy that is not met now is sealed to all the same, with a warning.
 
 With --again it opens a TSS2 file that it wrote before, by the same PIN, and seals what is in it anew: to PCRs as they are
 now, say, before an update makes the old policy fail. The file is replaced unless --out names another.
@@ -97,6 +100,9 @@ func (a *app) seal(ctx context.Context, s sealFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := a.warnUnmet(ctx, t, k, s.policy); err != nil {
+		return err
+	}
 	if s.format == "tpm2-tools" {
 		return a.writeTools(s.out, k)
 	}
@@ -105,6 +111,29 @@ func (a *app) seal(ctx context.Context, s sealFlags) error {
 		return err
 	}
 	return a.deliver(map[string]any{"pem": string(text)}, s.out, text, 0o600)
+}
+
+// warnUnmet says of a policy that is not met now why unseal would be refused: it may be meant for the next boot, or never be met.
+func (a *app) warnUnmet(ctx context.Context, t *keystore.Token, k tss2.Key, file string) error {
+	now := t.PolicyState(ctx)
+	now.Command, now.NoPIN = tpm2.TPMCCUnseal, k.EmptyAuth
+	err := k.Policy.Check(now)
+	if err == nil {
+		return nil
+	}
+	var unmet *policy.UnsatisfiedError
+	if !errors.As(err, &unmet) {
+		return a.warn(fmt.Sprintf("whether unseal would be refused now cannot be told: %v", err))
+	}
+	named := *unmet
+	if file != "" {
+		named.Label = inputName(file)
+	}
+	text := fmt.Sprintf("unseal would be refused now: %v", &named)
+	if hint := meetPolicy(unmet); hint != "" {
+		text += " - " + hint
+	}
+	return a.warn(a.inContext(text))
 }
 
 // toSeal is the secret: of the input, or of what was sealed before.
