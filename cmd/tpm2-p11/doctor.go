@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
@@ -70,7 +71,7 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	d.ok("configuration", "%s", cmp.Or(c.Path, "none, defaults are used"))
 	if c.Socket != "" {
-		d.socket(ctx, c.Socket)
+		d.service(ctx, c.Socket)
 	}
 	selected, err := d.a.selected()
 	if err != nil {
@@ -96,15 +97,26 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 }
 
-// socket checks the service that a client's configuration names.
-func (d *doctor) socket(ctx context.Context, path string) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err != nil {
-		d.fail("service", err, "start it (`systemctl start tpm2-p11.socket`), and see that its socket is open to this user: the module and Go programs ask it")
-		return
+// patience is how long a service may take to say what it has: one that is started by its socket, too.
+const patience = 5 * time.Second
+
+// service checks the service that a client's configuration names, as its programs meet it: it answers, and lets this user in.
+func (d *doctor) service(ctx context.Context, path string) {
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := client.New(path)
+	defer c.Close()
+	slots, err := c.Slots(waiting)
+	switch {
+	case err == nil:
+		d.ok("service", "%s answers and lets this user in, with %s: the module and Go programs ask it, and this command the TPM itself", path, count(len(slots), "token", "tokens"))
+	case errors.Is(err, client.ErrNoAccess):
+		d.fail("service", err, "`systemctl reload tpm2-p11` reloads it")
+	case errors.Is(err, context.DeadlineExceeded):
+		d.fail("service", fmt.Errorf("%s does not answer within %v", path, patience), "restart it (`systemctl restart tpm2-p11`) and read its log (`journalctl -u tpm2-p11`)")
+	default:
+		d.fail("service", err, "start it (`systemctl start tpm2-p11.socket`): the module and Go programs ask it")
 	}
-	conn.Close()
-	d.ok("service", "%s answers: the module and Go programs ask it, and this command the TPM itself", path)
 }
 
 // memory checks that secrets can be kept out of swap.

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
+	"encoding/binary"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 )
 
 // diagnosed runs doctor, which must find something to fail by, and say these texts.
@@ -52,12 +57,9 @@ func TestAClientsConfiguration(t *testing.T) {
 	path := m.path("service")
 	m.configure("socket = \"" + path + "\"\n")
 	m.diagnosed("fail  service: ", "no such file", "`systemctl start tpm2-p11.socket`", "ok    store: ")
-	service, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer service.Close()
-	contains(t, "doctor", m.run("doctor"), "ok    service: "+path+" answers")
+	stop := m.serving(path)
+	contains(t, "doctor", m.run("doctor"), "ok    service: "+path+" answers and lets this user in, with 1 token")
+	stop()
 
 	m.run("key", "create", "web", "--type", "p256")
 	const note = "note: the configuration's socket is for the module and Go programs"
@@ -69,6 +71,60 @@ func TestAClientsConfiguration(t *testing.T) {
 		t.Errorf("no TPM: exit code %d, %s", r.code, r.stderr)
 	}
 	m.tpm.Restart(t)
+}
+
+// serving runs the service at a socket until stop is called.
+func (m *machine) serving(path string) (stop func()) {
+	m.t.Helper()
+	ctx, cancel := context.WithCancel(m.t.Context())
+	ended := make(chan int)
+	config := m.write("served.conf", "tpm = \""+m.tpm.Address()+"\"\nstore = \""+m.path("store")+"\"\nlog = \"off\"\n")
+	go func() {
+		a := &app{in: strings.NewReader(""), out: io.Discard, err: io.Discard}
+		ended <- a.run(ctx, []string{"serve", "--socket", path, "--config", config})
+	}()
+	return func() {
+		cancel()
+		if code := <-ended; code != exitOK {
+			m.t.Errorf("the service ended with %d", code)
+		}
+	}
+}
+
+// A socket that takes connections says nothing of whether whoever listens answers, and this user.
+func TestDoctorAsksTheService(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	hung, err := net.Listen("unix", m.path("hung"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	m.configure("socket = \"" + m.path("hung") + "\"\n")
+	m.diagnosed("fail  service: "+m.path("hung")+" does not answer", "`systemctl restart tpm2-p11`")
+
+	closed, err := net.Listen("unix", m.path("closed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed.Close()
+	go func() {
+		for {
+			c, err := closed.Accept()
+			if err != nil {
+				return
+			}
+			f, err := wire.ReadFrame(c, wire.MaxMessage, nil)
+			if err == nil {
+				const functionRejected = 0x200
+				_ = wire.WriteFrame(c, wire.Frame{Version: wire.Version, ID: f.ID, Message: binary.LittleEndian.AppendUint64(nil, functionRejected)})
+			}
+			c.Close()
+		}
+	}()
+	m.configure("socket = \"" + m.path("closed") + "\"\n")
+	m.diagnosed("fail  service: the server lets this user use no key", "[[access]]", "`systemctl reload tpm2-p11`")
 }
 
 func TestDoctorComparesDeclaredKeys(t *testing.T) {
