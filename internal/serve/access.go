@@ -1,9 +1,11 @@
 package serve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/user"
@@ -13,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/p11"
 )
 
@@ -93,23 +97,92 @@ func named(a config.Access, p peer) bool {
 	})
 }
 
-// tellUnknown says in the log whom the access tables name that the system does not know. They get access when it does.
+// tellUnknown says in the log whom the access tables name that the system does not know, and which tokens and keys that are not there.
+// They hold when it does, and when they are.
 func tellUnknown(c config.Config, log *slog.Logger) {
-	tell := func(line int, err error) {
-		if err != nil {
-			log.Warn("an [[access]] table names nobody", "line", line, "reason", err.Error())
-		}
-	}
+	there := labels(c)
 	for _, a := range c.Access {
+		tell := func(what string, err error) {
+			if err != nil {
+				log.Warn("an [[access]] table names "+what, "line", a.Line, "reason", err.Error())
+			}
+		}
 		for _, name := range a.Users {
 			_, err := userID(name)
-			tell(a.Line, err)
+			tell("nobody", err)
 		}
 		for _, name := range a.Groups {
 			_, err := groupID(name)
-			tell(a.Line, err)
+			tell("nobody", err)
+		}
+		tell("no token", there.misses(a.Token))
+		for _, key := range a.Keys {
+			tell("no key", there.missesKey(a.Token, key))
 		}
 	}
+}
+
+// contents are the labels of a configuration's tokens and of what is in them. Nothing is known where one cannot be read.
+type contents map[string]map[string]bool
+
+// labels reads the stores, if tables name what is in them. What is wrong with a store is told when it is used.
+func labels(c config.Config) contents {
+	named, some := map[string]bool{}, false
+	for _, a := range c.Access {
+		for _, key := range a.Keys {
+			named[key] = true
+		}
+		some = some || a.Token != "" || len(a.Keys) > 0
+	}
+	if !some {
+		return nil
+	}
+	c.Log = "off"
+	set, err := tokens.Open(c)
+	if err != nil {
+		return nil
+	}
+	defer set.Close()
+	all := contents{}
+	for i, t := range set.Tokens {
+		label := cmp.Or(t.Label(), c.Tokens[i].Label)
+		if all[label] == nil {
+			all[label] = map[string]bool{}
+		}
+		_, err := t.Search(func(g *keystore.Glance) bool {
+			all[label][g.Label] = true
+			return named[g.Label] // where nothing is wanted, every file would be read
+		})
+		if err != nil && !errors.Is(err, keystore.ErrNotInitialized) {
+			return nil
+		}
+		for _, k := range c.Tokens[i].Keys { // `key ensure` makes them
+			all[label][k.Label] = true
+		}
+	}
+	return all
+}
+
+func (c contents) misses(token string) error {
+	if c == nil || token == "" || c[token] != nil {
+		return nil
+	}
+	return fmt.Errorf("the configuration has no token %q, but %q", token, slices.Sorted(maps.Keys(c)))
+}
+
+func (c contents) missesKey(token, key string) error {
+	if c == nil || token != "" && (c[token] == nil || c[token][key]) {
+		return nil
+	}
+	if token != "" {
+		return fmt.Errorf("token %q has no key %q: the table holds for it once it is made", token, key)
+	}
+	for _, keys := range c {
+		if keys[key] {
+			return nil
+		}
+	}
+	return fmt.Errorf("no token has a key %q: the table holds for it once it is made", key)
 }
 
 func userID(name string) (uint32, error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -310,6 +311,37 @@ func TestUnknownUsersAreToldOnce(t *testing.T) {
 		h.dial().answered(p11.CKR_OK, initialize, 0)
 	}
 	if log := h.log.String(); strings.Count(log, "names nobody") != 2 || !strings.Contains(log, "no-such-user") || !strings.Contains(log, "no-such-group") {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
+// So are keys and tokens that are not there, as of a slip of the pen; those that are there, or declared, are not.
+func TestUnknownKeysAreToldOnce(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "", webKey)
+	c := h.config
+	c.Tokens[0].Keys = []config.Key{{Label: "declared"}}
+	c.Tokens = append(c.Tokens, config.Token{Label: "new", TPM: c.Tokens[0].TPM, Store: filepath.Join(t.TempDir(), "store")})
+	c.Access = []config.Access{
+		{Users: []string{"0"}, Keys: []string{"web", "wbe", "declared"}, Purposes: []string{"sign"}, Line: 7},
+		{Users: []string{"0"}, Token: "tokne", Keys: []string{"web"}, Purposes: []string{"sign"}, Line: 8},
+		{Users: []string{"0"}, Token: "token", Purposes: []string{"sign"}, Line: 9},
+		{Users: []string{"0"}, Token: "new", Keys: []string{"web"}, Purposes: []string{"sign"}, Line: 10},
+	}
+	h.server.Reload(c)
+	for range 3 {
+		h.dial().answered(p11.CKR_OK, initialize, 0)
+	}
+	log := h.log.String()
+	for _, want := range []string{
+		`msg="an [[access]] table names no key" line=7 reason="no token has a key \"wbe\"`, `names no token" line=8`, `but [\"new\" \"token\"]"`,
+		`names no key" line=10 reason="token \"new\" has no key \"web\"`,
+	} {
+		if strings.Count(log, want) != 1 {
+			t.Errorf("not once in the log: %s", want)
+		}
+	}
+	if strings.Count(log, " names ") != 3 {
 		t.Errorf("the log:\n%s", log)
 	}
 }

@@ -75,10 +75,10 @@ func (s *Server) configuration() (config.Config, error) {
 // Reload takes another configuration. Who may use what holds at once, for those that are connected too; who may use nothing any more
 // is left when its calls in work have ended. All else holds for clients that come later.
 func (s *Server) Reload(c config.Config) {
+	tellUnknown(c, s.log)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config = c
-	tellUnknown(c, s.log)
 	for client, r := range s.clients {
 		guard, err := guardFor(c, r.peer)
 		if err != nil {
