@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -21,13 +22,14 @@ const (
 	statusOK   = "ok"
 	statusWarn = "warn"
 	statusFail = "fail"
+	statusSkip = "skip"
 )
 
 // finding is what one check found.
 type finding struct {
 	Check  string `json:"check"`
 	Token  string `json:"token,omitempty"`
-	Status string `json:"status"` // ok, warn, fail
+	Status string `json:"status"` // ok, warn, fail, skip
 	Detail string `json:"detail"`
 	Mend   string `json:"mend,omitempty"`
 }
@@ -80,6 +82,10 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	for _, i := range selected {
 		t, first := d.a.set.Tokens[i], len(d.findings)
+		if c.Socket != "" && len(c.Tokens[i].Keys) == 0 && isElsewhere(t) {
+			d.skip("TPM and store", "none of this user's is here (%s), and none is needed: the service keeps the keys", t.Dir())
+			continue
+		}
 		answers := d.tpm(ctx, t.TPM())
 		declared, err := d.a.set.DeclaredFor(i)
 		if err != nil {
@@ -95,6 +101,12 @@ func (d *doctor) examine(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// isElsewhere tells that a store is nothing this user has: it was never made, or is another's. Of a client that is no fault.
+func isElsewhere(t *keystore.Token) bool {
+	err := t.Check()
+	return errors.Is(err, keystore.ErrNotInitialized) || errors.Is(err, fs.ErrPermission)
 }
 
 // patience is how long a service may take to say what it has: one that is started by its socket, too.
@@ -196,6 +208,10 @@ func (d *doctor) add(f finding) { d.findings = append(d.findings, f) }
 
 func (d *doctor) ok(check, format string, args ...any) {
 	d.add(finding{Check: check, Status: statusOK, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (d *doctor) skip(check, format string, args ...any) {
+	d.add(finding{Check: check, Status: statusSkip, Detail: fmt.Sprintf(format, args...)})
 }
 
 func (d *doctor) warn(check, mend, format string, args ...any) {

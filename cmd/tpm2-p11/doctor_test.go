@@ -91,6 +91,26 @@ func (m *machine) serving(path string) (stop func()) {
 	}
 }
 
+// The programs of a pure client need neither TPM nor store.
+func TestDoctorPassesAPureClient(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	defer m.serving(m.path("service"))()
+	client := "socket = \"" + m.path("service") + "\"\ntpm = \"device:/dev/none\"\nstore = \"" + m.path("none") + "\"\n"
+	m.write("tpm2-p11.conf", client)
+	out := m.run("doctor")
+	contains(t, "doctor", out, "ok    service: ", "skip  TPM and store: none of this user's is here ("+m.path("none")+"), and none is needed")
+	if strings.Contains(out, "/dev/none") || strings.Contains(out, "tpm2-p11 init") {
+		t.Errorf("doctor asks for what a client does not need:\n%s", out)
+	}
+	if ok := m.json("doctor")["ok"]; ok != true {
+		t.Errorf("ok is %v", ok)
+	}
+	m.write("tpm2-p11.conf", client+declared)
+	m.diagnosed("fail  store: ", "`tpm2-p11 key ensure`") // it declares a key, so it has a store
+}
+
 // A socket that takes connections says nothing of whether whoever listens answers, and this user.
 func TestDoctorAsksTheService(t *testing.T) {
 	t.Parallel()
