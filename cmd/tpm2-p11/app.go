@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -102,6 +103,9 @@ func (a *app) configuration() (config.Config, error) {
 	c, err := config.Load(a.global.config)
 	if a.global.config != "" && errors.Is(err, fs.ErrNotExist) {
 		return c, withHint(err, "name another file, or leave out --config: no configuration is needed")
+	}
+	if a.global.config == "" && os.Getenv("TPM2_P11_CONF") != "" && errors.Is(err, fs.ErrNotExist) {
+		return c, withHint(err, "set TPM2_P11_CONF to another file, or unset it: no configuration is needed")
 	}
 	if err != nil {
 		return c, err

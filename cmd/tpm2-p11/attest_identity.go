@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -137,7 +138,13 @@ func (a *app) verifyEK(ek provider.EK, files []string) error {
 		}
 		issuers = append(issuers, chain...)
 	}
-	return attest.VerifyEK(ek, issuers, time.Time{})
+	err := attest.VerifyEK(ek, issuers, time.Time{})
+	if errors.Is(err, attest.ErrEK) && ek.Certificate == nil {
+		err = withHint(err, "this TPM came without one: compare its key with what you recorded of the machine, and leave out --ek-ca")
+	} else if errors.Is(err, attest.ErrEK) {
+		err = withHint(err, "give the root and intermediate certificates of this TPM's manufacturer by --ek-ca")
+	}
+	return err
 }
 
 func attestActivateCommand(a *app) *cobra.Command {

@@ -66,7 +66,7 @@ func TestAnInstanceProvesWhatItRuns(t *testing.T) {
 	m.run("key", "create", "other", "--type", "p256")
 	for _, c := range []struct{ args, message, hint string }{
 		{"", "certificate chain is not trusted", "needs the emulator's root"},
-		{"--root @root.pem --nonce 00", "nonce is not the expected one", ""},
+		{"--root @root.pem --nonce 00", "nonce is not the expected one", "ask for a fresh one, with this nonce"},
 		{"--root @root.pem --user-data @nonce", "user data is not the expected one", ""},
 		{"--root @root.pem --public-key other", "public key is not the expected one", ""},
 		{"--root @root.pem --public-key @absent", "neither a key of the store nor a file", ""},
@@ -145,7 +145,7 @@ func TestAKeyIsProvedToACA(t *testing.T) {
 	m.refused(exitFailed, "TPM2_ActivateCredential", "it opens only in the TPM", "attest", "activate", "@challenge", "--ak", "rsa2048")
 	m.refused(exitUsage, "--secret-out is missing", "--help", "attest", "challenge", "@identity")
 	m.tool("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
-	m.refused(exitFailed, "endorsement key is not certified: there is no certificate", "", "attest", "challenge", "@identity", "--ek-ca", "@ca.pem", "--secret-out", "@none")
+	m.refused(exitFailed, "endorsement key is not certified: there is no certificate", "leave out --ek-ca", "attest", "challenge", "@identity", "--ek-ca", "@ca.pem", "--secret-out", "@none")
 
 	// And then what it signs.
 	policyDigest := m.json("key", "show", "web")["auth_policy"].(string)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/attest"
 	"github.com/tpm2-p11/tpm2-p11/internal/p11kit"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/kms"
@@ -110,6 +111,7 @@ var nextStep = []struct {
 	{kms.ErrAnswer, "ask again; if it stays so, look at what stands between this machine and KMS"},
 	{kms.ErrEndpoint, "set endpoint in the configuration's [kms] to https://…; plain_http = true allows http to this machine"},
 	{kms.ErrPolicy, "`aws kms get-key-policy --output text` prints what is read here"},
+	{attest.ErrNonce, "it answers another challenge, or is an old one: ask for a fresh one, with this nonce"},
 	{cms.ErrRecipient, "name by --recipient the key that the document was made for"},
 	{cms.ErrDecrypt, "it was changed or cut on its way: ask KMS again"},
 	{cms.ErrMalformed, "it is no answer of KMS to a request with a document, as --cms-out keeps it"},
@@ -180,6 +182,8 @@ func nextStepFor(err error) string {
 	switch {
 	case errors.As(err, &hierarchy):
 		return hierarchyHint(hierarchy.Hierarchy)
+	case errors.Is(err, syscall.ENOTDIR) && errors.As(err, &path) && path.Op == "open store":
+		return "a store is a folder: name one with --store FOLDER, or as store in the configuration"
 	case errors.Is(err, fs.ErrPermission) && errors.As(err, &path) && !strings.HasPrefix(path.Path, "/dev/"):
 		return fmt.Sprintf("run it as root, or as the owner of %s", path.Path)
 	case errors.Is(err, fs.ErrPermission):

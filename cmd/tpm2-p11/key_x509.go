@@ -210,7 +210,7 @@ func (a *app) readChain(path string) ([]*x509.Certificate, error) {
 		chain = append(chain, c)
 	}
 	if len(chain) == 0 {
-		return nil, fmt.Errorf("%s: no certificate in PEM form", inputName(path))
+		return nil, withHint(fmt.Errorf("%s: no certificate in PEM form", inputName(path)), "it begins with -----BEGIN CERTIFICATE-----; `openssl x509 -inform der` makes it of DER")
 	}
 	return chain, nil
 }

@@ -54,6 +54,9 @@ With --remove, FILE is taken out of the folder again. That revokes nothing: whoe
 				return err
 			}
 			approved, err := policyfile.ParseApproved(inputName(args[0]), text)
+			if errors.Is(err, policyfile.ErrNotApproved) {
+				err = withHint(err, "sign it with `tpm2-p11 policy sign %s --key KEY --out FILE.json` and approve that, or approve it in an NV index with --nv", shellWord(args[0]))
+			}
 			if err != nil {
 				return err
 			}

@@ -64,7 +64,8 @@ func parseSignature(b []byte, key crypto.PublicKey) (signature, error) {
 func parseTPMT(b []byte) (signature, error) {
 	t, err := tpm2.Unmarshal[tpm2.TPMTSignature](b)
 	if err != nil {
-		return signature{}, err
+		// What go-tpm says is of its own types, and helps nobody.
+		return signature{}, errors.New("it is cut, or something else")
 	}
 	if !bytes.Equal(tpm2.Marshal(t), b) {
 		return signature{}, errors.New("its length is wrong")

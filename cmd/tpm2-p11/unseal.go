@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -93,7 +94,11 @@ func (a *app) readSealedPEM(path string) (tss2.Key, error) {
 	}
 	k, err := decodeTSS2(text)
 	if err != nil {
-		return k, fmt.Errorf("%s: %w", inputName(path), err)
+		err = fmt.Errorf("%s: %w", inputName(path), err)
+		if errors.Is(err, tss2.ErrMalformed) {
+			err = withHint(err, "name a file that `tpm2-p11 seal` wrote; those of tpm2-tools are named by --public and --private")
+		}
+		return k, err
 	}
 	return k, checkSealed(k.Object.Public, path)
 }

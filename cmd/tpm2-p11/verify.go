@@ -45,7 +45,7 @@ A signature in the tss format says itself how it was made; for a plain one --has
 		}
 		s, err := parseSignature(data, key)
 		if err != nil {
-			return fmt.Errorf("%s: %w", inputName(signatureFile), err)
+			return withHint(fmt.Errorf("%s: %w", inputName(signatureFile), err), "name what `tpm2-p11 sign` wrote, and the key that signed")
 		}
 		told := s.hash != 0 // by the file
 		if !told {

@@ -85,7 +85,9 @@ func passed() (*net.UnixListener, error) {
 
 // checkFolder refuses a folder in which somebody else could put another socket, or in whose place another folder.
 func checkFolder(folder string) error {
-	if err := checkOwn(folder, 0); err != nil {
+	if err := checkOwn(folder, 0); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the socket's folder: %w: make it, as root's or the server's user's (RuntimeDirectory= in a systemd unit)", err)
+	} else if err != nil {
 		return err
 	}
 	resolved, err := filepath.EvalSymlinks(folder)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,11 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
-// ParseApproved reads a file of approved policies: one that Parse reads, or systemd's tpm2-pcr-signature.json.
+// ErrNotApproved is of a file that ParseApproved understands, and that approves nothing: it has a policy alone.
+var ErrNotApproved = errors.New("there is no [[approved]] in it")
+
+// ParseApproved reads a file of approved policies: one that Parse reads, or systemd's tpm2-pcr-signature.json. One without any
+// is ErrNotApproved.
 func ParseApproved(name string, text []byte) ([]policy.Approved, error) {
 	d, err := decode(name, text)
 	if err != nil {
@@ -27,7 +32,7 @@ func ParseApproved(name string, text []byte) ([]policy.Approved, error) {
 	}
 	f, err := Parse(name, text)
 	if err == nil && len(f.Approved) == 0 {
-		err = d.errorf("", "there is no [[approved]] in it")
+		err = d.errorf("", "%w", ErrNotApproved)
 	}
 	return f.Approved, err
 }

@@ -106,6 +106,9 @@ func decode(name string, text []byte) (*document, error) {
 	if !utf8.Valid(text) {
 		return nil, d.errorf("", "it is not UTF-8 text")
 	}
+	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) {
+		return nil, d.errorf("", "it is PEM, and no policy: a policy names a signer's public key, authorize = { signer = \"file:ci.pub\" }")
+	}
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
 		tree, lines, err := place.DecodeJSON(text)
 		if d.lines = lines; err != nil {
