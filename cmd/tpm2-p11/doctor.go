@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
@@ -72,6 +74,7 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	d.ok("configuration", "%s", cmp.Or(c.Path, "none, defaults are used"))
+	d.log()
 	if c.Socket != "" {
 		d.service(ctx, c.Socket)
 	}
@@ -129,6 +132,19 @@ func (d *doctor) service(ctx context.Context, path string) {
 	default:
 		d.fail("service", err, "start it (`systemctl start tpm2-p11.socket`): the module and Go programs ask it")
 	}
+}
+
+// log checks that what goes wrong later can be read somewhere. The command itself says it.
+func (d *doctor) log() {
+	c, err := config.Load(d.a.global.config)
+	if err == nil {
+		err = tokens.CheckLog(c)
+	}
+	if err != nil {
+		d.warn("log", "", "%v", err)
+		return
+	}
+	d.ok("log", "%s", c.Log)
 }
 
 // memory checks that secrets can be kept out of swap.

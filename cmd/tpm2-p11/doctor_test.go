@@ -49,6 +49,23 @@ func TestDoctorOnATPMThatIsDown(t *testing.T) {
 	m.tpm.Restart(t)
 }
 
+// A log that cannot be written is told by doctor, and by a service that starts: nothing else would.
+func TestLogThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.configure("log = \"file:" + m.path("log") + "\"\n")
+	contains(t, "doctor", m.run("doctor"), "ok    log: file:"+m.path("log"))
+	m.configure("log = \"file:" + m.path("no/log") + "\"\n")
+	contains(t, "doctor", m.run("doctor"), "warn  log: the log "+m.path("no/log")+" cannot be written", "name another `log`")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var told strings.Builder
+	a := &app{in: strings.NewReader(""), out: io.Discard, err: &told}
+	a.run(ctx, []string{"serve", "--socket", m.path("service"), "--config", m.path("tpm2-p11.conf")})
+	contains(t, "serve", told.String(), "warning:", m.path("no/log")+" cannot be written")
+}
+
 // A client's configuration leads its programs to a service. The command is no client.
 func TestAClientsConfiguration(t *testing.T) {
 	t.Parallel()

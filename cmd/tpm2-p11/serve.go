@@ -97,6 +97,11 @@ func (a *app) serveSocket(ctx context.Context, path, metricsAddress string) erro
 	if err != nil {
 		return err
 	}
+	if err := tokens.CheckLog(c); err != nil {
+		if err := a.warn(err.Error()); err != nil {
+			return err
+		}
+	}
 	log := tokens.NewLogger(c)
 	listener, err := serve.Listen(path, len(c.Access) > 0)
 	if err != nil {

@@ -2,10 +2,18 @@ package tokens
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
 )
 
 // newLogger is the log that a configuration's log and log_level ask for. No log is ever an error of the host's: what cannot
@@ -30,6 +38,37 @@ func newLogger(to string, debug bool) *slog.Logger {
 
 // DefaultLogger is the log before a configuration is read, and when it cannot be: the system's.
 func DefaultLogger() *slog.Logger { return newLogger("syslog", false) }
+
+// CheckLog tells why the lines of a configuration's log would be lost in this process, and what to do; nil when they would not. It
+// writes nothing.
+func CheckLog(c config.Config) error {
+	path, isFile := strings.CutPrefix(c.Log, "file:")
+	var err error
+	switch {
+	case isFile:
+		if err = appendable(path); err != nil {
+			return fmt.Errorf("the log %s cannot be written, and its lines are lost: %w; make its folder and file for this user, or name another `log`", path, err)
+		}
+	case c.Log == "syslog":
+		if err = syslogAnswers(); err != nil {
+			return fmt.Errorf("the system's log takes nothing here, and lines for it are lost: %w; in a container say `log = \"stderr\"`", err)
+		}
+	}
+	return nil
+}
+
+// appendable tries to open a log's file, or whether it could be made: whoever writes first owns it.
+func appendable(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		folder := filepath.Dir(path)
+		return os.NewSyscallError("a file in "+folder, unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS))
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
 
 // appender appends each write to a file of this name. It keeps no descriptor: hosts close those that they do not know, and
 // the number is soon another file's; and log rotation needs no signal.

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"log/slog"
+	"log/syslog"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
 )
 
 func TestLogToAFile(t *testing.T) {
@@ -54,6 +57,47 @@ func TestLogFollowsNoLink(t *testing.T) {
 	newLogger("file:"+link, true).Error("line")
 	if text, err := os.ReadFile(target); err != nil || len(text) != 0 {
 		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// A log whose lines would be lost is known beforehand, and nothing is made or written to find that out.
+func TestLogThatCannotBeWrittenIsTold(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	there := filepath.Join(dir, "there")
+	if err := os.WriteFile(there, []byte("line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(there, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for log, want := range map[string]string{
+		"file:" + there:                         "",
+		"file:" + filepath.Join(dir, "new"):     "",
+		"file:" + filepath.Join(dir, "no/such"): "no such file or directory",
+		"file:" + filepath.Join(dir, "link"):    "symbolic links",
+		"file:" + dir:                           "is a directory",
+		"stderr":                                "",
+		"off":                                   "",
+	} {
+		err := CheckLog(config.Config{Log: log})
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", log, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "name another `log`")):
+			t.Errorf("%s: %v, want %s and what to do", log, err, want)
+		}
+	}
+	_, dialled := syslog.New(syslog.LOG_DAEMON, "test")
+	if err := CheckLog(config.Config{Log: "syslog"}); (err == nil) != (dialled == nil) {
+		t.Errorf("the system's log: %v, while %v", err, dialled)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("the folder holds %v, %v", entries, err)
+	}
+	if text, err := os.ReadFile(there); err != nil || string(text) != "line\n" {
+		t.Errorf("the file holds %q, %v", text, err)
 	}
 }
 
