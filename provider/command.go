@@ -83,6 +83,7 @@ func (c *connection) send(ctx context.Context, cmd command) (*response, error) {
 	r, err := cmd.parse(raw)
 	if cmd.loads && r != nil && r.handle != 0 {
 		c.live[r.handle] = struct{}{}
+		c.unkeep(r.handle)
 	}
 	if err != nil {
 		return nil, err

@@ -54,6 +54,11 @@ func (c *connection) useKept(ctx context.Context, k keptKey, use func(entity) er
 	return err
 }
 
+// unkeep forgets the kept key that had a handle which something else has now: the TPM was reset, and nothing showed it yet.
+func (c *connection) unkeep(h Handle) {
+	c.kept = slices.DeleteFunc(c.kept, func(k keptKey) bool { return k.handle == h })
+}
+
 // makeRoom unloads the keys that were used longest ago until no more than n are left.
 func (c *connection) makeRoom(ctx context.Context, n int) {
 	for len(c.kept) > n {

@@ -1,13 +1,19 @@
 package provider_test
 
 import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"errors"
+	"math/big"
 	"slices"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 // A wrapped key is loaded once and costs then what a persistent one does. Two stay loaded, until the TPM is let go.
@@ -88,4 +94,54 @@ func TestAKeptKeyIsNotTheOneWithANewPIN(t *testing.T) {
 	if err := b.trySign(t.Context(), changed, provider.Auth{Value: pin("87654321")}); err != nil {
 		t.Errorf("the new PIN: %v", err)
 	}
+}
+
+// A TPM that is reset while its connection stays, as by a machine's hibernation, gives the handle of a key that was loaded to the next
+// one: a signature of the first key is never the second one's.
+func TestAResetTPMGivesAKeptKeysHandleToAnother(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	one, two := b.key(t, signKey, ""), b.key(t, signKey, "")
+	b.Release()
+	address, err := transport.Parse(b.machine.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire := &sharedWire{Dialer: address}
+	tpm := provider.New(wire)
+	defer tpm.Close()
+	tpm.UseSRK(b.srk)
+	signs := func(key provider.Object) {
+		t.Helper()
+		digest := sha256.Sum256([]byte("a message"))
+		signature, err := tpm.Sign(t.Context(), key, provider.Auth{}, provider.ECDSA, crypto.SHA256, digest[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := key.Public.Key()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
+		if !ecdsa.Verify(public.(*ecdsa.PublicKey), digest[:], r, s) {
+			t.Error("the signature is another key's")
+		}
+	}
+	signs(one)
+	for h := tpm2.TPMHandle(0x80000000); h < 0x80000003; h++ { // as a reset does, whichever has the key
+		_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(goTPM{wire.conn})
+	}
+	signs(two)
+	signs(one)
+}
+
+// sharedWire gives its connection to the test too.
+type sharedWire struct {
+	transport.Dialer
+	conn transport.Conn
+}
+
+func (w *sharedWire) Dial(ctx context.Context) (conn transport.Conn, err error) {
+	w.conn, err = w.Dialer.Dial(ctx)
+	return w.conn, err
 }
