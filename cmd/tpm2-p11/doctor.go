@@ -46,8 +46,9 @@ func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check configuration, TPM, store and keys",
-		Long: `doctor checks one thing after another and says how to mend what is wrong. It uses no key. It changes
-nothing, except that it finishes what an interrupted command left half done. It fails when a check fails.`,
+		Long: `doctor checks one thing after another and says how to mend what is wrong. It uses no key, and opens of
+the secrets those that take no PIN, to see whether they are whole. It changes nothing, except that it finishes what an
+interrupted command left half done. It fails when a check fails.`,
 		Example: "  tpm2-p11 doctor\n  tpm2-p11 doctor --json",
 		Args:    exactly(),
 		RunE: a.verb(func(ctx context.Context, _ []string) error {

@@ -7,10 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
 // diagnosed runs doctor, which must find something to fail by, and say these texts.
@@ -229,6 +232,47 @@ func TestDoctorPassesAKeyOfEachUse(t *testing.T) {
 	} {
 		m.run(append([]string{"key", "create", label}, key...)...)
 		contains(t, "doctor", m.run("doctor"), `ok    key "`+label+`": usable now`)
+	}
+}
+
+// keep has a PKCS #11 program keep an AES key, and gives the name of its sidecar.
+func (m *machine) keep(label string) string {
+	m.t.Helper()
+	a := &app{in: strings.NewReader(""), out: io.Discard, err: io.Discard}
+	a.global.config = m.config
+	token, err := a.token()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer a.set.Close()
+	value := secret.From([]byte("0123456789abcdef"))
+	defer value.Wipe()
+	e, err := token.CreateSecret(m.t.Context(), value, keystore.SecretSpec{
+		Label: label, NoPIN: true,
+		Info: keystore.SecretInfo{Kind: keystore.SecretAES, Length: 16, Private: true, Sensitive: true, Use: []keystore.SecretUse{keystore.UseDecrypt}},
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return filepath.Join("store", e.ID+".json")
+}
+
+func TestDoctorOpensSecretsThatTakeNoPIN(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	name := m.keep("backup")
+	contains(t, "doctor", m.run("doctor"), `ok    secret "backup": it opens, and is as it was written`)
+	whole := string(m.read(name))
+	for what, changed := range map[string]string{
+		"an attribute": strings.Replace(whole, `"sensitive": true`, `"sensitive": false`, 1),
+		"the value":    regexp.MustCompile(`"sealed": "[^"]{4}`).ReplaceAllString(whole, `"sealed": "AAAA`),
+	} {
+		if changed == whole {
+			t.Fatalf("%s is not in %s", what, whole)
+		}
+		m.write(name, changed)
+		m.diagnosed(`fail  secret "backup": `, "its file is not as it was written", "from a backup", "`tpm2-p11 key delete backup`")
 	}
 }
 

@@ -168,6 +168,16 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.fail(check, errors.New("nothing here can use it: its type, use and scheme fit no operation"), "make another one with `tpm2-p11 key create`")
 		return
 	}
+	if e.Secret != nil && !e.TakesPIN() {
+		value, err := t.OpenSecret(ctx, e)
+		if err != nil {
+			d.fail(check, err, restoreMend(err, e))
+			return
+		}
+		value.Wipe()
+		d.ok(check, "it opens, and is as it was written")
+		return
+	}
 	if guessed(e) {
 		d.warn(check, "if it does, link it again with --own-pin-file, as each use counts as a wrong try", "it is in the TPM; whether it takes a password only a use would show")
 		return
@@ -176,7 +186,19 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.ok(check, "it is in the TPM; that it takes no password, as the store says, only a use would show")
 		return
 	}
-	d.ok(check, "usable now%s", map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[pinKind(e)])
+	by := map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[pinKind(e)]
+	if e.Secret != nil {
+		by += ", if its file is as it was written: that only a use would show"
+	}
+	d.ok(check, "usable now%s", by)
+}
+
+// restoreMend is what to do about a secret that does not open, "" where the error knows better.
+func restoreMend(err error, e keystore.Entry) string {
+	if errors.Is(err, keystore.ErrCorrupt) {
+		return "restore the store's " + e.ID + " files from a backup, or give it up by `tpm2-p11 key delete " + shellWord(e.Label) + "`"
+	}
+	return ""
 }
 
 // anyUse tells whether there is an operation of this program's that a key is made for.
