@@ -17,6 +17,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // A finding's status.
@@ -194,7 +195,11 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		d.fail("store", err, "")
 	}
 	for _, p := range problems {
-		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), "restore the file from a backup, or move it away")
+		mend := "restore the file from a backup, or move it away"
+		if errors.Is(p.Err, provider.ErrWrongTPM) {
+			mend = "nothing brings it back here: `tpm2-p11 key delete` removes it"
+		}
+		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), mend)
 	}
 	if !tpmAnswers {
 		return

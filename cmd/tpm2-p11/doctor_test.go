@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
@@ -274,6 +275,43 @@ func TestDoctorOpensSecretsThatTakeNoPIN(t *testing.T) {
 		m.write(name, changed)
 		m.diagnosed(`fail  secret "backup": `, "its file is not as it was written", "from a backup", "`tpm2-p11 key delete backup`")
 	}
+}
+
+// The board was replaced. What was wrapped for the former TPM is lost, and no advice may make its owner hope.
+func TestDoctorOnKeysOfAFormerTPM(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256")
+	m.run("key", "create", "mail", "--type", "p256", "--wrapped")
+	m.keep("backup")
+	m.tpm = tpmtest.Start(t)
+	m.configure("")
+	m.diagnosed("fail  storage root key: ", "`tpm2-p11 init --force`")
+	m.run("init", "--no-pin", "--force")
+	m.diagnosed(`fail  key "web": `, `fail  key "mail": `, `fail  secret "backup": `,
+		"run `tpm2-p11 key delete web`, and `tpm2-p11 key create web` for a new one", "run `tpm2-p11 key delete backup`, and make it anew")
+	if out := m.try("doctor").stdout; strings.Contains(out, "key persist") || strings.Contains(out, "from a backup") {
+		t.Errorf("doctor's cure cannot help:\n%s", out)
+	}
+	for _, label := range []string{"web", "mail", "backup"} {
+		m.run("key", "delete", label, "--yes")
+	}
+	m.run("key", "create", "web", "--type", "p256")
+	contains(t, "doctor", m.run("doctor"), `ok    key "web": usable now`)
+}
+
+// A key that only lost its handle is still in its file.
+func TestDoctorBringsBackAKeyThatLostItsHandle(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256")
+	m.tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000100")
+	m.diagnosed(`fail  key "web": `, "run `tpm2-p11 key evict web`, then `tpm2-p11 key persist web`")
+	m.run("key", "evict", "web")
+	m.run("key", "persist", "web")
+	contains(t, "doctor", m.run("doctor"), `ok    key "web": usable now`)
 }
 
 // A TPM in failure mode says what it is and refuses the rest (TPM 2.0 Part 1, section 12.4).

@@ -135,14 +135,7 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		check = fmt.Sprintf("secret %q", e.Label)
 	}
 	if err := present(ctx, t.TPM(), e); err != nil {
-		mend := ""
-		if errors.Is(err, provider.ErrNoObject) {
-			mend = fmt.Sprintf("run `tpm2-p11 key delete %s`, and `tpm2-p11 key create %s` for a new one", e.Label, e.Label)
-			if !e.Linked() {
-				mend = fmt.Sprintf("run `tpm2-p11 key evict %s`, then `tpm2-p11 key persist %s`", e.Label, e.Label)
-			}
-		}
-		d.fail(check, err, mend)
+		d.fail(check, err, absentMend(err, e))
 		return
 	}
 	if e.PolicyIgnored() {
@@ -234,17 +227,44 @@ func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []key
 	}
 }
 
-// present checks that the TPM has the key, or takes it.
+// present checks that the TPM has the key, or takes it. Of one that is not at its handle, ErrWrongTPM tells that its wrapped form is lost too.
 func present(ctx context.Context, t *provider.TPM, e keystore.Entry) error {
 	if e.Object.Handle == 0 {
 		return t.Load(ctx, e.Object)
 	}
 	public, err := t.ReadPublic(ctx, e.Object.Handle)
-	if err != nil {
+	switch {
+	case err == nil && bytes.Equal(public.Name(), e.Object.Public.Name()):
+		return nil
+	case err == nil:
+		err = fmt.Errorf("another object is at %s: %s", formatHandle(e.Object.Handle), public.Describe())
+	case !errors.Is(err, provider.ErrNoObject):
 		return err
 	}
-	if !bytes.Equal(public.Name(), e.Object.Public.Name()) {
-		return fmt.Errorf("another object is at %s: %s", formatHandle(e.Object.Handle), public.Describe())
+	if !e.Linked() {
+		wrapped := e.Object
+		wrapped.Handle = 0
+		if lost := t.Load(ctx, wrapped); errors.Is(lost, provider.ErrWrongTPM) {
+			return fmt.Errorf("%w; the file's: %w", err, lost)
+		}
 	}
-	return nil
+	return err
+}
+
+// absentMend is what to do about a key that is not present, "" where the error knows better.
+func absentMend(err error, e keystore.Entry) string {
+	label := shellWord(e.Label)
+	remove := fmt.Sprintf("run `tpm2-p11 key delete %s`", label)
+	lost := errors.Is(err, provider.ErrWrongTPM)
+	switch {
+	case lost && e.Secret != nil:
+		return remove + ", and make it anew: it opens only in the TPM that it was made in"
+	case lost:
+		return fmt.Sprintf("%s, and `tpm2-p11 key create %s` for a new one: it works only in the TPM that it was made in", remove, label)
+	case errors.Is(err, provider.ErrNoObject) && e.Linked():
+		return fmt.Sprintf("%s, and `tpm2-p11 key create %s` for a new one", remove, label)
+	case errors.Is(err, provider.ErrNoObject):
+		return fmt.Sprintf("run `tpm2-p11 key evict %s`, then `tpm2-p11 key persist %s`", label, label)
+	}
+	return ""
 }
