@@ -127,6 +127,9 @@ func (r *record) fromPEM(text []byte, modified time.Time) error {
 		r.list(key.Object, key.Policy, policyErr)
 		return nil
 	}
+	if key.Sealed && r.sideErr != nil {
+		return r.sideErr // a secret's, as far as can be seen: the sidecar is the problem, and one is enough
+	}
 	// Sealed data without its own sidecar is nothing, nor is a secret's sidecar with another PEM.
 	if err := checkUsable(key.Object.Public); err != nil {
 		r.problem(file, err)

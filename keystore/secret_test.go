@@ -168,7 +168,13 @@ func TestAChangedSecretDoesNotOpen(t *testing.T) {
 		t.Error("nothing is said of it")
 	}
 
+	// A torn sidecar is one problem, and says nothing of the PEM.
 	s.write(t, pemFile, pemText)
+	s.write(t, sideFile, []byte("torn"))
+	if problems, err = token.Problems(); err != nil || len(problems) != 1 || problems[0].File != sideFile {
+		t.Errorf("with a torn sidecar: %v, %v", problems, err)
+	}
+	s.write(t, sideFile, side)
 	if got, err := opened(token, secretCalled(t, token, "kept")); err != nil || got != aesValue {
 		t.Errorf("put back, it opens as %q, %v", got, err)
 	}

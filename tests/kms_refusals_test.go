@@ -73,7 +73,7 @@ func TestKMSRefusals(t *testing.T) {
 		{"a failure inside KMS", fault(keyservice.Unavailable), []string{"KMS failed inside", "try again in a while"}},
 		{"a connection that breaks", fault(keyservice.Close), []string{"KMS cannot be reached", "proxy"}},
 		{"an answer cut short", fault(keyservice.Truncate), []string{"KMS"}},
-		{"an answer for another key", fault(keyservice.WrongKey), []string{"CMS message is for another key"}},
+		{"an answer for another key", fault(keyservice.WrongKey), []string{"CMS message is for another key", "look at what stands between this machine and KMS"}},
 		{"a flipped bit", fault(keyservice.Flip), []string{"CMS message"}},
 		{"an answer in the clear", fault(keyservice.Open), []string{"KMS answered in the clear", "do not use it"}},
 		{"KMS out of reach", endpoint(nobody), []string{"KMS cannot be reached", "check the network"}},

@@ -61,7 +61,7 @@ func (h handleJSON) whose(a *app) string {
 	case h.Owner == "srk":
 		return "storage root key"
 	case h.Owner == "foreign":
-		return "another tool's"
+		return "another tool's, or of a store that is not configured here"
 	case len(a.set.Tokens) == 1 && a.set.Tokens[0].Label() == h.Token:
 		return "key " + h.Label
 	}

@@ -81,7 +81,7 @@ func TestAKeyThatOtherToolsPersistedIsLinked(t *testing.T) {
 	m.tool("tpm2_create", "-C", "0x81000001", "-G", "ecc256", "-u", "their.pub", "-r", "their.priv", "-c", "their.ctx")
 	m.tool("tpm2_evictcontrol", "-c", "their.ctx", "0x81000005")
 	m.tool("tpm2_flushcontext", "-t")
-	contains(t, "handles", m.run("handles"), "0x81000005", "another tool's")
+	contains(t, "handles", m.run("handles"), "0x81000005", "another tool's, or of a store that is not configured here")
 	m.run("key", "link", "0x81000005", "--label", "theirs")
 	contains(t, "handles", m.run("handles"), "key theirs")
 	m.run("sign", "theirs", "-i", "@in", "-o", "@sig")

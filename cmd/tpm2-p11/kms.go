@@ -16,6 +16,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/attested"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/kms"
+	"github.com/tpm2-p11/tpm2-p11/kms/cms"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
@@ -136,7 +137,13 @@ func (a *app) withKey(ctx context.Context, name string, pin pinSource, do func(a
 }
 
 // withRecipient is withKey for the key that is named, or with none for one that is made for this call.
-func (a *app) withRecipient(ctx context.Context, r recipientFlags, c config.KMS, do func(attested.Recipient) error) error {
+func (a *app) withRecipient(ctx context.Context, r recipientFlags, c config.KMS, do func(attested.Recipient) error) (err error) {
+	defer func() {
+		// The document was made for this call: no other recipient would help.
+		if errors.Is(err, cms.ErrRecipient) {
+			err = withHint(err, "ask again; if it stays so, look at what stands between this machine and KMS")
+		}
+	}()
 	if name := r.key(c); name != "" {
 		return a.withKey(ctx, name, r.pin, do)
 	}

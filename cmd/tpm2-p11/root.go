@@ -24,6 +24,7 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 		Args:          noVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetFlagErrorFunc(verbBeforeFlags)
 	f := root.PersistentFlags()
 	f.StringVar(&a.global.config, "config", "", "configuration `FILE` instead of the standard places")
 	f.StringVar(&a.global.tpm, "tpm", "", "`ADDRESS` of the TPM: device:/dev/tpmrm0, swtpm:path=…, mssim:host=…,port=…")
@@ -80,6 +81,14 @@ func noVerb(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%q is no verb: there is %s", args[0], strings.Join(verbNames(cmd), ", "))
 	}
 	return nil
+}
+
+// verbBeforeFlags says of a flag that is not known which verb is not, where that comes first.
+func verbBeforeFlags(cmd *cobra.Command, err error) error {
+	if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
+		return noVerb(cmd, words)
+	}
+	return err
 }
 
 // exactly wants the named arguments.

@@ -131,7 +131,9 @@ func Line(text []byte) (*secret.Bytes, error) {
 	switch {
 	case len(line) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrContent)
-	case bytes.ContainsAny(line, "\r\n\x00"):
+	case bytes.IndexByte(line, 0) >= 0:
+		return nil, fmt.Errorf("%w: it holds a NUL byte, and is a line of text", ErrContent)
+	case bytes.ContainsAny(line, "\r\n"):
 		return nil, fmt.Errorf("%w: it holds more than one line", ErrContent)
 	}
 	return secret.From(line), nil

@@ -138,7 +138,7 @@ func TestLine(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"": "empty", "\n": "empty", "12345\n\n": "more than one line", "12345\nabc\n": "more than one line", "12\x00345": "more than one line",
+		"": "empty", "\n": "empty", "12345\n\n": "more than one line", "12345\nabc\n": "more than one line", "12\x00345": "a NUL byte", "\x00\x00\n": "a NUL byte",
 	} {
 		if _, err := Line([]byte(text)); !errors.Is(err, ErrContent) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "12") {
 			t.Errorf("%q: %v, want %s", text, err, want)
