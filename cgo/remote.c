@@ -44,13 +44,15 @@ static atomic_uint failed;
 static CK_RV failed_with;
 static bool noticed; /* that nobody answers, in the log */
 
-static enum dialled dial_socket(const char *path, struct descriptor *socket_)
+static enum dialled dial_socket(const char *path, struct descriptor *socket_, const char **why)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	const struct timeval limit = {.tv_sec = DIAL_PATIENCE};
 
+	*why = "its path is too long for a socket's: choose a shorter one";
 	if (strlen(path) >= sizeof address.sun_path)
 		return DIAL_NEVER;
+	*why = "it cannot be reached: start the server (systemctl start tpm2-p11.socket), or correct socket in the configuration";
 	strcpy(address.sun_path, path);
 	*socket_ = descriptor_take(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
 	if (socket_->fd < 0)
@@ -61,6 +63,7 @@ static enum dialled dial_socket(const char *path, struct descriptor *socket_)
 		return DIALLED;
 	/* Waiting helps against a server that starts, not against missing rights. */
 	if (errno == EACCES || errno == EPERM) {
+		*why = "this user may not connect to it: name it in an [[access]] table of the server's configuration";
 		descriptor_close(socket_);
 		return DIAL_NEVER;
 	}
@@ -72,8 +75,7 @@ static enum dialled dial(struct descriptor *socket_, const char **why)
 {
 	if (settings->socket[0] == '\0')
 		return helper_dial(settings, socket_, why);
-	*why = "the server's socket cannot be reached";
-	return dial_socket(settings->socket, socket_);
+	return dial_socket(settings->socket, socket_, why);
 }
 
 /* The return value at the beginning of a response, which is wiped and freed. */
@@ -143,7 +145,8 @@ static bool connect_once(long deadline, CK_RV *rv, const char **why)
 		return true;
 	}
 	current_socket = socket_;
-	*why = "whoever serves it does not answer";
+	*why = settings->socket[0] == '\0' ? "the helper does not answer: reload or restart the program"
+	                                   : "the server does not answer: restart it (systemctl restart tpm2-p11), and read its log";
 	s = stream_open(socket_);
 	if (s == NULL) {
 		*rv = CKR_HOST_MEMORY;
@@ -156,7 +159,7 @@ static bool connect_once(long deadline, CK_RV *rv, const char **why)
 			connection++;
 			return true;
 		}
-		*why = *rv == CKR_FUNCTION_REJECTED ? "the server lets this user use none: its log says why" : "whoever serves it refused: its log says why";
+		*why = *rv == CKR_FUNCTION_REJECTED ? "the server lets this user use none: name it in an [[access]] table of the server's configuration" : "whoever serves it refused: its log says why";
 		break;
 	case STREAM_FOREIGN:
 		*why = "whoever serves it is of another release of the module: restart the program";
@@ -175,12 +178,13 @@ static bool connect_once(long deadline, CK_RV *rv, const char **why)
 	return true;
 }
 
-/* Says in the log why there are no keys. */
+/* Says in the log why there are no keys, and from where there would be. */
 static void tell_why(const char *why)
 {
-	char text[256];
+	const bool served = settings->socket[0] != '\0';
+	char text[512];
 
-	snprintf(text, sizeof text, "this process has no keys: %s", why != NULL ? why : "no connection can be made");
+	snprintf(text, sizeof text, "this process has no keys%s%s: %s", served ? " from the server's socket " : "", settings->socket, why != NULL ? why : "no connection can be made");
 	notice(settings, text);
 }
 

@@ -390,6 +390,7 @@ int main(int argc, char **argv)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	CK_INFO info;
 	pthread_t player;
+	int before;
 
 	if (argc != 2 || strlen(argv[1]) >= sizeof address.sun_path)
 		return 2;
@@ -398,7 +399,8 @@ int main(int argc, char **argv)
 	alarm(60);
 	CHECK(lines("") == 0);
 	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED); /* nobody listens */
-	CHECK(lines("the server's socket cannot be reached") == 1);
+	CHECK(lines(" from the server's socket /") == 1 && lines(path) == 1);
+	CHECK(lines("it cannot be reached: start the server (systemctl start tpm2-p11.socket)") == 1);
 	listener = socket(AF_UNIX, SOCK_STREAM, 0);
 	CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
 	CHECK(pthread_create(&player, NULL, serve, NULL) == 0);
@@ -416,5 +418,14 @@ int main(int argc, char **argv)
 	CHECK_RV(C_Finalize(NULL), CKR_CRYPTOKI_NOT_INITIALIZED);
 	shutdown(listener, SHUT_RDWR);
 	CHECK(pthread_join(player, NULL) == 0);
+	close(listener);
+
+	/* One that hangs takes connections, and says nothing. */
+	listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	CHECK(unlink(path) == 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
+	before = lines("the server does not answer: restart it (systemctl restart tpm2-p11)");
+	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED);
+	CHECK(lines("the server does not answer: restart it (systemctl restart tpm2-p11)") == before + 1);
+	CHECK(lines(path) == lines("has no keys"));
 	return failures != 0;
 }
