@@ -36,6 +36,7 @@ type link struct {
 	closed   atomic.Bool
 	hidesNSM atomic.Bool // the resource manager was seen to refuse NitroTPM's command
 	polite   atomic.Bool // TakeTurns was called
+	suspect  atomic.Bool // a signature did not verify: what is loaded, and the Names that were read, are not believed any more
 	queue    queue
 
 	// What follows belongs to whoever has the queue's turn.

@@ -60,7 +60,7 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	})
 	if err == nil { // the next one has its turn meanwhile
 		if err = t.verifySignature(key, s, h, digest, signature); err != nil {
-			t.Release()
+			t.suspect.Store(true)
 		}
 	}
 	if err != nil {

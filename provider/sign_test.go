@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -140,6 +141,46 @@ func TestANameThatNothingHasShown(t *testing.T) {
 	}
 	if err := b.trySign(t.Context(), meant, provider.Auth{}); !errors.Is(err, provider.ErrOtherObject) {
 		t.Errorf("the key at the handle was used for another one: %v", err)
+	}
+}
+
+// After a signature that does not verify nothing is believed any more of what was read before, although others use the TPM at once.
+func TestWhatASignatureBeliesIsReadAgain(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.persisted(t, b.key(t, provider.Template{Type: provider.RSA2048, Use: provider.Use{Sign: true}}, ""))
+	digest := make([]byte, 32)
+	sign := func() error {
+		_, err := b.Sign(t.Context(), key, provider.Auth{}, provider.RSASSA, crypto.SHA256, digest)
+		return err
+	}
+	next := &noticed{Context: t.Context(), waits: make(chan struct{})}
+	done, refused := make(chan error, 1), make(chan struct{})
+	b.wire.Inject(func(ctx context.Context, command []byte, send func() ([]byte, error)) ([]byte, error) {
+		switch faulttpm.Code(command) {
+		case ccSign:
+			go func() {
+				_, err := b.ReadPCRs(next, tpm2.TPMAlgSHA256, []uint{7})
+				done <- err
+			}()
+			<-next.waits
+			return faulttpm.Flip(100)(ctx, command, send)
+		case tpm2.TPMCCPCRRead:
+			<-refused
+		}
+		return send()
+	})
+	if err := sign(); !errors.Is(err, provider.ErrIntegrity) {
+		t.Errorf("a signature that does not verify: %v", err)
+	}
+	close(refused)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	b.wire.Inject(nil)
+	b.wire.Reset()
+	if err := sign(); err != nil || b.wire.Count(ccReadPublic) != 1 {
+		t.Errorf("the next one: %v, after the commands %x", err, b.wire.Codes())
 	}
 }
 

@@ -102,6 +102,9 @@ func (t *TPM) turn(ctx context.Context, repeatable bool, op func(context.Context
 
 // attempt runs an operation once.
 func (t *TPM) attempt(ctx context.Context, op func(context.Context, *connection) error) error {
+	if t.suspect.Swap(false) {
+		t.letGo(closeTimeout)
+	}
 	c, err := t.connect(ctx)
 	if err != nil {
 		return err
