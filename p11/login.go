@@ -56,7 +56,7 @@ func (l *library) logIn(s *session, role keystore.Role, pin *secret.Bytes) error
 	}
 	if byPIN {
 		if err := s.slot.token.Login(l.ctx, role, pin); err != nil {
-			return err
+			return l.countTries(s.slot.token.TPM(), err)
 		}
 	} else if role != keystore.User || pin.Len() != 0 {
 		return CKR_USER_PIN_NOT_INITIALIZED

@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,7 +86,7 @@ func TestChangingPINs(t *testing.T) {
 	}
 }
 
-// Each wrong PIN is one of the TPM's counts, and the flags tell how many are left.
+// Each wrong PIN is one of the TPM's counts; the flags and the log tell how many are left.
 func TestWrongPINsLeadToTheLockout(t *testing.T) {
 	t.Parallel()
 	w := guarded(t)
@@ -113,6 +114,13 @@ func TestWrongPINsLeadToTheLockout(t *testing.T) {
 	most := properties().MaxAuthFail
 	for tries := uint32(1); tries <= most; tries++ {
 		w.refused(w.Login(s, CKU_USER, []byte("wrong-pin")), CKR_PIN_INCORRECT)
+		told := fmt.Sprintf("wrong tries left before the TPM takes no PIN for a while: %d\"", most-tries)
+		if tries == most {
+			told = "that was one too many"
+		}
+		if n := strings.Count(w.log.String(), told); n != 1 {
+			t.Errorf("after %d wrong tries the log has %q %d times:\n%s", tries, told, n, w.log)
+		}
 		if n := properties().LockoutCounter; n != tries {
 			t.Fatalf("%d wrong PINs counted %d", tries, n)
 		}

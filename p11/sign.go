@@ -117,7 +117,7 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 		return err
 	}
 	defer key.Close()
-	err = run(key)
+	err = s.lib.countTries(s.slot.token.TPM(), run(key))
 	s.noteRefusal(o, err)
 	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
 		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)

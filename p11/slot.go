@@ -2,6 +2,8 @@ package p11
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -137,11 +139,31 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	return info, nil
 }
 
-// lockoutFlags tells how near the TPM is to its lockout, which user and security officer share. A TPM that does not answer soon tells nothing.
-func (l *library) lockoutFlags(t *provider.TPM) Flags {
+// lockout asks for the TPM's counters, for a moment.
+func (l *library) lockout(t *provider.TPM) (provider.Properties, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, 2*time.Second)
 	defer cancel()
-	p, err := t.Properties(ctx)
+	return t.Properties(ctx)
+}
+
+// countTries adds to a wrong PIN how many more the TPM takes, as far as it can be asked: it is where the log's reader learns it.
+func (l *library) countTries(t *provider.TPM, err error) error {
+	if !errors.Is(err, provider.ErrAuth) {
+		return err
+	}
+	p, unknown := l.lockout(t)
+	switch {
+	case unknown != nil:
+		return err
+	case p.InLockout:
+		return fmt.Errorf("%w: that was one too many, and the TPM takes no PIN for a while: see `tpm2-p11 lockout show`", err)
+	}
+	return fmt.Errorf("%w: wrong tries left before the TPM takes no PIN for a while: %d", err, p.MaxAuthFail-min(p.LockoutCounter, p.MaxAuthFail))
+}
+
+// lockoutFlags tells how near the TPM is to its lockout, which user and security officer share. A TPM that does not answer soon tells nothing.
+func (l *library) lockoutFlags(t *provider.TPM) Flags {
+	p, err := l.lockout(t)
 	switch {
 	case err != nil:
 		l.log.Debug("lockout counters are not known", "reason", err.Error())
