@@ -96,7 +96,7 @@ test-boot:
 	@$(and $(packages),$(packages) boot)
 	$(GO) test -count=1 -tags boot -run '^TestBoot' ./policy/predict
 
-# Every fuzz target for T each; FUZZ narrows it, as -run 'kms|FuzzVerify'.
+# Every fuzz target for T each; FUZZ narrows it, as FUZZ="-run 'kms|FuzzVerify'".
 T ?= 60s
 fuzz:
 	$(GO) run ./tests/fuzz -time $(T) $(FUZZ)

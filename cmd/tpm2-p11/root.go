@@ -8,6 +8,7 @@ import (
 )
 
 func rootCommand(a *app) *cobra.Command {
+	var version bool
 	root := &cobra.Command{
 		Use:   "tpm2-p11",
 		Short: "Private keys that never leave a TPM 2.0",
@@ -22,8 +23,14 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noVerb,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return a.printVersion()
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&version, "version", false, "print the version")
 	root.SetFlagErrorFunc(verbBeforeFlags)
 	f := root.PersistentFlags()
 	f.StringVar(&a.global.config, "config", "", "configuration `FILE` instead of the standard places")

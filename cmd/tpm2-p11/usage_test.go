@@ -114,6 +114,12 @@ func TestHelpAndVersionNeedNothing(t *testing.T) {
 		t.Errorf("version --json: %v", v)
 	}
 	contains(t, "version", m.run("version"), "tpm2-p11 ")
+	if flag := m.run("--version"); flag != m.run("version") {
+		t.Errorf("--version: %q", flag)
+	}
+	if flag := m.json("--version"); flag["version"] != v["version"] {
+		t.Errorf("--version --json: %v", flag)
+	}
 }
 
 func TestCompletionScripts(t *testing.T) {

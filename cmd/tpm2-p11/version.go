@@ -38,8 +38,12 @@ func versionCommand(a *app) *cobra.Command {
 		Example: "  tpm2-p11 version --json",
 		Args:    exactly(),
 		RunE: a.verb(func(context.Context, []string) error {
-			v := thisVersion()
-			return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "tpm2-p11 %s (%s, %s)\n", v.Version, v.Go, v.Platform) })
+			return a.printVersion()
 		}),
 	}
+}
+
+func (a *app) printVersion() error {
+	v := thisVersion()
+	return a.print(v, func(w io.Writer) { fmt.Fprintf(w, "tpm2-p11 %s (%s, %s)\n", v.Version, v.Go, v.Platform) })
 }

@@ -59,8 +59,12 @@ func TestTheTableHasARowForEachCell(t *testing.T) {
 	if l := lines[0]; l.Rate != 500 || l.Median != 2e6 || l.P99 != 3e6 || l.CPU != 100 {
 		t.Errorf("figures: %+v", l)
 	}
-	if got := strings.Count(markdown(lines), "\n"); got != 6 {
-		t.Errorf("a table of %d lines", got)
+	table, said, _ := strings.Cut(markdown(lines), "\n\n")
+	if got := strings.Count(table, "\n|"); got != 5 {
+		t.Errorf("a table of %d lines", got+1)
+	}
+	if !strings.HasPrefix(said, "Ratio to raw: ") {
+		t.Errorf("what the ratio is of, is not said: %q", said)
 	}
 }
 

@@ -89,6 +89,13 @@ func at100(sorted []int64, percent int) int64 {
 	return sorted[min(len(sorted)-1, len(sorted)*percent/100)]
 }
 
+// legend says what a reader of the table alone could not know.
+const legend = `
+Ratio to raw: operations/s of all threads and processes of the row together, divided by those of the row "raw" in the same round: one
+process and thread that sends the TPM the finished commands of the operation, and nothing else, for a key without PIN and policy.
+1 is what the TPM gives to one who waits for each answer. Figures are medians of the rounds.
+`
+
 func markdown(lines []line) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "| operation and key | threads × processes | by | ratio to raw | operations/s | median ms | p99 / median | slowest / quickest thread | client CPU µs | allocations | TPM commands: first, each | host memory KiB before, after |")
@@ -107,6 +114,7 @@ func markdown(lines []line) string {
 		fmt.Fprintf(&b, "| %s | %d × %d | %s | %.3f | %.0f | %.2f | %.1f | %s | %.0f | %s | %s | %s |\n", l.Column, l.Threads, l.Processes, l.Row, l.Ratio, l.Rate,
 			float64(l.Median)/1e6, float64(l.P99)/float64(max(l.Median, 1)), unfair, l.CPU, unlessZero(int64(l.Allocations)), counts, memory)
 	}
+	b.WriteString(legend)
 	return b.String()
 }
 

@@ -234,6 +234,12 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// tlsLegend says what a reader of the table alone could not know.
+const tlsLegend = `
+Handshakes to raw signatures: handshakes/s, divided by the signatures/s of one process that sends the TPM the finished signing
+commands and nothing else, measured just before. A handshake takes one signature: 1 is what the TPM can do.
+`
+
 func (p tlsPlan) table(results map[string]*served) (table string, failed int) {
 	var b strings.Builder
 	fmt.Fprintln(&b, "| key | server | handshakes to raw signatures | handshakes/s | failed of | median ms | p99 ms | start to first 200 OK, ms | TPM commands to the first signature |")
@@ -251,5 +257,6 @@ func (p tlsPlan) table(results map[string]*served) (table string, failed int) {
 			failed += m.failed
 		}
 	}
+	b.WriteString(tlsLegend)
 	return b.String(), failed
 }

@@ -39,6 +39,10 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "fuzz: %q is no flag: -run %s narrows it to what is called so\n", flag.Arg(0), flag.Arg(0))
+		os.Exit(2)
+	}
 	if err := run(ctx, *duration, *pattern, *jobs, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "fuzz:", err)
 		os.Exit(1)
@@ -58,9 +62,8 @@ func run(ctx context.Context, duration time.Duration, pattern string, jobs int, 
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(t target) bool { return !wanted.MatchString(t.pkg + "." + t.name) })
-	if len(all) == 0 {
-		return errors.New("no such target")
+	if all, err = choose(all, wanted); err != nil {
+		return err
 	}
 	// Building is the go command's to spread over cores; running is not.
 	binaries := map[string]string{}
@@ -98,6 +101,23 @@ func run(ctx context.Context, duration time.Duration, pattern string, jobs int, 
 	close(queue)
 	workers.Wait()
 	return errors.Join(append(failed, ctx.Err())...)
+}
+
+// choose leaves the targets whose package.Name matches. Where there is none, the error lists those that there are.
+func choose(all []target, wanted *regexp.Regexp) ([]target, error) {
+	var chosen []target
+	names := ""
+	for _, t := range all {
+		name := t.pkg + "." + t.name
+		names += "\n  " + name
+		if wanted.MatchString(name) {
+			chosen = append(chosen, t)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no target matches %q: there is%s", wanted, names)
+	}
+	return chosen, nil
 }
 
 // fuzz runs a target from its package's folder, which is where tests look for their data.
