@@ -262,8 +262,8 @@ func (t *Token) checkUnique(s KeySpec) error {
 // writableStore is the anchor of an initialised store that this process may write.
 func (t *Token) writableStore() (*anchor, error) {
 	a, err := t.initialized()
-	if err == nil && !t.Writable() {
-		err = fmt.Errorf("%w: this process may not write %s", ErrReadOnly, t.Dir())
+	if err == nil {
+		err = t.folder.writable()
 	}
 	return a, err
 }

@@ -124,12 +124,15 @@ func makeFolder(path string) error {
 }
 
 // writable tells whether this process may write the folder, or make it.
-func (f folder) writable() bool {
+func (f folder) writable() error {
 	path := string(f)
 	for {
 		err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
-		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
-			return err == nil
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path):
+			return fmt.Errorf("%w: %w", ErrReadOnly, &fs.PathError{Op: "writing to", Path: path, Err: err})
 		}
 		path = filepath.Dir(path)
 	}

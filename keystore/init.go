@@ -36,8 +36,8 @@ func (t *Token) init(ctx context.Context, o InitOptions) error {
 	if err := t.mayInit(o.Force); err != nil {
 		return err
 	}
-	if !t.folder.writable() {
-		return fmt.Errorf("%w: this process may not write or make its folder", ErrReadOnly)
+	if err := t.folder.writable(); err != nil {
+		return err
 	}
 	srk, err := t.tpm.ProvisionSRK(ctx)
 	if err != nil {

@@ -204,9 +204,14 @@ func (t *Token) HasUserPIN() bool {
 }
 
 // Writable tells whether the store can be changed, or made, by this process.
-func (t *Token) Writable() bool {
-	_, err := t.current()
-	return err == nil && t.folder.writable()
+func (t *Token) Writable() bool { return t.CheckWritable() == nil }
+
+// CheckWritable says why the store cannot be changed: ErrReadOnly with what the system says, or what Check says.
+func (t *Token) CheckWritable() error {
+	if _, err := t.current(); err != nil {
+		return err
+	}
+	return t.folder.writable()
 }
 
 // TPM is the token's TPM, with the SRK pinned when initialised.

@@ -185,9 +185,12 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		d.fail("store", err, "")
 		return
 	}
-	if t.Writable() {
+	switch err := t.CheckWritable(); {
+	case err == nil:
 		d.ok("store", "%s: token %q, %s", t.Dir(), t.Label(), held)
-	} else {
+	case errors.Is(err, unix.EROFS):
+		d.warn("store", "nothing to do if keys are only used; to change them mount it writable (`mount -o remount,rw`)", "%s: token %q, %s, on a read-only filesystem", t.Dir(), t.Label(), held)
+	default:
 		d.warn("store", "nothing to do if keys are only used; to change them run as the owner of "+t.Dir(), "%s: token %q, %s, not writable", t.Dir(), t.Label(), held)
 	}
 	problems, err := t.Problems()

@@ -197,6 +197,10 @@ func nextStepFor(err error) string {
 // mendDisk is what to do about a file that cannot be written, which comes before whatever else is to be done.
 func mendDisk(err error) string {
 	switch {
+	case errors.Is(err, syscall.EROFS) && errors.Is(err, keystore.ErrReadOnly):
+		return "its filesystem is read-only: mount it writable (`mount -o remount,rw`), or choose another store with --store FOLDER"
+	case errors.Is(err, syscall.EROFS):
+		return "its filesystem is read-only: mount it writable (`mount -o remount,rw`), or write elsewhere"
 	case errors.Is(err, keystore.ErrReadOnly):
 		return "run it as the store's owner, or choose another store with --store FOLDER"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

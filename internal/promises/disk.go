@@ -11,8 +11,8 @@ var disk = Section{
 		Row{Fault: "it cannot be read or written (EIO)", Errno: syscall.EIO,
 			After: "a file that cannot be read is passed over, and `tpm2-p11 doctor` names it", Shown: []string{"TestAKeyThatTheDiskDoesNotGiveIsPassedOver"},
 			Module: "CKR_DEVICE_ERROR", Signer: "nil", Command: Command{"1", []string{"input/output error", "dmesg"}}},
-		Row{Fault: "the store is somebody else's (EACCES)", Errno: syscall.EACCES, Shown: []string{"TestAStoreThatCannotBeWrittenIsRead"}}.as(readOnly),
-		Row{Fault: "it is read-only (EROFS)", Errno: syscall.EROFS, Shown: []string{"TestAStoreThatCannotBeWrittenIsRead"}}.as(readOnly),
+		Row{Fault: "the store is somebody else's (EACCES)", Errno: syscall.EACCES, Shown: []string{"TestAStoreThatCannotBeWrittenIsRead"}}.as(notOurs),
+		Row{Fault: "it is read-only (EROFS)", Errno: syscall.EROFS, Shown: []string{"TestAStoreOnAReadOnlyFilesystem"}}.as(readOnly),
 		{
 			Fault: "the process is killed, before any step of: making a key, making it persistent, taking its handle away, deleting it, changing and resetting the PIN, sealing anew",
 			After: "the next change, or `tpm2-p11 doctor`, finishes what was begun or takes it back: no handle without its key, no key lost, no PIN between two",
@@ -53,5 +53,6 @@ var disk = Section{
 
 var (
 	noRoom   = Row{Module: "CKR_DEVICE_MEMORY", Signer: "nil", Command: Command{"1", []string{"make room"}}}
-	readOnly = Row{Module: "CKR_TOKEN_WRITE_PROTECTED", Signer: "nil", Command: Command{"1", []string{"the store cannot be written", "as the store's owner"}}}
+	notOurs  = Row{Module: "CKR_TOKEN_WRITE_PROTECTED", Signer: "nil", Command: Command{"1", []string{"the store cannot be written", "as the store's owner"}}}
+	readOnly = Row{Module: "CKR_TOKEN_WRITE_PROTECTED", Signer: "nil", Command: Command{"1", []string{"the store cannot be written", "mount it writable"}}}
 )
