@@ -58,9 +58,17 @@ func (m *Module) Logger() *slog.Logger {
 	return tokens.DefaultLogger()
 }
 
-// FunctionName is the name of a request's function, "unknown" for what is none.
+// FunctionName is the name of a request's function, "unknown" for what is none. What begins a module's connection is C_Initialize, and
+// what tells of a call that the module refused by itself is "refused".
 func FunctionName(request []byte) string {
-	if h, ok := handlers[wire.NewReader(request).Uint32()]; ok {
+	number := wire.NewReader(request).Uint32()
+	switch number {
+	case numberResume:
+		return "C_Initialize"
+	case numberRefused:
+		return "refused"
+	}
+	if h, ok := handlers[number]; ok {
 		return h.name
 	}
 	return "unknown"

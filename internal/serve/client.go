@@ -186,8 +186,8 @@ func (c *client) write(f wire.Frame) bool {
 func (c *client) refuseVersion(version uint32) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.metrics.refused("version")
 	if !c.told {
+		c.metrics.refused("version")
 		c.log.Warn("a client speaks another version of the protocol: restart the program, which has loaded another release of the module",
 			"version", version, "spoken", wire.Version)
 	}

@@ -47,6 +47,7 @@ const (
 	openSession = 13
 	signInit    = 43
 	generate    = 60
+	resume      = 1 << 31
 )
 
 // ask makes a call of numbers and gives its return value; an error if the server hung up.
@@ -54,7 +55,7 @@ func (r *raw) ask(function uint32, arguments ...uint64) (p11.RV, error) {
 	r.t.Helper()
 	var w wire.Writer
 	w.Uint32(function)
-	if function == initialize {
+	if function == initialize || function == resume {
 		w.Bool(false)
 	}
 	for _, a := range arguments {
@@ -354,11 +355,27 @@ func TestMetrics(t *testing.T) {
 	if err := works(k); err != nil {
 		t.Fatal(err)
 	}
+	// A module's connection begins with what is C_Initialize to it; whoever speaks another version is one client, however much it says.
+	module := h.dial()
+	module.answered(p11.CKR_OK, resume, 0, 0)
+	other := h.dial()
+	if _, err := other.Write(make([]byte, 4000)); err != nil {
+		t.Fatal(err)
+	}
+	for range 4000 / 16 {
+		if _, err := wire.ReadFrame(other, wire.MaxMessage, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	numbers := h.numbers()
+	if strings.Contains(numbers, `function="unknown",rv="CKR_OK"`) || !strings.Contains(numbers, `calls_total{function="C_Initialize",rv="CKR_OK"}`) {
+		t.Errorf("a module's greeting is counted so:\n%s", numbers)
+	}
 	for _, want := range []string{
+		`tpm2_p11_refusals_total{reason="version"} 1`,
 		`tpm2_p11_calls_total{function="C_Sign",rv="CKR_OK"} 1`, `tpm2_p11_call_seconds_count{function="C_Sign"} 1`,
 		`tpm2_p11_tpm_commands_total{command="TPM2_Sign",code="0x000"} 1`, `tpm2_p11_tpm_command_seconds_count{command="TPM2_Sign"} 1`,
-		`tpm2_p11_clients 1`,
+		`tpm2_p11_clients 3`,
 	} {
 		if !strings.Contains(numbers, want+"\n") {
 			t.Errorf("%s is not in\n%s", want, numbers)
