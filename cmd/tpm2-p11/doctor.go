@@ -35,6 +35,8 @@ type finding struct {
 	Status string `json:"status"` // ok, warn, fail, skip
 	Detail string `json:"detail"`
 	Mend   string `json:"mend,omitempty"`
+
+	chosen string // the token's label for --token, where there are several
 }
 
 // doctor collects findings.
@@ -102,7 +104,7 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 		if len(d.a.set.Tokens) > 1 {
 			for f := range d.findings[first:] {
-				d.findings[first+f].Token = d.a.tokenLabels()[i]
+				d.findings[first+f].Token, d.findings[first+f].chosen = d.a.tokenLabels()[i], d.a.tokenLabel(i)
 			}
 		}
 	}
@@ -261,7 +263,7 @@ func (d *doctor) print() error {
 	failed := false
 	for i, f := range d.findings {
 		failed = failed || f.Status == statusFail
-		d.findings[i].Detail, d.findings[i].Mend = d.a.inContext(f.Detail), d.a.inContext(f.Mend)
+		d.findings[i].Detail, d.findings[i].Mend = d.a.inContextOf(f.chosen, f.Detail), d.a.inContextOf(f.chosen, f.Mend)
 	}
 	err := d.a.print(struct {
 		OK     bool      `json:"ok"`

@@ -44,6 +44,23 @@ func TestDoctorNamesWhatIsWrongWithAStore(t *testing.T) {
 	m.diagnosed("ok    configuration: ", "ok    TPM: ", "fail  store: ", "`chmod -R go-w`")
 }
 
+func TestDoctorsCuresNameTheToken(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	token := func(label string) string {
+		return "[[token]]\nlabel = \"" + label + "\"\nstore = \"" + label + "\"\ntpm = \"" + m.tpm.Address() + "\"\n"
+	}
+	m.write("tpm2-p11.conf", token("a")+token("of b"))
+	m.run("init", "--no-pin", "--token", "a")
+	m.run("key", "create", "web", "--type", "p256", "--token", "a")
+	m.tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000100")
+	m.diagnosed("run `tpm2-p11 init --token 'of b'`", "run `tpm2-p11 key evict web --token a`, then `tpm2-p11 key persist web --token a`")
+	if r := m.try("doctor", "--token", "of b"); strings.Count(r.stdout, "--token") != 1 {
+		t.Errorf("the token that was chosen:\n%s", r.stdout)
+	}
+	m.run("init", "--no-pin", "--token", "of b")
+}
+
 func TestDoctorOnATPMThatIsDown(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

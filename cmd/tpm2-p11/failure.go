@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -222,10 +223,13 @@ func hierarchyHint(hierarchy string) string {
 var ownCommand = regexp.MustCompile("`tpm2-p11 [^`]*`")
 
 // inContext adds the global flags that the user gave to the commands in a text, so that they mean the same TPM and store.
-func (a *app) inContext(text string) string {
+func (a *app) inContext(text string) string { return a.inContextOf("", text) }
+
+// inContextOf is inContext for a text about a token, which the commands then choose unless the user did. token may be empty.
+func (a *app) inContextOf(token, text string) string {
 	var flags strings.Builder
 	for _, f := range []struct{ name, value string }{
-		{"config", a.global.config}, {"tpm", a.global.tpm}, {"store", a.global.store}, {"token", a.global.token},
+		{"config", a.global.config}, {"tpm", a.global.tpm}, {"store", a.global.store}, {"token", cmp.Or(a.global.token, token)},
 	} {
 		if f.value != "" {
 			fmt.Fprintf(&flags, " --%s %s", f.name, shellWord(f.value))
