@@ -21,6 +21,9 @@ func (t *Token) ApprovedFor(more []policy.Approved) func() ([]policy.Approved, e
 	}
 }
 
+// ApprovedProblems are why files of the token's folders of approved policies are passed over, for doctor.
+func (t *Token) ApprovedProblems() []error { return t.folders.Problems() }
+
 // DefaultPolicy is the policy of what is made without another one, zero for none.
 func (t *Token) DefaultPolicy() policy.Policy { return t.policy }
 

@@ -206,6 +206,9 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		}
 		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), mend)
 	}
+	for _, err := range t.ApprovedProblems() {
+		d.warn("approved policies", "write the file anew, or remove it: it approves nothing", "%v", err)
+	}
 	if !tpmAnswers {
 		return
 	}

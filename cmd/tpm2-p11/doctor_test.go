@@ -61,6 +61,24 @@ func TestDoctorsCuresNameTheToken(t *testing.T) {
 	m.run("init", "--no-pin", "--token", "of b")
 }
 
+func TestDoctorNamesApprovedPoliciesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	if err := os.Mkdir(m.path("store/approved.d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.write("store/approved.d/random.toml", "\x00\xff\x13")
+	m.write("store/approved.d/empty.json", "{}")
+	out := m.run("doctor")
+	for _, name := range []string{"random.toml", "empty.json"} {
+		contains(t, "doctor", out, name)
+	}
+	if strings.Count(out, "warn  approved policies: ") != 2 {
+		t.Errorf("doctor:\n%s", out)
+	}
+}
+
 func TestDoctorOnATPMThatIsDown(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +32,8 @@ type file struct {
 	modified time.Time
 	size     int64
 	approved []policy.Approved
-	fresh    bool // so young when it was read that it may have changed again without another time
+	err      error // why it has none
+	fresh    bool  // so young when it was read that it may have changed again without another time
 }
 
 // settle is how old a change is that every later one can be told from.
@@ -74,6 +76,19 @@ func (f *Folders) Approved() ([]policy.Approved, error) {
 	return all, nil
 }
 
+// Problems are why files that are there now are passed over, in the order of their names.
+func (f *Folders) Problems() (problems []error) {
+	_, _ = f.Approved() // reads them
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(f.files)) {
+		if err := f.files[name].err; err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return problems
+}
+
 // list are the files that there are.
 func (f *Folders) list() []string {
 	var names []string
@@ -108,8 +123,11 @@ func (f *Folders) read(name string) (file, error) {
 	if err == nil {
 		now.approved, err = ParseApproved(name, text)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !(known && have.modified.Equal(now.modified)) {
-		f.broken(fmt.Errorf("approved policies: %w", err))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		now.err = fmt.Errorf("approved policies: %w", err)
+		if !(known && have.modified.Equal(now.modified)) {
+			f.broken(now.err)
+		}
 	}
 	return now, nil
 }
