@@ -10,6 +10,7 @@ import (
 func TestWrongFilesAreAnsweredWithTheRightOnes(t *testing.T) {
 	t.Parallel()
 	m := offline(t)
+	m.configure("log = \"off\"\n") // serve says so where there is no syslog
 	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 	m.write("contract.txt", "we agree")
 	for _, c := range []struct{ args, message, hint string }{
