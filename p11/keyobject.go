@@ -30,21 +30,22 @@ type storedKey struct {
 // privateObject is the private half. What is said of its origin follows from the TPM's public area, which the key's Name binds, and
 // from nothing that a file could claim.
 func (k storedKey) privateObject() *object {
-	private := k.private()
+	private, use := k.private(), k.use
+	use.Derive = use.Derive && !k.entry.AsksOwnPIN() // C_DeriveKey has no place for that PIN
 	a := k.attributes(CKO_PRIVATE_KEY, private)
 	tpm := k.entry.Object.Public.Attributes()
 	born := tpm.FixedTPM && tpm.SensitiveDataOrigin
 	a.setBools(true, CKA_SENSITIVE)
 	a.setBools(false, CKA_WRAP_WITH_TRUSTED)
-	a[CKA_SIGN_RECOVER] = boolean(len(k.offered.of(k.use, k.public, CKF_SIGN_RECOVER)) > 0)
+	a[CKA_SIGN_RECOVER] = boolean(len(k.offered.of(use, k.public, CKF_SIGN_RECOVER)) > 0)
 	a.setBools(born, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE)
 	a[CKA_EXTRACTABLE] = boolean(k.extractable())
-	a[CKA_SIGN] = boolean(k.use.Sign)
-	a[CKA_DECRYPT] = boolean(k.use.Decrypt)
-	a[CKA_DERIVE] = boolean(k.use.Derive)
+	a[CKA_SIGN] = boolean(use.Sign)
+	a[CKA_DECRYPT] = boolean(use.Decrypt)
+	a[CKA_DERIVE] = boolean(use.Derive)
 	a[CKA_ALWAYS_AUTHENTICATE] = boolean(k.entry.AsksOwnPIN())
-	a[CKA_UNWRAP] = boolean(len(k.offered.of(k.use, k.public, CKF_UNWRAP)) > 0)
-	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(k.use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
+	a[CKA_UNWRAP] = boolean(len(k.offered.of(use, k.public, CKF_UNWRAP)) > 0)
+	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
 	return k.object(CKO_PRIVATE_KEY, private, a)
 }

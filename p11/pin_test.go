@@ -240,7 +240,7 @@ func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := open(t)
 	spec := ecKey("careful")
-	spec.OwnPIN = secret.From([]byte("key-pin"))
+	spec.OwnPIN, spec.Use.Derive = secret.From([]byte("key-pin")), true
 	w.make(spec)
 	s := w.session(true)
 	key := w.one(s, CKO_PRIVATE_KEY)
@@ -249,6 +249,9 @@ func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	}
 	if w.attribute(s, key, CKA_PRIVATE)[0] != 1 {
 		t.Error("CKA_PRIVATE is false")
+	}
+	if w.attribute(s, key, CKA_DERIVE)[0] != 0 {
+		t.Error("CKA_DERIVE is true, and nobody can give the PIN for a derivation")
 	}
 	digest := make([]byte, 32)
 	w.refused(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")), CKR_OPERATION_NOT_INITIALIZED)
