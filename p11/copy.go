@@ -61,7 +61,11 @@ func (m *Module) CopyObject(h SessionHandle, object ObjectHandle, list []Attribu
 		}
 		p.policy = bound
 	}
-	value, err := s.reveal(o, CKF_DECRYPT)
+	purposes := CKF_DECRYPT
+	if o.class == CKO_SECRET_KEY {
+		purposes |= o.ways() // a session's copy is bound to no purpose any more
+	}
+	value, err := s.reveal(o, purposes)
 	if err != nil {
 		return 0, err
 	}

@@ -35,9 +35,8 @@ func (g Guard) permits(token, key string, how Flags) bool {
 // anyWay are all ways that a guard tells apart.
 const anyWay = CKF_SIGN | CKF_DECRYPT | CKF_UNWRAP
 
-// ways are those in which the private half of an entry's objects, or its secret, can be used; any, of what is public anyway.
-func ways(objects []*object) Flags {
-	o := objects[0]
+// ways are those in which a private half or a secret can be used; any, of what is public anyway.
+func (o *object) ways() Flags {
 	switch {
 	case o.class == CKO_DATA && o.hides(CKA_VALUE):
 		return CKF_DECRYPT
@@ -46,7 +45,7 @@ func ways(objects []*object) Flags {
 	}
 	var can Flags
 	if o.class == CKO_SECRET_KEY {
-		can = CKF_DECRYPT // which copies are made by
+		can = CKF_DECRYPT // which it is digested and wrapped by
 	}
 	for attribute, way := range map[AttributeType]Flags{
 		CKA_SIGN: CKF_SIGN, CKA_SIGN_RECOVER: CKF_SIGN, CKA_VERIFY: CKF_SIGN, CKA_DECRYPT: CKF_DECRYPT, CKA_DERIVE: CKF_DECRYPT,

@@ -39,6 +39,30 @@ func issued(t *testing.T, e keystore.Entry) []byte {
 
 // A client of the service sees the keys that it may use for something that they can do, with their public halves and certificates, and
 // not one whose every use is for others.
+// Who copies a secret key can use the copy for whatever the key is for, so that must be permitted.
+func TestClientsCopyOnlyWhatTheyMayUseInEveryWay(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	w.create(s, secretTemplate(CKK_GENERIC_SECRET, onToken, label("mac"), yesTo(CKA_SIGN), Attribute{CKA_VALUE, make([]byte, 32)})...)
+	for _, c := range []struct {
+		purposes []string
+		want     RV
+	}{
+		{[]string{"decrypt"}, CKR_KEY_FUNCTION_NOT_PERMITTED},
+		{[]string{"sign"}, CKR_KEY_FUNCTION_NOT_PERMITTED},
+		{[]string{"sign", "decrypt"}, CKR_OK},
+	} {
+		guard := func(_, _, purpose string) bool { return slices.Contains(c.purposes, purpose) }
+		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+		session := client.session(false)
+		_, err := client.CopyObject(session, client.one(session, CKO_SECRET_KEY), []Attribute{noTo(CKA_TOKEN)})
+		if got := RVOf(err); got != c.want {
+			t.Errorf("who may %q copies a MAC key: %v, want %v", c.purposes, err, c.want)
+		}
+	}
+}
+
 func TestClientsSeeOnlyKeysThatTheyMayUse(t *testing.T) {
 	t.Parallel()
 	w := open(t)

@@ -114,7 +114,7 @@ func (l *library) show(s *slot, before uint64, search bool, entries []keystore.E
 		if !same {
 			objects = l.objectsOf(token, entry)
 		}
-		if len(objects) > 0 && !l.guard.sees(label, entry.Label, ways(objects)) {
+		if len(objects) > 0 && !l.guard.sees(label, entry.Label, objects[0].ways()) {
 			continue
 		}
 		all = append(all, &made{token: token, entry: entry, objects: objects})
