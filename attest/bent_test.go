@@ -6,13 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/tpm2-p11/tpm2-p11/attest"
+	"github.com/tpm2-p11/tpm2-p11/internal/fuzztest"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/nsm"
 )
 
@@ -429,7 +429,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, document, edits []byte) {
 		if len(document) == 0 {
-			document = edited(good, edits)
+			document = fuzztest.Edited(good, edits)
 		}
 		d, err := attest.Verify(document, p)
 		if err == nil && says(d) != says(genuine) {
@@ -439,25 +439,6 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("an untyped refusal: %v", err)
 		}
 	})
-}
-
-// edited changes, inserts, takes out, or cuts off at places of a document.
-func edited(document, edits []byte) []byte {
-	document = bytes.Clone(document)
-	for ; len(edits) >= 4 && len(document) > 0; edits = edits[4:] {
-		at := (int(edits[0])<<8 | int(edits[1])) % len(document)
-		switch edits[2] % 4 {
-		case 0:
-			document[at] ^= edits[3]
-		case 1:
-			document = slices.Insert(document, at, edits[3])
-		case 2:
-			document = slices.Delete(document, at, min(at+1+int(edits[3]), len(document)))
-		case 3:
-			document = document[:at]
-		}
-	}
-	return document
 }
 
 // says is all that a document states.

@@ -2,9 +2,9 @@ package cms_test
 
 import (
 	"bytes"
-	"slices"
 	"testing"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/fuzztest"
 	sim "github.com/tpm2-p11/tpm2-p11/internal/nitrosim/cms"
 	"github.com/tpm2-p11/tpm2-p11/kms/cms"
 )
@@ -27,7 +27,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03\xa0\x80\x30\x80\x02\x01\x02\x31\x00\x00\x00"), []byte(nil))
 	f.Fuzz(func(t *testing.T, message, edits []byte) {
 		if len(message) == 0 && len(edits) >= 4 {
-			message = edited(good[int(edits[2]/4)%len(good)], edits)
+			message = fuzztest.Edited(good[int(edits[2]/4)%len(good)], edits)
 		}
 		if plaintext, err := cms.Open(t.Context(), message, recipient()); err == nil {
 			// A message made of a good one; the plaintext is never longer than it.
@@ -39,25 +39,6 @@ func FuzzOpen(f *testing.F) {
 			refused(t, "fuzzed", message)
 		}
 	})
-}
-
-// edited changes, inserts, takes out, or cuts off at places of a message.
-func edited(message, edits []byte) []byte {
-	message = bytes.Clone(message)
-	for ; len(edits) >= 4 && len(message) > 0; edits = edits[4:] {
-		at := (int(edits[0])<<8 | int(edits[1])) % len(message)
-		switch edits[2] % 4 {
-		case 0:
-			message[at] ^= edits[3]
-		case 1:
-			message = slices.Insert(message, at, edits[3])
-		case 2:
-			message = slices.Delete(message, at, min(at+1+int(edits[3]), len(message)))
-		case 3:
-			message = message[:at]
-		}
-	}
-	return message
 }
 
 func FuzzRoundTrip(f *testing.F) {
