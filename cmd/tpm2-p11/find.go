@@ -11,11 +11,7 @@ import (
 // find gives the one key that answers to a name: a label, a CKA_ID in hex, a handle or a PKCS#11 URI, whose pin-source
 // then stands for --pin-file. Where no token is chosen, all are searched.
 func (a *app) find(name string) (target, error) {
-	n, err := tokens.ParseName(name)
-	if err != nil {
-		return target{}, usageError{err}
-	}
-	slots, err := a.selected()
+	n, slots, err := a.named(name)
 	if err != nil {
 		return target{}, err
 	}
@@ -33,11 +29,7 @@ func (a *app) find(name string) (target, error) {
 // findKept is find for what is no key of the TPM's: secret keys, data, and certificates of nobody's. Nothing, and no error, where there
 // is none of the name.
 func (a *app) findKept(name string) (found target, err error) {
-	n, err := tokens.ParseName(name)
-	if err != nil {
-		return target{}, usageError{err}
-	}
-	slots, err := a.selected()
+	n, slots, err := a.named(name)
 	if err != nil {
 		return target{}, err
 	}
@@ -60,6 +52,15 @@ func (a *app) findKept(name string) (found target, err error) {
 		return target{}, fmt.Errorf("%s: %w", tokens.QuoteName(name), tokens.Ambiguous(uris))
 	}
 	return found, nil
+}
+
+// named reads a name, and gives the tokens that it is looked for in.
+func (a *app) named(name string) (n tokens.Name, slots []int, err error) {
+	if n, err = tokens.ParseName(name); err != nil {
+		return n, nil, usageError{err}
+	}
+	slots, err = a.selected()
+	return n, slots, err
 }
 
 // searched are the slots of the initialised tokens among the selected ones.
