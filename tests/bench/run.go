@@ -63,7 +63,7 @@ func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) e
 	for _, row := range r.selected() {
 		for _, threads := range r.threads {
 			for _, processes := range r.processes {
-				b := batchOf{column: c, ops: r.ops, threads: threads}
+				b := batchOf{column: c, ops: max(r.ops, 25*threads), threads: threads} // enough for each to meet all others
 				if row.name == rawRow {
 					b.kind = kindsByName["plain"] // the raw loop of every kind
 				}

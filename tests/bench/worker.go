@@ -34,13 +34,13 @@ func batch(n, threads int, operate func() error) error {
 	var failed error
 	var group sync.WaitGroup
 	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	cpu, began := processTime(), time.Now()
 	all := make([][]int64, threads)
+	ready := make(chan struct{}) // all begin together
 	for i := range threads {
 		share := shareOf(n, threads, i)
 		group.Go(func() {
 			took := make([]int64, 0, share)
+			<-ready
 			for range share {
 				start := time.Now()
 				if err := operate(); err != nil {
@@ -54,6 +54,9 @@ func batch(n, threads int, operate func() error) error {
 			all[i] = took
 		})
 	}
+	runtime.ReadMemStats(&before)
+	cpu, began := processTime(), time.Now()
+	close(ready)
 	group.Wait()
 	f.Wall, f.CPU = time.Since(began).Nanoseconds(), processTime()-cpu
 	f.Nanoseconds = slices.Concat(all...)

@@ -45,6 +45,7 @@ static const char *label;
 static CK_BYTE ciphertext[1024], digest[32];
 static CK_ULONG ciphertext_length;
 static int64_t *took;
+static pthread_barrier_t ready; /* passed twice: all have their sessions, and the time is taken */
 
 static void must(CK_RV rv, const char *what)
 {
@@ -133,6 +134,8 @@ static void *work(void *argument)
 
 	must(p11->C_OpenSession(slot, CKF_SERIAL_SESSION, NULL, NULL, &session), "C_OpenSession");
 	key = find(session);
+	pthread_barrier_wait(&ready);
+	pthread_barrier_wait(&ready);
 	for (int i = share->first; i < share->first + share->n; i++) {
 		int64_t began = now(CLOCK_MONOTONIC);
 
@@ -158,14 +161,17 @@ static void batch(int ops, int threads, const char *pin_file, long before, long 
 	}
 	operate(session, find(session)); /* does not count */
 	took = calloc(ops, sizeof *took);
-	cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-	began = now(CLOCK_MONOTONIC);
+	pthread_barrier_init(&ready, NULL, threads + 1);
 	for (int i = 0, first = 0; i < threads; i++) {
 		shares[i].first = first;
 		shares[i].n = ops / threads + (i < ops % threads);
 		first += shares[i].n;
 		pthread_create(&shares[i].thread, NULL, work, &shares[i]);
 	}
+	pthread_barrier_wait(&ready);
+	cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+	began = now(CLOCK_MONOTONIC);
+	pthread_barrier_wait(&ready);
 	for (int i = 0; i < threads; i++)
 		pthread_join(shares[i].thread, NULL);
 	began = now(CLOCK_MONOTONIC) - began;
