@@ -54,6 +54,37 @@ func stampOf(st *unix.Stat_t) stamp {
 	}
 }
 
+// glance is for how long files that did not change count as unchanged while their folder does not change: to replace a file, as this
+// package does, changes the folder, to write into one does not.
+const glance = time.Second
+
+// watch remembers that files were looked at. The zero watch remembers nothing. Safe for concurrent use.
+type watch struct {
+	mu     sync.Mutex
+	folder stamp
+	looked time.Time
+}
+
+// sure tells whether the files need not be looked at again yet.
+func (w *watch) sure(f folder) bool {
+	w.mu.Lock()
+	folder, looked := w.folder, w.looked
+	w.mu.Unlock()
+	if !folder.exists() || time.Since(looked) > glance {
+		return false
+	}
+	var st unix.Stat_t
+	err := uninterrupted(func() error { return unix.Stat(string(f), &st) })
+	return err == nil && folder.same(stampOf(&st))
+}
+
+// note takes down that the files are as they were, and their folder so.
+func (w *watch) note(folder stamp) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.folder, w.looked = folder, time.Now()
+}
+
 // open opens the folder and refuses one that somebody other than root and this user can change. fs.ErrNotExist when there
 // is none.
 func (f folder) open() (*dir, error) {

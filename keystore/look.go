@@ -69,6 +69,7 @@ type there struct{ pem, side, cert bool }
 type sight struct {
 	folder stamp
 	files  files
+	watch  *watch // of the files
 }
 
 // look is a scanner that looks at an open folder.
@@ -242,7 +243,7 @@ func (l *look) claim(k *known, side sidecar) {
 // read reads all of a key's files.
 func (l *look) read(id string) *known {
 	r, f := readRecord(l.dir, id)
-	r.entry.seen = sight{l.dir.stamp, f}
+	r.entry.seen = sight{l.dir.stamp, f, new(watch)}
 	k := &known{files: f, present: l.present[id], checked: true, listed: r.listed, created: r.side.Created, problems: r.problems, record: &r}
 	if r.hasSide {
 		l.claim(k, r.side)

@@ -10,14 +10,21 @@ import (
 )
 
 // Unchanged tells, by looking at the folder and the key's own files alone, that Keys would give the same entry again. Within
-// moments of any change to the store it is false.
+// moments of any change to the store it is false. What is written into a file, rather than put in its place, it sees within a second.
 func (t *Token) Unchanged(e Entry) bool {
+	if e.seen.watch != nil && e.seen.watch.sure(t.folder) {
+		return true
+	}
 	d, err := t.scanner.folder.open()
 	if err != nil {
 		return false
 	}
 	defer d.close()
-	return e.seen.folder.exists() && e.seen.folder.same(d.stamp) && e.seen.files.same(d.filesOf(e.ID))
+	if !e.seen.folder.exists() || !e.seen.folder.same(d.stamp) || !e.seen.files.same(d.filesOf(e.ID)) {
+		return false
+	}
+	e.seen.watch.note(d.stamp)
+	return true
 }
 
 // Same tells whether two readings gave the same: nothing was written between them. It may be false although nothing was.

@@ -27,6 +27,7 @@ type Token struct {
 	// reading is held while token.json is read, which may take long, and so that an older reading never follows a newer one.
 	reading sync.Mutex
 	stamp   stamp  // of the anchor's file, guarded by reading
+	watch   watch  // of that file
 	warned  string // the error that the log has already, guarded by reading
 
 	mu     sync.Mutex // guards what follows; held neither while a disk nor while the TPM works
@@ -89,6 +90,9 @@ func (t *Token) current() (*anchor, error) {
 
 // read is current for a caller that holds t.reading.
 func (t *Token) read() (*anchor, error) {
+	if a := t.known(); a != nil && t.watch.sure(t.folder) {
+		return a, nil
+	}
 	d, err := t.folder.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		t.adopt(nil, stamp{})
@@ -99,6 +103,7 @@ func (t *Token) read() (*anchor, error) {
 	}
 	defer d.close()
 	if a := t.known(); a != nil && t.stamp.same(d.stat(anchorFile)) {
+		t.watch.note(d.stamp)
 		return a, nil
 	}
 	text, s, err := d.read(anchorFile)

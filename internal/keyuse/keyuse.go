@@ -33,8 +33,10 @@ func Of(p provider.Public) Use {
 		Restricted: attributes.Restricted,
 		Scheme:     scheme,
 	}
-	if h, err := hash.Hash(); err == nil {
-		u.Hash = h
+	if scheme != tpm2.TPMAlgNull {
+		if h, err := hash.Hash(); err == nil {
+			u.Hash = h
+		}
 	}
 	return u
 }
