@@ -27,9 +27,10 @@ var errLost = fmt.Errorf("%w: connection lost", ErrUnavailable)
 type connection struct {
 	tpm    *link
 	conn   transport.Conn
-	broken bool                // nothing can be sent any more
-	live   map[Handle]struct{} // sessions and transient objects that are loaded
-	names  map[Handle]Name     // persistent handles whose Name was read
+	broken bool                 // nothing can be sent any more
+	live   map[Handle]struct{}  // sessions and transient objects that are loaded
+	names  map[Handle]Name      // persistent handles whose Name was read
+	shown  map[Handle]time.Time // when something last showed that the object there is still the one of that Name
 
 	pinned  *SRK       // the pinned SRK that what follows belongs to
 	found   *SRK       // without a pinned one, what was found in its place
@@ -45,7 +46,7 @@ func open(ctx context.Context, l *link) (*connection, error) {
 	conn, err := l.dialer.Dial(ctx)
 	switch {
 	case err == nil:
-		return &connection{tpm: l, conn: conn, live: make(map[Handle]struct{}), names: make(map[Handle]Name)}, nil
+		return &connection{tpm: l, conn: conn, live: make(map[Handle]struct{}), names: make(map[Handle]Name), shown: make(map[Handle]time.Time)}, nil
 	case errors.Is(err, context.Canceled):
 		return nil, fmt.Errorf("open the TPM: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):

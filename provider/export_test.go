@@ -4,12 +4,22 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
 // PretendFork makes a TPM believe that another process opened its connection.
 func PretendFork(t *TPM) { t.pid = -1 }
+
+// Age makes what was shown of the persistent objects a TPM knows older.
+func Age(t *TPM, by time.Duration) {
+	_ = t.queue.enter(context.Background())
+	defer t.queue.leave()
+	for h, at := range t.conn.shown {
+		t.conn.shown[h] = at.Add(-by)
+	}
+}
 
 // Rest waits until a TPM has done what it does between operations.
 func Rest(t *TPM) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -107,6 +108,19 @@ func (l *link) warnEvicted(h Handle) {
 		"tpm", l.String(), "handle", fmt.Sprintf("0x%08X", uint32(h)))
 }
 
+// proofAge is how long a persistent object that is in use is taken for the one that it was: another process may evict it meanwhile, and
+// make another at its handle.
+const proofAge = time.Second
+
+// proofDue tells whether a signature is to show again that the key at a handle is the one that is meant; it counts as if it did.
+func (c *connection) proofDue(h Handle) bool {
+	if h == 0 || time.Since(c.shown[h]) < proofAge {
+		return false
+	}
+	c.shown[h] = time.Now()
+	return true
+}
+
 // checkName makes sure, once for each handle and connection, that a persistent object is the one that is meant.
 func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {
 	have, ok := c.names[h]
@@ -116,7 +130,7 @@ func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {
 			return err
 		}
 		have = p.name
-		c.names[h] = have
+		c.names[h], c.shown[h] = have, time.Now()
 	}
 	if !bytes.Equal(have, want) {
 		return &OtherObjectError{Handle: h, Want: want, Have: have}

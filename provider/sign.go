@@ -45,21 +45,24 @@ var hashAlgs = map[crypto.Hash]tpm2.TPMAlgID{
 
 // Sign signs a digest of hash h (SHA-1, SHA-256, SHA-384, SHA-512) by TPM2_Sign (TPM 2.0 Part 3, section 20.2). RSA signatures
 // are k bytes, ECDSA's are r || s, each as long as the curve's order. RSA signatures are verified before they are
-// returned (a faulty one could reveal the key); see WithVerify.
+// returned (a faulty one could reveal the key), and of a persistent ECDSA key one in each second, lest another key came to its handle; see
+// WithVerify.
 func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) ([]byte, error) {
 	key, err := checkSign(o.Public, s, h, digest)
 	if err != nil {
 		return nil, a.wrap("sign with key", err)
 	}
 	var signature []byte
+	prove := false
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
 			signature, err = c.sign(ctx, object, auths, key, s, h, digest)
+			prove = c.proofDue(o.Handle)
 			return err
 		})
 	})
 	if err == nil { // the next one has its turn meanwhile
-		if err = t.verifySignature(key, s, h, digest, signature); err != nil {
+		if err = t.verifySignature(key, s, h, digest, signature, prove); err != nil {
 			t.suspect.Store(true)
 		}
 	}
@@ -148,8 +151,8 @@ func (c *connection) sign(ctx context.Context, object entity, auths []authorizat
 	return signature, r.end()
 }
 
-// verifySignature verifies a signature that the TPM made.
-func (t *TPM) verifySignature(key crypto.PublicKey, s SignScheme, h crypto.Hash, digest, signature []byte) error {
+// verifySignature verifies a signature that the TPM made, of an ECDSA key only if all are verified or this one is to prove the key.
+func (t *TPM) verifySignature(key crypto.PublicKey, s SignScheme, h crypto.Hash, digest, signature []byte, prove bool) error {
 	ok := true
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -161,7 +164,7 @@ func (t *TPM) verifySignature(key crypto.PublicKey, s SignScheme, h crypto.Hash,
 			ok = rsa.VerifyPSS(k, h, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
 		}
 	case *ecdsa.PublicKey:
-		if t.verify == VerifyNone || t.verify == VerifyRSA {
+		if t.verify == VerifyNone || t.verify == VerifyRSA && !prove {
 			break
 		}
 		r, s := new(big.Int).SetBytes(signature[:len(signature)/2]), new(big.Int).SetBytes(signature[len(signature)/2:])

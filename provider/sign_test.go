@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
@@ -181,6 +182,32 @@ func TestWhatASignatureBeliesIsReadAgain(t *testing.T) {
 	b.wire.Reset()
 	if err := sign(); err != nil || b.wire.Count(ccReadPublic) != 1 {
 		t.Errorf("the next one: %v, after the commands %x", err, b.wire.Codes())
+	}
+}
+
+// A signature of an ECDSA key is not verified each time, but one in a second: another process may put another key at the handle of one that
+// is always in use.
+func TestAKeyInAnothersPlaceDoesNotSignForLong(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.persisted(t, b.key(t, signKey, ""))
+	sign := func() error { return b.trySign(t.Context(), key, provider.Auth{}) }
+	if err := sign(); err != nil {
+		t.Fatal(err)
+	}
+	b.wire.Inject(faulttpm.Always(ccSign).Do(faulttpm.Flip(20))) // as good as another key's
+	provider.Age(b.TPM, time.Second)
+	if err := sign(); !errors.Is(err, provider.ErrIntegrity) {
+		t.Errorf("a second later: %v", err)
+	}
+	b.wire.Inject(nil)
+	b.wire.Reset()
+	if err := sign(); err != nil || b.wire.Count(ccReadPublic) != 1 {
+		t.Errorf("the next one: %v, after the commands %x", err, b.wire.Codes())
+	}
+	provider.Age(b.TPM, time.Second)
+	if err := sign(); err != nil {
+		t.Errorf("the key that is meant, a second later: %v", err)
 	}
 }
 

@@ -49,7 +49,7 @@ type Verify string
 
 // The choices. Any other value is VerifyAll.
 const (
-	VerifyRSA  Verify = "rsa" // default: a faulty RSA signature can reveal the key, and verifying one is cheap
+	VerifyRSA  Verify = "rsa" // default: a faulty RSA signature can reveal the key, and verifying one is cheap; of each persistent ECDSA key one a second
 	VerifyAll  Verify = "all"
 	VerifyNone Verify = "none"
 )

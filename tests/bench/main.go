@@ -75,7 +75,7 @@ func parse(args []string) (plan, error) {
 	operations := f.String("operations", "pkcs1,pss,ecdsa,oaep", "only these operations")
 	kinds := f.String("kinds", "plain,pin,pcr,pcr+pin,signed", "only these kinds of keys")
 	f.IntVar(&p.rounds, "rounds", 7, "rounds")
-	f.IntVar(&p.ops, "ops", 100, "operations of a batch; at least 25 for each thread")
+	f.IntVar(&p.ops, "ops", 300, "operations of a batch; at least 25 for each thread")
 	threads := f.String("threads", "1,4,16", "threads of a batch; more than one for plain keys only")
 	processes := f.String("processes", "1", "processes at once, on nitro-sim")
 	f.StringVar(&p.markdown, "markdown", "", "write the table to FILE too")
