@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
@@ -15,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -29,11 +29,11 @@ import (
 // Offline says how an Unwrapper keeps what KMS unwrapped, so that the machine
 // boots while KMS is out of reach.
 //
-// A copy is encrypted with a key that is sealed in the TPM: it opens on this
-// machine, while its PCRs are as they were when KMS answered last, and until a
-// time by the TPM's clock, which runs while the TPM has power. For that long the
-// machine does without KMS's consent; when KMS is there and refuses, the copy is
-// removed.
+// A copy is encrypted with what a key of the TPM's own computes: on this machine,
+// while its PCRs are as they were when KMS answered last, and until a time by the
+// TPM's clock, which runs while the TPM has power. Nothing else can open a copy,
+// nor make one. For that long the machine does without KMS's consent; when KMS is
+// there and refuses, the copy is removed.
 type Offline struct {
 	Dir  string        // folder of the copies, made for its owner alone if it is not there
 	TPM  *provider.TPM // of this machine
@@ -100,9 +100,8 @@ func (o *offline) settle(ctx context.Context, name [sha256.Size]byte, s *Secret,
 }
 
 const (
-	copyBlock  = "TPM2-P11 ENCRYPTED SECRET" // AES-256-GCM: nonce, ciphertext, tag; the copy's name is authenticated
-	maxCopy    = 64 << 10
-	sealedSize = 32 // AES-256
+	copyBlock = "TPM2-P11 ENCRYPTED SECRET" // AES-256-GCM: nonce, ciphertext, tag
+	maxCopy   = 64 << 10
 )
 
 // tryKeep keeps a copy where it can: the secret itself is there.
@@ -112,7 +111,7 @@ func (o *offline) tryKeep(ctx context.Context, name [sha256.Size]byte, s *Secret
 	}
 }
 
-// keep seals a fresh key under the PCRs and the term, and encrypts the secret with it.
+// keep has the TPM make a key for the PCRs and the term, and encrypts the secret with that key's MAC of the copy's name.
 func (o *offline) keep(ctx context.Context, name [sha256.Size]byte, s *Secret) error {
 	o.sweep()
 	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(o.TPM.PolicyState(ctx), false)
@@ -123,23 +122,20 @@ func (o *offline) keep(ctx context.Context, name [sha256.Size]byte, s *Secret) e
 	if err != nil {
 		return err
 	}
-	key := secret.New(sealedSize)
-	defer key.Wipe()
-	rand.Read(key.Bytes())
-	object, err := o.TPM.Seal(ctx, key, provider.Template{AuthPolicy: digest}, nil)
+	object, err := o.TPM.CreateMACKey(ctx, digest)
 	if err != nil {
 		return err
 	}
-	text, err := tss2.Encode(tss2.Key{Object: object, Sealed: true, EmptyAuth: true, Policy: p})
+	k := tss2.Key{Object: object, EmptyAuth: true, Policy: p}
+	text, err := tss2.Encode(k)
 	if err != nil {
 		return err
 	}
-	aead, err := copyAEAD(key)
+	aead, err := o.aead(ctx, k, name)
 	if err != nil {
 		return err
 	}
-	closed := aead.Seal(nil, nil, s.Bytes(), name[:])
-	text = append(text, pem.EncodeToMemory(&pem.Block{Type: copyBlock, Bytes: closed})...)
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: copyBlock, Bytes: aead.Seal(nil, nil, s.Bytes(), nil)})...)
 	return trusted.Replace(o.path(name), text, 0o600)
 }
 
@@ -149,37 +145,61 @@ func (o *offline) open(ctx context.Context, name [sha256.Size]byte) (*Secret, er
 	if err != nil {
 		return nil, err
 	}
-	sealed, rest := pem.Decode(text)
+	key, rest := pem.Decode(text)
 	closed, rest := pem.Decode(rest)
-	if sealed == nil || closed == nil || closed.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
+	if key == nil || closed == nil || closed.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, fmt.Errorf("%s: %w", o.path(name), errCopy)
 	}
-	k, err := tss2.Decode(pem.EncodeToMemory(sealed))
+	k, err := tss2.Decode(pem.EncodeToMemory(key))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", o.path(name), errCopy, err)
 	}
-	key, err := o.TPM.Unseal(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"})
+	if err := o.allows(ctx, k.Policy); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.path(name), err)
+	}
+	aead, err := o.aead(ctx, k, name)
 	if err != nil {
 		return nil, err
 	}
-	defer key.Wipe()
-	aead, err := copyAEAD(key)
-	if err != nil {
-		return nil, err
-	}
-	plaintext, err := aead.Open(nil, nil, closed.Bytes, name[:])
+	plaintext, err := aead.Open(nil, nil, closed.Bytes, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s was changed: %w", o.path(name), errCopy)
 	}
 	return &Secret{value: secret.From(plaintext)}, nil
 }
 
-var errCopy = errors.New("it is no copy for when KMS is out of reach: remove it, and KMS's next answer makes one")
+var (
+	errCopy  = errors.New("it is no copy for when KMS is out of reach: remove it, and KMS's next answer makes one")
+	errTerms = errors.New("it was kept for other PCRs or a longer time than is asked for now; KMS's next answer makes another")
+)
 
-func copyAEAD(key *secret.Bytes) (cipher.AEAD, error) {
-	if key.Len() != sealedSize {
-		return nil, fmt.Errorf("%w: a key of %d bytes", errCopy, key.Len())
+// allows tells whether a copy's policy is one that keep would give it now, or would have given it before. The file says what the
+// policy is, and the TPM whether it is met.
+func (o *offline) allows(ctx context.Context, p policy.Policy) error {
+	nodes, _ := p.Root.(policy.All)
+	if len(nodes) != 2 {
+		return errTerms
 	}
+	pcrs, _ := nodes[0].(policy.PCR)
+	end, _ := nodes[1].(policy.Clock)
+	if pcrs.Bank != o.PCRs.Bank || !slices.Equal(pcrs.Indices(), o.PCRs.Indices()) || end.Before == 0 {
+		return errTerms
+	}
+	now, err := o.TPM.PolicyState(ctx).Clock()
+	if err == nil && end.Before > now.Clock+uint64(o.For.Milliseconds()) {
+		err = errTerms
+	}
+	return err
+}
+
+// aead is a copy's cipher. TPM.MAC takes no key but one that the TPM made itself, and the TPM uses it by its policy alone. So whoever
+// boots something else can neither open a copy nor make one that opens here, with all rights on the machine and its disk.
+func (o *offline) aead(ctx context.Context, k tss2.Key, name [sha256.Size]byte) (cipher.AEAD, error) {
+	key, err := o.TPM.MAC(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"}, name[:])
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
 	block, err := aes.NewCipher(key.Bytes())
 	if err != nil {
 		return nil, err

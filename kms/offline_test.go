@@ -2,6 +2,9 @@ package kms_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/kms"
@@ -56,13 +60,41 @@ func newAway(t *testing.T) *away {
 // offline is an unwrapper of a process that starts now.
 func (a *away) offline(t *testing.T, change ...func(*kms.Options)) *kms.Unwrapper {
 	t.Helper()
-	u, err := kms.NewUnwrapper(a.client(t, a.key, change...), kms.UnwrapperOptions{KeyID: keyARN, Offline: &kms.Offline{
-		Dir: a.dir, TPM: a.key.tpm, PCRs: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{4: nil}}, For: offlineTerm,
-	}})
+	return a.unwrapper(t, kms.UnwrapperOptions{}, change...)
+}
+
+// unwrapper is offline with other options.
+func (a *away) unwrapper(t *testing.T, o kms.UnwrapperOptions, change ...func(*kms.Options)) *kms.Unwrapper {
+	t.Helper()
+	if o.KeyID == "" {
+		o.KeyID = keyARN
+	}
+	if o.Offline == nil {
+		o.Offline = a.terms(offlineTerm, 4)
+	}
+	u, err := kms.NewUnwrapper(a.client(t, a.key, change...), o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { u.Close() })
 	return u
+}
+
+// terms are an offline cache's.
+func (a *away) terms(term time.Duration, pcrs ...uint) *kms.Offline {
+	selection := policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{}}
+	for _, i := range pcrs {
+		selection.Values[i] = nil
+	}
+	return &kms.Offline{Dir: a.dir, TPM: a.key.tpm, PCRs: selection, For: term}
+}
+
+// reachable has KMS answer while f runs.
+func (a *away) reachable(f func()) {
+	fault := a.kms.fault
+	a.kms.fault = nil
+	f()
+	a.kms.fault = fault
 }
 
 func (a *away) copies(t *testing.T) []string {
@@ -93,26 +125,15 @@ func TestAMachineBootsWhileKMSIsOutOfReach(t *testing.T) {
 	if err != nil || bytes.Contains(text, []byte("a data key")) {
 		t.Errorf("the copy is in the clear: %v", err)
 	}
-	sealed, _ := pem.Decode(text)
-	k, err := tss2.Decode(pem.EncodeToMemory(sealed))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := a.key.tpm.Unseal(t.Context(), k.Object, provider.Auth{Policy: k.Policy})
-	if err != nil || key.Len() != 32 || bytes.Count(key.Bytes(), []byte{0}) > 8 {
-		t.Errorf("the sealed key of %d bytes is not drawn at random: %v", key.Len(), err)
-	}
-	key.Wipe()
 	if info, err := os.Stat(copies[0]); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the copy's mode: %v, %v", info.Mode(), err)
 	}
-	fault := a.kms.fault
-	a.kms.fault = nil
-	made, ciphertext, err := a.offline(t).DataKey(t.Context(), context1)
+	var made *kms.Secret
+	var ciphertext []byte
+	a.reachable(func() { made, ciphertext, err = a.offline(t).DataKey(t.Context(), context1) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.kms.fault = fault
 	s, err = a.offline(t).Unwrap(t.Context(), ciphertext, context1)
 	if err != nil || !bytes.Equal(s.Bytes(), made.Bytes()) {
 		t.Errorf("a data key that was made before KMS went: %v", err)
@@ -162,19 +183,133 @@ func TestAnOfflineCopyIsForThisImageAndItsTerm(t *testing.T) {
 	})
 }
 
+// What was kept by another configuration is used on no terms but those of now.
+func TestAnOfflineCopyIsOnTheTermsOfNow(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	for name, c := range map[string]struct {
+		kept, now *kms.Offline
+		opens     bool
+	}{
+		"the same":       {a.terms(offlineTerm, 4, 12), a.terms(offlineTerm, 4, 12), true},
+		"a shorter term": {a.terms(2*offlineTerm, 4), a.terms(offlineTerm, 4), false},
+		"a longer term":  {a.terms(offlineTerm, 4), a.terms(2*offlineTerm, 4), true},
+		"another PCR":    {a.terms(offlineTerm, 12), a.terms(offlineTerm, 4), false},
+		"one PCR more":   {a.terms(offlineTerm, 4), a.terms(offlineTerm, 4, 12), false},
+		"one PCR less":   {a.terms(offlineTerm, 4, 12), a.terms(offlineTerm, 4), false},
+	} {
+		a.reachable(func() {
+			if _, err := a.unwrapper(t, kms.UnwrapperOptions{Offline: c.kept}).Unwrap(t.Context(), a.ciphertext, context1); err != nil {
+				t.Fatal(err)
+			}
+		})
+		_, err := a.unwrapper(t, kms.UnwrapperOptions{Offline: c.now}).Unwrap(t.Context(), a.ciphertext, context1)
+		if c.opens && err != nil || !c.opens && (!errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "than is asked for now")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Another image on this machine has all of the disk, and the TPM but for what its PCRs forbid. It has a key made for the PCRs
+// of the good image, and puts a copy with a data key of its own there, to cut KMS off and have the good image encrypt under that.
+func TestACopyThatAnotherImageMadeIsNotOpened(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	good, err := os.ReadFile(a.copies(t)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := pem.Decode(good)
+	k, err := tss2.Decode(pem.EncodeToMemory(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := k.Object.Public.AuthPolicy()
+	a.key.tpm.Release()
+	a.tpm.Restart(t)
+	a.tpm.Extend(t, "sha256", 4, []byte("another image"))
+
+	// Data that it seals, or a key that it has made: both under the policy of the good image.
+	known := bytes.Repeat([]byte{0x42}, 32)
+	sealed, err := a.key.tpm.Seal(t.Context(), secret.From(bytes.Clone(known)), provider.Template{AuthPolicy: digest}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := a.key.tpm.CreateMACKey(t.Context(), digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]policy.Policy{"its policy": k.Policy, "no policy": {}} {
+		for whose, key := range map[string]provider.Object{"the copy's key": k.Object, "a key of its own": made} {
+			if mac, err := a.key.tpm.MAC(t.Context(), key, provider.Auth{Policy: p}, []byte("the copy's name")); err == nil {
+				t.Errorf("it computes with %s by %s: %x", whose, name, mac.Bytes())
+			}
+		}
+	}
+	block, err := aes.NewCipher(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := map[string][]byte{}
+	for name, key := range map[string]tss2.Key{
+		"sealed data":    {Object: sealed, Sealed: true, EmptyAuth: true, Policy: k.Policy},
+		"a key for MACs": {Object: made, EmptyAuth: true, Policy: k.Policy},
+	} {
+		text, err := tss2.Encode(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for bound, data := range map[string][]byte{"": nil, ", bound to the name": named(t, a.copies(t)[0])} {
+			closed := pem.EncodeToMemory(&pem.Block{Type: "TPM2-P11 ENCRYPTED SECRET", Bytes: aead.Seal(nil, nil, []byte("the attacker's key"), data)})
+			forged[name+bound] = append(bytes.Clone(text), closed...)
+		}
+	}
+
+	a.key.tpm.Release()
+	a.tpm.Restart(t)
+	a.tpm.Extend(t, "sha256", 4, []byte("image"))
+	for name, text := range forged {
+		if err := os.WriteFile(a.copies(t)[0], text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrUnreachable) || s != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.WriteFile(a.copies(t)[0], good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); err != nil || string(s.Bytes()) != "a data key" {
+		t.Errorf("the good image's own: %v", err)
+	}
+}
+
+// named is the hash that a copy is called by.
+func named(t *testing.T, path string) []byte {
+	t.Helper()
+	name, err := hex.DecodeString(strings.TrimSuffix(filepath.Base(path), ".pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 func TestWhenKMSRefusesTheOfflineCopyGoes(t *testing.T) {
 	t.Parallel()
 	a := newAway(t)
-	out := a.kms.fault
-	a.kms.fault = nil
 	a.kms.pcr4 = []byte("revoked")
-	if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrAccessDenied) {
-		t.Fatalf("an image that was revoked: %v", err)
-	}
+	a.reachable(func() {
+		if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrAccessDenied) {
+			t.Fatalf("an image that was revoked: %v", err)
+		}
+	})
 	if copies := a.copies(t); len(copies) != 0 {
 		t.Errorf("copies: %v", copies)
 	}
-	a.kms.fault = out
 	if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrUnreachable) {
 		t.Errorf("out of reach after that: %v", err)
 	}

@@ -63,6 +63,7 @@ func TestAnswersThatWereTamperedWith(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	macKey, macAuth := b.macKey(t)
 	pinKey := b.key(t, signKey, "value")
 	rsaKey := b.persisted(t, b.key(t, provider.Template{Type: provider.RSA2048, Use: provider.Use{Sign: true}}, ""))
 	digest := sha256.Sum256(nil)
@@ -78,6 +79,7 @@ func TestAnswersThatWereTamperedWith(t *testing.T) {
 	}{
 		{"session HMAC", tpm2.TPMCCUnseal, faulttpm.Flip(0), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
 		{"sealed data", tpm2.TPMCCUnseal, faulttpm.Flip(70), func() error { _, err := b.Unseal(t.Context(), sealed, provider.Auth{}); return err }},
+		{"MAC", tpm2.TPMCCHMAC, faulttpm.Flip(20), func() error { _, err := b.MAC(t.Context(), macKey, macAuth, []byte("data")); return err }},
 		{"signature in a session", tpm2.TPMCCSign, faulttpm.Flip(90), func() error { return b.trySign(t.Context(), pinKey, provider.Auth{Value: pin("value")}) }},
 		{"new key", tpm2.TPMCCCreate, faulttpm.Flip(200), func() error { _, err := b.CreateKey(t.Context(), signKey, nil); return err }},
 		{"RSA signature without session", tpm2.TPMCCSign, faulttpm.Flip(20), func() error { return signRSA(b.TPM) }},

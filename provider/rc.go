@@ -155,6 +155,7 @@ var commandNames = map[tpm2.TPMCC]string{
 	tpm2.TPMCCGetRandom:                 "TPM2_GetRandom",
 	tpm2.TPMCCGetTestResult:             "TPM2_GetTestResult",
 	tpm2.TPMCCGetSessionAuditDigest:     "TPM2_GetSessionAuditDigest",
+	tpm2.TPMCCHMAC:                      "TPM2_HMAC",
 	tpm2.TPMCCImport:                    "TPM2_Import",
 	tpm2.TPMCCLoad:                      "TPM2_Load",
 	tpm2.TPMCCNVDefineSpace:             "TPM2_NV_DefineSpace",
