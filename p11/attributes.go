@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"sync"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 )
 
 // attributes are an object's attributes in the form they travel in.
@@ -57,7 +60,8 @@ func (o *object) sensitive(t AttributeType) bool {
 	return slices.Contains(secrets, t)
 }
 
-// GetAttributeValue is C_GetAttributeValue (PKCS #11 v3.1, section 5.7). Every query is answered, whatever became of the others.
+// GetAttributeValue is C_GetAttributeValue (PKCS #11 v3.1, section 5.7). Every query is answered, whatever became of the others, as long
+// as the values fit into a message. What is hidden is opened once, however often it is asked for.
 func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries []AttributeQuery) ([]AttributeResult, error) {
 	s, err := m.session(h)
 	if err != nil {
@@ -68,23 +72,31 @@ func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries
 		return nil, err
 	}
 	results := make([]AttributeResult, len(queries))
+	hidden := sync.OnceValues(func() ([]byte, error) { return s.copyHidden(o) })
+	room := wire.MaxMessage
 	for i, q := range queries {
-		result, failure := s.answer(o, q)
+		result, failure := o.answer(q, hidden)
 		results[i] = result
 		if failure != nil {
 			err = failure
+		}
+		if room -= len(result.Value); room < 0 {
+			wipeResults(results)
+			err = refuse(CKR_GENERAL_ERROR, "the values of %d attributes at once are more than a message takes, which is %d bytes", len(queries), wire.MaxMessage)
+			s.lib.report("C_GetAttributeValue", &err)
+			return nil, err
 		}
 	}
 	return results, err
 }
 
-func (s *session) answer(o *object, q AttributeQuery) (AttributeResult, error) {
+func (o *object) answer(q AttributeQuery, hidden func() ([]byte, error)) (AttributeResult, error) {
 	value, ok := o.attributes[q.Type]
 	switch {
 	case o.sensitive(q.Type):
 		return AttributeResult{Unavailable: true}, CKR_ATTRIBUTE_SENSITIVE
 	case o.hides(q.Type):
-		return s.answerHidden(o, q)
+		return o.answerHidden(q, hidden)
 	case !ok:
 		return AttributeResult{Unavailable: true}, CKR_ATTRIBUTE_TYPE_INVALID
 	case q.Query:
@@ -96,7 +108,7 @@ func (s *session) answer(o *object, q AttributeQuery) (AttributeResult, error) {
 }
 
 // answerHidden answers with what has to be opened for it. A size query, and a buffer that is too small, open nothing.
-func (s *session) answerHidden(o *object, q AttributeQuery) (AttributeResult, error) {
+func (o *object) answerHidden(q AttributeQuery, hidden func() ([]byte, error)) (AttributeResult, error) {
 	length := uint64(o.info.Length)
 	switch {
 	case q.Query:
@@ -104,13 +116,31 @@ func (s *session) answerHidden(o *object, q AttributeQuery) (AttributeResult, er
 	case q.Capacity < length:
 		return AttributeResult{Unavailable: true}, CKR_BUFFER_TOO_SMALL
 	}
+	value, err := hidden()
+	if err != nil {
+		return AttributeResult{Unavailable: true}, err
+	}
+	return AttributeResult{Length: length, Value: value, Secret: true}, nil
+}
+
+// copyHidden opens what an object hides.
+func (s *session) copyHidden(o *object) ([]byte, error) {
 	value, err := s.reveal(o, CKF_DECRYPT)
 	if err != nil {
 		s.lib.report("C_GetAttributeValue", &err)
-		return AttributeResult{Unavailable: true}, err
+		return nil, err
 	}
 	defer value.Wipe()
-	return AttributeResult{Length: length, Value: append([]byte{}, value.Bytes()...), Secret: true}, nil
+	return append([]byte{}, value.Bytes()...), nil
+}
+
+// wipeResults wipes what was opened for results.
+func wipeResults(results []AttributeResult) {
+	for _, r := range results {
+		if r.Secret {
+			clear(r.Value)
+		}
+	}
 }
 
 // GetObjectSize is C_GetObjectSize: the bytes of an object's attributes, which is all that is known of its size.

@@ -243,15 +243,13 @@ func (c *call) putExact(b []byte, n uint64) {
 }
 
 func (c *call) putResults(queries []AttributeQuery, results []AttributeResult) {
+	defer wipeResults(results)
 	c.fault = c.fault || len(results) != len(queries)
 	c.out.Uint64(uint64(len(results)))
 	for _, r := range results {
 		c.out.Bool(r.Unavailable)
 		c.out.Uint64(r.Length)
 		c.out.Bytes(r.Value)
-		if r.Secret {
-			clear(r.Value)
-		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,6 +186,42 @@ func TestSecretUnderAPolicy(t *testing.T) {
 	w.refused(w.DecryptInit(s, iv, copied), CKR_FUNCTION_REJECTED)
 	_, err = w.GetAttributeValue(s, data, []AttributeQuery{{Type: CKA_VALUE, Capacity: 100}})
 	w.refused(err, CKR_FUNCTION_REJECTED)
+}
+
+// A client that asks for one value many times in a call gets it, and keeps neither the TPM nor the memory busier than one that asks once.
+func TestAHiddenValueIsOpenedOnceACall(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	before := w.machine.Count(t)
+	w.machine.Extend(t, "sha256", 8, []byte("as it was"))
+	bound := Attribute{CKA_TPM2_POLICY, []byte("sha256:8")}
+	kept := w.create(s, class(CKO_DATA), flag(CKA_TOKEN, true), bound, Attribute{CKA_VALUE, []byte("secret")})
+	long := w.create(s, class(CKO_DATA), Attribute{CKA_VALUE, make([]byte, 64<<10)})
+	times := func(n int, o ObjectHandle) (results []AttributeResult, err error) {
+		return w.GetAttributeValue(s, o, slices.Repeat([]AttributeQuery{{Type: CKA_VALUE, Capacity: 64 << 10}}, n))
+	}
+
+	once := w.commands(func() { w.must(second(times(1, kept))) })
+	if often := w.commands(func() { w.must(second(times(1000, kept))) }); often > once {
+		t.Errorf("1000 values in a call take %d TPM commands, one takes %d", often, once)
+	}
+	request := message(t, numbered(t, "C_GetAttributeValue"), int(s), int(kept), 2, int(CKA_VALUE), false, 6, int(CKA_VALUE), false, 6)
+	if response := w.Dispatch(request); bytes.Count(response, []byte("secret")) != 2 {
+		t.Errorf("the response to two queries is %q", response)
+	}
+	w.must(second(times(16, long)))
+	w.refused(second(times(17, long)), CKR_GENERAL_ERROR)
+
+	w.machine.Extend(t, "sha256", 8, []byte("something else"))
+	once = w.commands(func() { w.refused(second(times(1, kept)), CKR_FUNCTION_REJECTED) })
+	if often := w.commands(func() { w.refused(second(times(1000, kept)), CKR_FUNCTION_REJECTED) }); often > once {
+		t.Errorf("1000 refusals in a call take %d TPM commands, one takes %d", often, once)
+	}
+	w.token.TPM().Release()
+	if after := w.machine.Count(t); after != before {
+		t.Errorf("the TPM holds %+v, before it was %+v", after, before)
+	}
 }
 
 // Whoever can write the store cannot make a key more than it was: what was changed is shown, and opens nothing.

@@ -43,7 +43,7 @@ type AttributeResult struct {
 	Unavailable bool   // ulValueLen becomes CK_UNAVAILABLE_INFORMATION
 	Length      uint64 // the true length otherwise
 	Value       []byte // copied to pValue when it is not nil (never longer than Capacity)
-	Secret      bool   // Value is a copy, to be wiped once it was sent
+	Secret      bool   // Value is a copy, which other results may share, to be wiped once all were sent
 }
 
 // Mechanism is CK_MECHANISM by value. Parameter is flat: for parameters that hold pointers the C side writes each
