@@ -153,12 +153,17 @@ func (m *Module) GetObjectSize(h SessionHandle, object ObjectHandle) (uint64, er
 	if err != nil {
 		return 0, err
 	}
-	var size uint64
-	for _, value := range o.attributes {
-		size += uint64(len(value))
-	}
+	size := o.size()
 	if o.hides(CKA_VALUE) {
-		size += uint64(o.info.Length)
+		size += o.info.Length
 	}
-	return size, nil
+	return uint64(size), nil
+}
+
+// size is how many bytes an object's attributes have together.
+func (o *object) size() (n int) {
+	for _, value := range o.attributes {
+		n += len(value)
+	}
+	return n
 }

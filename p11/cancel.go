@@ -47,7 +47,7 @@ type operation struct {
 // operations lists them. session.mu is held.
 func (s *session) operations() []operation {
 	return []operation{
-		{CKF_FIND_OBJECTS, s.search != nil, func() { s.search = nil }},
+		{CKF_FIND_OBJECTS, s.search != nil, s.dropSearch},
 		{CKF_ENCRYPT, s.sealing != nil, s.dropEncryption},
 		{CKF_DECRYPT, s.opening != nil, s.dropDecryption},
 		{CKF_DIGEST, s.hashing != nil, s.dropDigesting},

@@ -39,7 +39,11 @@ func (m *Module) EncryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	return start(s, &s.sealing, op)
+	if err := start(s, &s.sealing, op); err != nil {
+		op.secret.wipe()
+		return err
+	}
+	return nil
 }
 
 // Encrypt is C_Encrypt.
@@ -129,7 +133,11 @@ func (m *Module) DecryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	return start(s, &s.opening, op)
+	if err := start(s, &s.opening, op); err != nil {
+		op.secret.wipe()
+		return err
+	}
+	return nil
 }
 
 // Decrypt is C_Decrypt. How long a plaintext is comes out only when it is decrypted: a query is told the longest that there can be,

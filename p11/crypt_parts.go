@@ -26,12 +26,14 @@ type stream interface {
 
 // passage is an active encryption or decryption with a secret key. Its key was read when it began, and is gone with it.
 type passage struct {
+	lib   *library
 	key   *object
 	how   Flags // CKF_ENCRYPT or CKF_DECRYPT
 	begin func(gocipher.Block) stream
 	block gocipher.Block
 	work  stream // after an Update
 	last  []byte // what final gave, until it is fetched
+	held  int    // bytes that it keeps: its parameter, and what went in and did not come out
 }
 
 // passage begins an operation with a secret key.
@@ -44,7 +46,16 @@ func (s *session) passage(row *mechanism, how Flags, o *object, m Mechanism) (*p
 	if err != nil {
 		return nil, err
 	}
-	return &passage{key: o, how: how, begin: begin, block: block}, nil
+	p := &passage{lib: s.lib, key: o, how: how, begin: begin, block: block}
+	return p, p.hold(len(m.Parameter))
+}
+
+func (p *passage) hold(n int) error {
+	if err := p.lib.hold(n); err != nil {
+		return err
+	}
+	p.held += n
+	return nil
 }
 
 // block is AES with an object's key.
@@ -128,8 +139,12 @@ func (p *passage) part(data []byte, out *Output) (over bool, err error) {
 	if work == nil {
 		work = p.begin(p.block)
 	}
-	if done, err := out.Room(work.room(len(data))); done {
+	room := work.room(len(data))
+	if done, err := out.Room(room); done {
 		return false, err
+	}
+	if err := p.hold(len(data) - room); err != nil {
+		return true, err
 	}
 	p.work = work
 	result, err := work.update(data)
@@ -170,6 +185,7 @@ func (p *passage) wipe() {
 		p.work.wipe()
 	}
 	clear(p.last)
+	_ = p.hold(-p.held) // fewer are never too many
 }
 
 // mayRun refuses an operation whose key is private when nobody is logged in any more. It takes nil.

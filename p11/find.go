@@ -9,7 +9,10 @@ import (
 )
 
 // search is what C_FindObjects has still to give.
-type search struct{ handles []ObjectHandle }
+type search struct {
+	handles []ObjectHandle
+	held    int // bytes
+}
 
 // FindObjectsInit is C_FindObjectsInit (PKCS #11 v3.1, section 5.7): the objects are those of this moment.
 func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err error) {
@@ -36,7 +39,11 @@ func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err err
 	case s.search != nil:
 		return CKR_OPERATION_ACTIVE
 	}
-	s.search = &search{found}
+	begun := &search{found, 8 * len(found)}
+	if err := s.lib.hold(begun.held); err != nil {
+		return err
+	}
+	s.search = begun
 	return nil
 }
 
@@ -131,6 +138,13 @@ func (m *Module) FindObjectsFinal(h SessionHandle) error {
 	if s.search == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	s.search = nil
+	s.dropSearch()
 	return nil
+}
+
+func (s *session) dropSearch() {
+	if s.search != nil {
+		_ = s.lib.hold(-s.search.held) // fewer are never too many
+	}
+	s.search = nil
 }

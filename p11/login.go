@@ -111,6 +111,10 @@ func (m *Module) Logout(h SessionHandle) error {
 
 // authenticate gives the PIN of a key with CKA_ALWAYS_AUTHENTICATE to the operation that waits for it.
 func (s *session) authenticate(pin *secret.Bytes) error {
+	if pin.Len() > keystore.MaxPIN {
+		pin.Wipe()
+		return CKR_PIN_LEN_RANGE
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, auth := range s.waiting() {

@@ -161,6 +161,9 @@ func (l *library) changeSessionObject(s *slot, h ObjectHandle, t template) error
 		changed.info = &info
 	}
 	maps.Copy(changed.attributes, attributes(t))
+	if !s.fits(&changed) {
+		return CKR_DEVICE_MEMORY
+	}
 	s.objects[h] = &changed
 	return nil
 }

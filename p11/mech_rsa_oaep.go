@@ -37,6 +37,9 @@ func newRSAOAEP(m *mechanism, how Flags, o *object, p parameter) (cipher, error)
 	if source != CKZ_DATA_SPECIFIED && (source != 0 || len(label) != 0) {
 		return nil, refuse(CKR_MECHANISM_PARAM_INVALID, "OAEP label source %d is not known", source)
 	}
+	if len(label) > maxOAEPLabel {
+		return nil, refuse(CKR_MECHANISM_PARAM_INVALID, "an OAEP label of %d bytes: it has at most %d", len(label), maxOAEPLabel)
+	}
 	h, err := hashPair(alg, mgf)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,7 @@ type library struct {
 	lastSession SessionHandle
 	lastObject  ObjectHandle
 
+	held    atomic.Int64 // bytes that operations keep
 	waiting atomic.Int64 // calls of C_WaitForSlotEvent
 }
 

@@ -27,6 +27,7 @@ type object struct {
 
 	info  *keystore.SecretInfo // of secret keys, and of data; both hide their value unless it is among the attributes
 	value *secret.Bytes        // what a session object hides
+	shown int                  // bytes of a session object's attributes
 }
 
 // tokenHandle is an object's handle, the same in every process, and its CKA_UNIQUE_ID. identity is the key's Name or the certificate's DER.
@@ -70,6 +71,9 @@ func (s *session) object(h ObjectHandle) (*object, error) {
 func (s *session) add(o *object) (ObjectHandle, error) {
 	s.lib.mu.Lock()
 	defer s.lib.mu.Unlock()
+	s.lib.lastObject++
+	o.handle, o.owner = s.lib.lastObject, s.handle
+	o.attributes[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(ulong(uint64(o.handle))))
 	switch {
 	case s.lib.sessions[s.handle] == nil:
 		o.value.Wipe()
@@ -77,27 +81,20 @@ func (s *session) add(o *object) (ObjectHandle, error) {
 	case o.private && s.slot.role() != keystore.User: // logged out meanwhile
 		o.value.Wipe()
 		return 0, CKR_USER_NOT_LOGGED_IN
-	case len(s.slot.objects) >= maxSessionObjects || s.slot.hidden()+o.value.Len() > maxHidden:
+	case !s.slot.fits(o):
 		o.value.Wipe()
 		return 0, CKR_DEVICE_MEMORY
 	}
-	s.lib.lastObject++
-	o.handle, o.owner = s.lib.lastObject, s.handle
-	o.attributes[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(ulong(uint64(o.handle))))
 	s.slot.objects[o.handle] = o
 	return o.handle, nil
 }
 
-// maxSessionObjects is the most session objects of a token.
-const maxSessionObjects = 4096
-
-// maxHidden is the most that they hide together, in bytes: it is kept in locked memory, where the system has that much.
-const maxHidden = 4 << 20
-
-// hidden is how many bytes the session objects hide; library.mu is held.
-func (s *slot) hidden() (n int) {
-	for _, o := range s.objects {
-		n += o.value.Len()
+// bare is what an operation has of its key. What a session object shows of itself may be long, and goes with the object.
+func (o *object) bare() *object {
+	if o.owner == 0 {
+		return o
 	}
-	return n
+	key := *o
+	key.attributes = nil
+	return &key
 }

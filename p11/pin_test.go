@@ -267,6 +267,7 @@ func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	}
 
 	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+	w.refused(w.Login(s, CKU_CONTEXT_SPECIFIC, make([]byte, keystore.MaxPIN+1)), CKR_PIN_LEN_RANGE)
 	w.must(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("wrong-pin")))
 	w.refused(w.Sign(s, digest, &Output{Capacity: 64}), CKR_PIN_INCORRECT)
 	if text := w.log.String(); strings.Contains(text, "key-pin") || strings.Contains(text, "wrong-pin") {

@@ -255,7 +255,7 @@ func (s *session) keep(p place, class ObjectClass, info keystore.SecretInfo, val
 // mechanisms reads CKA_ALLOWED_MECHANISMS; an empty list is none.
 func (t template) mechanisms() (list []uint64, err error) {
 	value := t[CKA_ALLOWED_MECHANISMS]
-	if len(value)%8 != 0 {
+	if len(value)%8 != 0 || len(value) > 8*maxMechanisms {
 		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "CKA_ALLOWED_MECHANISMS has %d bytes", len(value))
 	}
 	for p := (parameter{rest: value}); len(p.rest) > 0; {

@@ -192,7 +192,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 	case o.info != nil && !allowed(*o.info, row.id):
 		return nil, nil, refuse(CKR_MECHANISM_INVALID, "CKA_ALLOWED_MECHANISMS of key %q does not have this mechanism", o.attributes[CKA_LABEL])
 	}
-	return o, row, nil
+	return o.bare(), row, nil
 }
 
 // start makes an operation active unless one of its kind is.

@@ -347,6 +347,7 @@ func TestOAEP(t *testing.T) {
 		"unknown source": mechanismOf(CKM_RSA_PKCS_OAEP, uint64(CKM_SHA256), CKG_MGF1_SHA256, 7, none),
 		"label cut off":  mechanismOf(CKM_RSA_PKCS_OAEP, uint64(CKM_SHA256), CKG_MGF1_SHA256, 1, 5),
 		"label too long": mechanismOf(CKM_RSA_PKCS_OAEP, uint64(CKM_SHA256), CKG_MGF1_SHA256, 1, none-1),
+		"a huge label":   {CKM_RSA_PKCS_OAEP, append(numbers(uint64(CKM_SHA256), CKG_MGF1_SHA256, 1, maxOAEPLabel+1), make([]byte, maxOAEPLabel+1)...)},
 		"no parameter":   mechanismOf(CKM_RSA_PKCS_OAEP),
 	} {
 		if err := w.DecryptInit(s, m, private); RVOf(err) != CKR_MECHANISM_PARAM_INVALID {
