@@ -26,7 +26,7 @@ type stream interface {
 
 // passage is an active encryption or decryption with a secret key. Its key was read when it began, and is gone with it.
 type passage struct {
-	lib   *library
+	s     *session
 	key   *object
 	how   Flags // CKF_ENCRYPT or CKF_DECRYPT
 	begin func(gocipher.Block) stream
@@ -46,12 +46,12 @@ func (s *session) passage(row *mechanism, how Flags, o *object, m Mechanism) (*p
 	if err != nil {
 		return nil, err
 	}
-	p := &passage{lib: s.lib, key: o, how: how, begin: begin, block: block}
+	p := &passage{s: s, key: o, how: how, begin: begin, block: block}
 	return p, p.hold(len(m.Parameter))
 }
 
 func (p *passage) hold(n int) error {
-	if err := p.lib.hold(n); err != nil {
+	if err := p.s.lib.hold(n); err != nil {
 		return err
 	}
 	p.held += n
@@ -188,10 +188,13 @@ func (p *passage) wipe() {
 	_ = p.hold(-p.held) // fewer are never too many
 }
 
-// mayRun refuses an operation whose key is private when nobody is logged in any more. It takes nil.
+// mayRun is session.mayUse, of nil too.
 func (p *passage) mayRun(seesPrivate bool) error {
-	if p != nil && p.key.private && !seesPrivate {
+	switch {
+	case p == nil:
+		return nil
+	case p.key.private && !seesPrivate:
 		return CKR_USER_NOT_LOGGED_IN
 	}
-	return nil
+	return p.s.permitted(p.key, CKF_DECRYPT)
 }

@@ -32,6 +32,23 @@ func (g Guard) permits(token, key string, how Flags) bool {
 		(how&CKF_UNWRAP == 0 || g(token, key, "unwrap"))
 }
 
+// permitted refuses what the application may not do with something of the token's. It is asked when an operation begins and when it goes
+// on: the service's configuration may have been read anew meanwhile.
+func (s *session) permitted(o *object, ways Flags) error {
+	if o.owner != 0 || s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, ways) {
+		return nil
+	}
+	return refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "%q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
+}
+
+// mayUse is permitted, and refuses what is private when nobody is logged in any more.
+func (s *session) mayUse(o *object, ways Flags) error {
+	if o.private && !s.userOrOpen() {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	return s.permitted(o, ways)
+}
+
 // anyWay are all ways that a guard tells apart.
 const anyWay = CKF_SIGN | CKF_DECRYPT | CKF_UNWRAP
 

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,8 +38,78 @@ func issued(t *testing.T, e keystore.Entry) []byte {
 	return der
 }
 
-// A client of the service sees the keys that it may use for something that they can do, with their public halves and certificates, and
-// not one whose every use is for others.
+// What the service's configuration takes from a client holds at once: for what it has begun, for keys that it has found, and for those
+// whose value is in its operation already.
+func TestAnOperationEndsWithThePermission(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	owner := w.session(true)
+	before := w.machine.Count(t)
+	w.make(ecKey("web"))
+	w.make(keystore.KeySpec{Label: "mail", Type: provider.RSA2048, Use: provider.Use{Decrypt: true}, Wrapped: true})
+	w.create(owner, secretTemplate(CKK_GENERIC_SECRET, onToken, label("mac"), Attribute{CKA_VALUE, make([]byte, 32)})...)
+	w.aes(owner, make([]byte, 32), onToken, label("disk"))
+
+	var withdrawn atomic.Bool
+	guard := func(_, _, purpose string) bool { return purpose != "manage" && !withdrawn.Load() }
+	client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+	s, another := client.session(false), client.session(false)
+	web, public, mail := client.one(s, CKO_PRIVATE_KEY, label("web")), client.one(s, CKO_PUBLIC_KEY, label("web")), client.one(s, CKO_PRIVATE_KEY, label("mail"))
+	mac, disk := client.one(s, CKO_SECRET_KEY, label("mac")), client.one(s, CKO_SECRET_KEY, label("disk"))
+	hmac, cbc := mechanismOf(CKM_SHA256_HMAC), Mechanism{Type: CKM_AES_CBC_PAD, Parameter: make([]byte, 16)}
+	oaep := mechanismOf(CKM_RSA_PKCS_OAEP, uint64(CKM_SHA256), CKG_MGF1_SHA256, CKZ_DATA_SPECIFIED, 0)
+	room := func() *Output { return &Output{Capacity: 1 << 10} }
+
+	w.must(client.MessageSignInit(s, mechanismOf(CKM_ECDSA_SHA256), web))
+	w.must(client.MessageSignInit(another, hmac, mac))
+	w.must(client.MessageVerifyInit(s, hmac, mac))
+	made := w.signed(func(out *Output) error { return client.SignMessage(another, nil, []byte("message"), out) })
+	uses := map[string]func() error{
+		"a message is signed":    func() error { return client.SignMessage(s, nil, []byte("message"), room()) },
+		"a message gets a MAC":   func() error { return client.SignMessage(another, nil, []byte("message"), room()) },
+		"a MAC is verified":      func() error { return client.VerifyMessage(s, nil, []byte("message"), made) },
+		"a signature is made":    func() error { return client.Sign(s, []byte("message"), room()) },
+		"something is decrypted": func() error { return client.Decrypt(s, make([]byte, 256), room()) },
+		"a part is encrypted":    func() error { return client.EncryptUpdate(s, make([]byte, 16), room()) },
+		"a part is decrypted":    func() error { return client.DecryptUpdate(another, make([]byte, 16), room()) },
+	}
+	begin := func() {
+		t.Helper()
+		w.must(client.SignInit(s, mechanismOf(CKM_ECDSA_SHA256), web))
+		w.must(client.DecryptInit(s, oaep, mail))
+		w.must(client.EncryptInit(s, cbc, disk))
+		w.must(client.DecryptInit(another, cbc, disk))
+	}
+
+	begin()
+	withdrawn.Store(true)
+	for name, use := range uses {
+		if err := use(); RVOf(err) != CKR_KEY_FUNCTION_NOT_PERMITTED {
+			t.Errorf("%s although it is not permitted any more: %v", name, err)
+		}
+	}
+	for _, found := range []ObjectHandle{web, public, mac} {
+		_, err := client.GetAttributeValue(s, found, []AttributeQuery{{Type: CKA_LABEL, Capacity: 100}})
+		w.refused(err, CKR_OBJECT_HANDLE_INVALID)
+	}
+	withdrawn.Store(false)
+	begin()
+	for name, use := range uses {
+		want := CKR_OK
+		if name == "something is decrypted" { // zeros, which are no ciphertext
+			want = CKR_ENCRYPTED_DATA_INVALID
+		}
+		if err := use(); RVOf(err) != want {
+			t.Errorf("%s when it is permitted again: %v", name, err)
+		}
+	}
+	client.attribute(s, web, CKA_LABEL)
+	w.token.TPM().Release()
+	if after := w.machine.Count(t); after != before {
+		t.Errorf("the TPM holds %+v, before it was %+v", after, before)
+	}
+}
+
 // Who copies a secret key can use the copy for whatever the key is for, so that must be permitted.
 func TestClientsCopyOnlyWhatTheyMayUseInEveryWay(t *testing.T) {
 	t.Parallel()
@@ -63,6 +134,8 @@ func TestClientsCopyOnlyWhatTheyMayUseInEveryWay(t *testing.T) {
 	}
 }
 
+// A client of the service sees the keys that it may use for something that they can do, with their public halves and certificates, and
+// not one whose every use is for others.
 func TestClientsSeeOnlyKeysThatTheyMayUse(t *testing.T) {
 	t.Parallel()
 	w := open(t)

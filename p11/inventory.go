@@ -172,16 +172,22 @@ func (l *library) objectsOf(token tokenTraits, entry keystore.Entry) []*object {
 // lookup gives an object of a slot, nil when there is none. What the last reading of the store did not find is looked at first.
 func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
 	l.mu.Lock()
+	if h&sessionObjectBit != 0 {
+		defer l.mu.Unlock()
+		return s.objects[h], nil
+	}
 	o, m := s.stored.find(h)
 	fresh := o != nil && m.read == s.stored.reads
-	if h&sessionObjectBit != 0 {
-		o, fresh = s.objects[h], true
-	}
 	l.mu.Unlock()
-	if fresh {
+	if fresh && l.shows(s, m) {
 		return o, nil
 	}
 	return l.lookupNow(s, h)
+}
+
+// shows tells whether the application may still see what was made for it.
+func (l *library) shows(s *slot, m *made) bool {
+	return l.guard == nil || l.guard.sees(s.token.Label(), m.entry.Label, m.objects[0].ways())
 }
 
 // lookupNow is lookup in the store as it is now.
@@ -194,7 +200,7 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 	id, known := s.stored.where[h]
 	before := s.changes
 	l.mu.Unlock()
-	if o != nil && s.token.Unchanged(m.entry) {
+	if o != nil && l.shows(s, m) && s.token.Unchanged(m.entry) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		m.read = s.stored.reads

@@ -144,10 +144,15 @@ func (s *session) waiting() (auths []*ownAuth) {
 	return auths
 }
 
-// ownAuth is the PIN of a key's own for one operation.
+// ownAuth is what entitles an operation to its key: what the guard permits, and the PIN of a key's own.
 type ownAuth struct {
-	needed bool
+	ways   Flags // in which the key is used
+	needed bool  // the PIN
 	pin    *secret.Bytes
+}
+
+func authFor(o *object, ways Flags) ownAuth {
+	return ownAuth{ways: ways, needed: o.info == nil && o.entry.AsksOwnPIN()}
 }
 
 func (a *ownAuth) wipe() { a.pin.Wipe() }

@@ -87,10 +87,10 @@ func (h *hmacScheme) sign(_ context.Context, _ *signer.Key, mac []byte) ([]byte,
 
 // verify compares in a time that does not depend on the bytes.
 func (h *hmacScheme) verify(mac, have []byte) error {
-	switch {
-	case h.key.private && !h.s.userOrOpen():
-		return CKR_USER_NOT_LOGGED_IN
-	case subtle.ConstantTimeCompare(mac[:h.most], have) != 1:
+	if err := h.s.mayUse(h.key, CKF_SIGN); err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare(mac[:h.most], have) != 1 {
 		return CKR_SIGNATURE_INVALID
 	}
 	return nil

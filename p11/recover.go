@@ -34,7 +34,7 @@ func (m *Module) SignRecoverInit(h SessionHandle, mechanism Mechanism, key Objec
 	if err != nil {
 		return err
 	}
-	return start(s, &s.recovering, &recovering{scheme, o, ownAuth{needed: o.entry.AsksOwnPIN()}})
+	return start(s, &s.recovering, &recovering{scheme, o, authFor(o, CKF_SIGN_RECOVER)})
 }
 
 // SignRecover is C_SignRecover. Only the call that gets the signature reaches the TPM.

@@ -124,8 +124,8 @@ func (o *object) guarded() bool {
 // reveal gives what an object hides, for one purpose: CKF_SIGN or CKF_UNWRAP for what these functions and their counterparts do,
 // CKF_DECRYPT for all else. What the token keeps is unsealed for it. The copy is the caller's to wipe.
 func (s *session) reveal(o *object, purpose Flags) (*secret.Bytes, error) {
-	if o.private && !s.userOrOpen() {
-		return nil, CKR_USER_NOT_LOGGED_IN
+	if err := s.mayUse(o, purpose); err != nil {
+		return nil, err
 	}
 	if o.owner != 0 {
 		s.lib.mu.Lock()
@@ -134,9 +134,6 @@ func (s *session) reveal(o *object, purpose Flags) (*secret.Bytes, error) {
 			return nil, CKR_OBJECT_HANDLE_INVALID
 		}
 		return o.value.Clone(), nil
-	}
-	if !s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, purpose) {
-		return nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "%q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
 	}
 	return s.slot.token.OpenSecret(s.lib.ctx, o.entry)
 }

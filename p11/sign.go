@@ -29,7 +29,7 @@ func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle
 		return err
 	}
 	return start(s, &s.signing, &signing{
-		input: inputOf(scheme), scheme: scheme, key: o, auth: ownAuth{needed: o.entry.AsksOwnPIN()},
+		input: inputOf(scheme), scheme: scheme, key: o, auth: authFor(o, CKF_SIGN),
 	})
 }
 
@@ -106,8 +106,8 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 	if auth.needed && auth.pin == nil {
 		return refuse(CKR_USER_NOT_LOGGED_IN, "key %q has a PIN of its own, which C_Login with CKU_CONTEXT_SPECIFIC gives for each use", o.entry.Label)
 	}
-	if o.private && !s.userOrOpen() {
-		return CKR_USER_NOT_LOGGED_IN
+	if err := s.mayUse(o, auth.ways); err != nil {
+		return err
 	}
 	if o.info != nil { // a secret key's operation has all it needs
 		return run(nil)
@@ -183,8 +183,13 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, CKR_KEY_HANDLE_INVALID
 	case !row.takes(o.attributes):
 		return nil, nil, refuse(CKR_KEY_TYPE_INCONSISTENT, "key %q and mechanism 0x%x", o.attributes[CKA_LABEL], uint64(wanted.Type))
-	case o.tpm != nil && !s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, how):
-		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
+	}
+	if o.tpm != nil {
+		if err := s.permitted(o, how); err != nil {
+			return nil, nil, err
+		}
+	}
+	switch {
 	case !o.attributes.is(attribute):
 		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q", o.attributes[CKA_LABEL])
 	case o.tpm != nil && !o.tpm.permits(row, how):
