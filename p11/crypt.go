@@ -124,7 +124,7 @@ func (m *Module) DecryptInit(h SessionHandle, mechanism Mechanism, key ObjectHan
 	if err != nil {
 		return err
 	}
-	op := &decryption{key: o, auth: authFor(o, CKF_DECRYPT)}
+	op := &decryption{key: o, auth: authFor(o, row.ways(CKF_DECRYPT))}
 	if row.stream != nil {
 		op.secret, err = s.passage(row, CKF_DECRYPT, o, mechanism)
 	} else {

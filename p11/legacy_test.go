@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -118,6 +119,35 @@ func TestRawRSA(t *testing.T) {
 	w.refused(err, CKR_MECHANISM_PARAM_INVALID)
 	if !w.offers(s, private, CKM_RSA_X_509) {
 		t.Error("the key does not list it")
+	}
+}
+
+// Who signs with the bare operation decrypts, and the other way round: a client that may do one of them alone does neither so.
+func TestRawRSAIsForClientsThatMaySignAndDecrypt(t *testing.T) {
+	t.Parallel()
+	w, _, private, _, _ := rsaWorld(t, provider.Use{Sign: true, Decrypt: true})
+	raw := mechanismOf(CKM_RSA_X_509)
+	for _, c := range []struct {
+		purposes []string
+		want     RV
+	}{
+		{[]string{"sign"}, CKR_KEY_FUNCTION_NOT_PERMITTED},
+		{[]string{"decrypt"}, CKR_KEY_FUNCTION_NOT_PERMITTED},
+		{[]string{"sign", "decrypt"}, CKR_OK},
+	} {
+		guard := func(_, _, purpose string) bool { return slices.Contains(c.purposes, purpose) }
+		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+		client.configure(config.Config{Legacy: []string{config.RawRSA}})
+		s := client.session(false)
+		for name, err := range map[string]error{
+			"signs":          second(client.sign(s, raw, private, []byte("a number"))),
+			"signs messages": client.MessageSignInit(s, raw, private),
+			"decrypts":       second(client.decrypted(s, raw, private, append(make([]byte, 255), 2))),
+		} {
+			if RVOf(err) != c.want {
+				t.Errorf("who may %q %s: %v, want %v", c.purposes, name, err, c.want)
+			}
+		}
 	}
 }
 

@@ -162,6 +162,14 @@ func (u *use) permits(m *mechanism, uses Flags) bool {
 	return uses != 0 && u.Fits(m.scheme, m.hash)
 }
 
+// ways are those in which a key's use in one way is a use: to a TPM the bare RSA operation is the same for signatures and decryption.
+func (m *mechanism) ways(how Flags) Flags {
+	if m.raw && how&(CKF_SIGN|CKF_DECRYPT) != 0 {
+		return CKF_SIGN | CKF_DECRYPT
+	}
+	return how
+}
+
 // fits tells whether a key may be used with a scheme and a hash; one that is not the TPM's may.
 func (o *object) fits(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 	if o.tpm == nil || o.tpm.Fits(scheme, h) {

@@ -134,7 +134,7 @@ func (m *Module) MessageSignInit(h SessionHandle, mechanism Mechanism, key Objec
 	if err != nil {
 		return err
 	}
-	return start(s, &s.messageSigning, &messageSigning{messages: messages{scheme: scheme}, key: o, auth: authFor(o, CKF_SIGN)})
+	return start(s, &s.messageSigning, &messageSigning{messages: messages{scheme: scheme}, key: o, auth: authFor(o, row.ways(CKF_SIGN))})
 }
 
 // SignMessage is C_SignMessage. Only the call that gets the signature reaches the TPM.

@@ -29,7 +29,7 @@ func (m *Module) SignInit(h SessionHandle, mechanism Mechanism, key ObjectHandle
 		return err
 	}
 	return start(s, &s.signing, &signing{
-		input: inputOf(scheme), scheme: scheme, key: o, auth: authFor(o, CKF_SIGN),
+		input: inputOf(scheme), scheme: scheme, key: o, auth: authFor(o, row.ways(CKF_SIGN)),
 	})
 }
 
@@ -185,7 +185,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, refuse(CKR_KEY_TYPE_INCONSISTENT, "key %q and mechanism 0x%x", o.attributes[CKA_LABEL], uint64(wanted.Type))
 	}
 	if o.tpm != nil {
-		if err := s.permitted(o, how); err != nil {
+		if err := s.permitted(o, row.ways(how)); err != nil {
 			return nil, nil, err
 		}
 	}
