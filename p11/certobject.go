@@ -111,6 +111,9 @@ func (l *library) storeCertificate(s *session, c *x509.Certificate, t template, 
 		if id := t[CKA_ID]; len(id) > 0 && rename.CKAID == nil && string(id) != string(o.entry.CKAID) {
 			return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "the certificate's CKA_ID would be %x, but its key %q has %x", id, o.entry.Label, o.entry.CKAID)
 		}
+		if err := s.mayName(o, rename.Label); err != nil {
+			return 0, err
+		}
 		chain := []*x509.Certificate{c}
 		if before := o.entry.Certificates; len(before) > 1 && string(before[0].RawIssuer) == string(c.RawIssuer) {
 			chain = append(chain, before[1:]...)

@@ -32,6 +32,21 @@ func (g Guard) permits(token, key string, how Flags) bool {
 		(how&CKF_UNWRAP == 0 || g(token, key, "unwrap"))
 }
 
+// mayName refuses another label for a key, secret or sealed data by which the application would get to use it in a way in which it may
+// not now: who may do what goes by labels.
+func (s *session) mayName(o *object, label string) error {
+	if label == "" || o.tpm == nil && !o.hides(CKA_VALUE) {
+		return nil
+	}
+	guard, token := s.lib.guard, s.slot.token.Label()
+	for _, way := range []Flags{CKF_SIGN, CKF_DECRYPT, CKF_UNWRAP} {
+		if guard.permits(token, label, way) && !guard.permits(token, o.entry.Label, way) {
+			return refuse(CKR_ACTION_PROHIBITED, "%q is not for this client to use in a way that it could be used in as %q", o.entry.Label, label)
+		}
+	}
+	return nil
+}
+
 // permitted refuses what the application may not do with something of the token's. It is asked when an operation begins and when it goes
 // on: the service's configuration may have been read anew meanwhile.
 func (s *session) permitted(o *object, ways Flags) error {

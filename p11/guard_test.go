@@ -110,6 +110,51 @@ func TestAnOperationEndsWithThePermission(t *testing.T) {
 	}
 }
 
+// Who may do what goes by labels, so that a client which manages a token does not give a key the label of one that it may use, by the
+// key's certificate neither. What it may use anyway it may call as it likes.
+func TestAClientThatManagesGetsNoPurposeByALabel(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	owner := w.session(true)
+	w.make(ecKey("ca"))
+	w.make(ecKey("web"))
+	unnamed := w.make(ecKey(noLabel))
+	w.create(owner, secretTemplate(CKK_AES, onToken, label("disk"), Attribute{CKA_VALUE, make([]byte, 32)})...)
+	w.create(owner, class(CKO_DATA), onToken, label("sealed"), Attribute{CKA_VALUE, []byte("secret")})
+	w.create(owner, class(CKO_DATA), onToken, label("open"), noTo(CKA_PRIVATE), Attribute{CKA_VALUE, []byte("public")})
+
+	guard := func(_, key, purpose string) bool {
+		return purpose == "manage" || purpose == "sign" && (key == "web" || key == "mine") || purpose == "decrypt" && key == "mine"
+	}
+	client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+	s := client.session(true)
+	ca, public, web := client.one(s, CKO_PRIVATE_KEY, label("ca")), client.one(s, CKO_PUBLIC_KEY, label("ca")), client.one(s, CKO_PRIVATE_KEY, label("web"))
+	disk, sealed, plain := client.one(s, CKO_SECRET_KEY), client.one(s, CKO_DATA, label("sealed")), client.one(s, CKO_DATA, label("open"))
+	for _, c := range []struct {
+		object ObjectHandle
+		label  string
+		want   RV
+	}{
+		{ca, "web", CKR_ACTION_PROHIBITED},
+		{public, "web", CKR_ACTION_PROHIBITED},
+		{web, "mine", CKR_ACTION_PROHIBITED},
+		{disk, "mine", CKR_ACTION_PROHIBITED},
+		{sealed, "mine", CKR_ACTION_PROHIBITED},
+		{plain, "mine", CKR_OK},
+		{ca, "root", CKR_OK},
+		{web, "web", CKR_OK},
+		{web, "retired", CKR_OK},
+		{web, "web", CKR_ACTION_PROHIBITED},
+	} {
+		if err := client.SetAttributeValue(s, c.object, []Attribute{label(c.label)}); RVOf(err) != c.want {
+			t.Errorf("it calls object %x %q: %v, want %v", c.object, c.label, err, c.want)
+		}
+	}
+	w.refused(second(client.CreateObject(s, certificateTemplateOf(issued(t, unnamed), label("web")))), CKR_ACTION_PROHIBITED)
+	client.create(s, certificateTemplateOf(issued(t, unnamed), label("mail"))...)
+	client.one(s, CKO_PRIVATE_KEY, label("mail"))
+}
+
 // Who copies a secret key can use the copy for whatever the key is for, so that must be permitted.
 func TestClientsCopyOnlyWhatTheyMayUseInEveryWay(t *testing.T) {
 	t.Parallel()

@@ -125,6 +125,9 @@ func (m *Module) SetAttributeValue(h SessionHandle, object ObjectHandle, list []
 		if err := keystore.CheckLabel(label); err != nil {
 			return refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 		}
+		if err := s.mayName(o, label); err != nil {
+			return err
+		}
 	}
 	defer s.lib.forget(s.slot)
 	_, err = s.slot.token.SetMetadata(o.entry, keystore.Metadata{Label: string(t[CKA_LABEL]), CKAID: t[CKA_ID], Subject: t[CKA_SUBJECT]})
