@@ -36,7 +36,11 @@ func (p process) parse(name string, text []byte) (Config, error) {
 		}
 		return Config{}, &Error{Path: name, Err: err}
 	}
-	doc := &document{name: name, dir: dir, lines: place.TOML(string(text))}
+	lines, err := place.TOML(string(text))
+	if err != nil {
+		return Config{}, &Error{Path: name, Line: lines.Of(""), Err: err}
+	}
+	doc := &document{name: name, dir: dir, lines: lines}
 	c := p.defaults()
 	c.Path = name
 	if err := readConfig(table{doc: doc, members: tree}, &c); err != nil {

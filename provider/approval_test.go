@@ -73,6 +73,21 @@ func listed(list ...policy.Approved) func() ([]policy.Approved, error) {
 	return func() ([]policy.Approved, error) { return list, nil }
 }
 
+// Where approved policies lie nobody needs to look for a key that asks for none.
+func TestApprovalsAreReadForKeysThatAskForOne(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := policy.Policy{Root: policy.Any{elsewhere().Root, b.bound(t, currentPCRs(7)).Root}}
+	key := b.boundKey(t, p, "")
+	auth := provider.Auth{Policy: p, Approved: func() ([]policy.Approved, error) {
+		t.Error("approved policies were read")
+		return nil, nil
+	}}
+	if err := b.trySign(t.Context(), key, auth); err != nil {
+		t.Error(err)
+	}
+}
+
 // elsewhere is a policy on PCR 7 as it is on another machine.
 func elsewhere() policy.Policy {
 	return policy.Policy{Root: policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{7: bytes.Repeat([]byte{0x79}, 32)}}}

@@ -113,7 +113,8 @@ func (u *policyUse) approved() func() ([]policy.Approved, error) {
 // selected are the PCRs of a bank that the policy or an approved one names.
 func (u *policyUse) selected(bank tpm2.TPMIAlgHash, approved func() ([]policy.Approved, error)) []uint {
 	pcrs := u.auth.Policy.PCRs()
-	if all, err := approved(); err == nil && u.auth.Policy.NeedsApproval() {
+	if u.auth.Policy.NeedsApproval() {
+		all, _ := approved() // whose error the plan tells
 		for _, a := range all {
 			pcrs = append(pcrs, a.Policy.PCRs()...)
 		}

@@ -8,10 +8,10 @@ import (
 )
 
 // DecodeJSON decodes one JSON value as encoding/json does (numbers as json.Number), refusing members that are there twice,
-// values nested deeper than 100, and text after the value. The lines are known as far as the text was read, and the error is
-// about the line of the whole text's place, "".
+// values nested deeper than 100, places of more than 2 MiB together, and text after the value. The lines are known as far as the
+// text was read, and the error is about the line of the whole text's place, "".
 func DecodeJSON(text []byte) (any, Lines, error) {
-	d := decoder{text: text, Decoder: json.NewDecoder(bytes.NewReader(text)), lines: Lines{}}
+	d := decoder{text: text, Decoder: json.NewDecoder(bytes.NewReader(text)), marker: marker{lines: Lines{}}}
 	d.UseNumber()
 	value, err := d.value("", 0)
 	if err == nil {
@@ -30,8 +30,8 @@ func DecodeJSON(text []byte) (any, Lines, error) {
 
 type decoder struct {
 	*json.Decoder
-	text  []byte
-	lines Lines
+	marker
+	text []byte
 }
 
 // line is where the last token ends.
@@ -46,7 +46,10 @@ func (d *decoder) value(at string, depth int) (any, error) {
 		return nil, err
 	}
 	if at != "" {
-		d.lines.mark(at, d.line())
+		d.mark(at, d.line())
+	}
+	if d.err != nil {
+		return nil, d.err
 	}
 	switch token {
 	case json.Delim('{'):
@@ -78,7 +81,7 @@ func (d *decoder) object(at string, depth int) (any, error) {
 			return nil, fmt.Errorf("member %q is there twice", name)
 		}
 		member := Join(at, name)
-		d.lines.mark(member, d.line())
+		d.mark(member, d.line())
 		if object[name], err = d.value(member, depth+1); err != nil {
 			return nil, err
 		}

@@ -23,10 +23,27 @@ func (l Lines) Of(place string) int {
 	return l[""]
 }
 
+// maxNesting bounds how deep values nest.
+const maxNesting = 100
+
+// maxPlaces bounds the places of a text, in bytes, each as often as it is named. A decoder of TOML keeps the place of each table and
+// value: of a table in a table in a table in one line, or of many in one with a long name, gigabytes from a text of some kilobytes.
+const maxPlaces = 2 << 20
+
+// marker collects the lines of a text's places.
+type marker struct {
+	lines Lines
+	size  int   // of the places so far
+	err   error // there were too many
+}
+
 // mark keeps the first line that a place is seen on.
-func (l Lines) mark(place string, line int) {
-	if _, seen := l[place]; !seen {
-		l[place] = line
+func (m *marker) mark(place string, line int) {
+	if m.size += len(place); m.size > maxPlaces && m.err == nil {
+		m.err = fmt.Errorf("the names of its tables and values, each with those around it, have more than %d bytes together", maxPlaces)
+	}
+	if _, seen := m.lines[place]; !seen && m.err == nil {
+		m.lines[place] = line
 	}
 }
 

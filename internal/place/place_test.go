@@ -3,6 +3,7 @@ package place_test
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -30,13 +31,13 @@ func TestLinesOfTOML(t *testing.T) {
 		14: `[k.m]`,
 		15: `h = 1`,
 	}, "\n")
-	got := place.TOML(text)
+	got, err := place.TOML(text)
 	want := place.Lines{
 		"a": 2, "b": 3, "b.c": 3, "b.c[0]": 3, "b.c[1]": 3, "b.c[2]": 4, "b.c[2].d": 4, "b.f": 6, "t": 7, `t."u v"`: 7, `t."u v".g`: 8,
 		"k": 9, "k[0]": 9, "k[0].h": 10, "k[1]": 11, "k[1].h": 12, "k[1].h.x": 12, "k[1].h.y": 12, "k[1].l": 13, "k[1].l[0]": 13, "k[1].l[0].h": 14, "k[1].m": 15, "k[1].m.h": 16,
 	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf(" got %v\nwant %v", got, want)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf(" got %v, %v\nwant %v", got, err, want)
 	}
 	if n := got.Of("k[1].h.x[3]"); n != 12 {
 		t.Errorf("inside a value: line %d", n)
@@ -59,7 +60,10 @@ func TestLinesWithinValues(t *testing.T) {
 	if _, err := toml.Decode(text, new(map[string]any)); err != nil {
 		t.Fatal(err)
 	}
-	got := place.TOML(text)
+	got, err := place.TOML(text)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for at, want := range map[string]int{
 		"all": 1, "all[0].pin": 2, "all[1]": 3, "all[1][0]": 3, "all[1][1]": 4, `all[2]."x y".z.q`: 5, `all[2]."x y".z.q[0]`: 6, "all[3]": 1,
 	} {
@@ -89,13 +93,100 @@ func TestLinesOfJSON(t *testing.T) {
 	}
 }
 
-// Whatever the text is, the scanners end.
+// A few kilobytes in which tables nest would take a parser gigabytes, or its stack; neither of the two kinds of text gets that far.
+func TestTextsThatWouldExhaustAParser(t *testing.T) {
+	t.Parallel()
+	const tooMuch = "have more than 2097152 bytes together"
+	members := func(format string) string {
+		var b strings.Builder
+		for i := range 100 {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	many, long := strings.Repeat("a.", 20000), strings.Repeat("x", 1<<19)
+	for name, c := range map[string]struct {
+		text string
+		line int
+		want string
+	}{
+		"a key of many parts":       {"pin = true\n" + many + "a = 1", 2, tooMuch},
+		"a header of many parts":    {"[" + many + "a]", 1, tooMuch},
+		"behind a byte order mark":  {"\ufeff[" + many + "a]", 1, tooMuch},
+		"behind an odd string":      {`a = """\\""""""` + "\n[" + many + "a]", 1, "the line's end is missing before \"\\\"\""},
+		"in a list behind one":      {`a = ["""\\"""""", {` + many + "a = 1}]", 1, "a comma or \"]\" is missing before \"\\\", {a.a.a.a.a.a.a.a.\""},
+		"headers of many parts":     {strings.Repeat("[["+many[:1000]+"a]]\n", 100), 9, tooMuch},
+		"keys in a long table":      {"[" + long + "]\n" + members("a%d = 1\n"), 4, tooMuch},
+		"keys in a long inline one": {long + " = {" + members("a%d = 1, ") + "}", 1, tooMuch},
+		"arrays in arrays":          {"a = " + strings.Repeat("[", 20000), 1, "values nest deeper than 100"},
+		"tables in tables":          {"a = " + strings.Repeat("{a = ", 20000), 1, "values nest deeper than 100"},
+		"JSON in a long member":     {`{"` + long + `": {"a": 1` + members(`, "a%d": 1`) + "}}", 1, tooMuch},
+	} {
+		lines, err := place.TOML(c.text)
+		if strings.HasPrefix(c.text, "{") {
+			_, lines, err = place.DecodeJSON([]byte(c.text))
+		}
+		if err == nil || lines.Of("") != c.line || !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("%s: line %d: %v, want line %d: %s", name, lines.Of(""), err, c.line, c.want)
+		}
+	}
+}
+
+// Where the scanner loses its way, what follows would be another text to a parser than to it.
+func TestTextsThatAreNotTOML(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"a":                     `1: it is not TOML: "=" is missing at the end`,
+		"\n= 1":                 `2: it is not TOML: a name is missing before "= 1"`,
+		"a.. = 1":               `1: it is not TOML: a name is missing before ". = 1"`,
+		"a = ":                  "1: it is not TOML: a value is missing at the end",
+		"a = 1\nb = \"x\nc = 1": `2: it is not TOML: the end of a string is missing before "\"x"`,
+		"a = '''\nb":            `1: it is not TOML: the end of a string is missing before "'''"`,
+		"a = \"x\" b = 1":       `1: it is not TOML: the line's end is missing before "b = 1"`,
+		"[a] b = 1":             `1: it is not TOML: the line's end is missing before "b = 1"`,
+		"[[a]":                  `1: it is not TOML: "]]" is missing before "]"`,
+		"[a":                    `1: it is not TOML: "]" is missing at the end`,
+		"a = [1":                `1: it is not TOML: a comma or "]" is missing at the end`,
+		"a = [\"x\"\n\"y\"]":    `2: it is not TOML: a comma or "]" is missing before "\"y\"]"`,
+		"a = {b = 'x' c = 1}":   `1: it is not TOML: a comma or "}" is missing before "c = 1}"`,
+		"a = {":                 `1: it is not TOML: a name is missing at the end`,
+	} {
+		if lines, err := place.TOML(text); err == nil || fmt.Sprintf("%d: %v", lines.Of(""), err) != want {
+			t.Errorf("%q: %d: %v, want %s", text, lines.Of(""), err, want)
+		}
+	}
+}
+
+// Whatever the text is, the scanners end; of a text that they accept they saw each table and value that a parser finds.
 func FuzzLines(f *testing.F) {
-	for _, s := range []string{"a = [{b=1},[[", "[[a]]\nb={c", "{\"a\":[1,", "x", "={}]", "[a\n]b"} {
+	for _, s := range []string{
+		"a = [{b=1},[[", "[[a]]\nb={c", "{\"a\":[1,", "x", "={}]", "[a\n]b", "\ufeffa = '''''x'''''\n\"b c\".d = [1, # ]\n{e.f = \"\\\\\"}]", "[[a.b]]\n[a.b.c]\nd = 1\r\n",
+	} {
 		f.Add(s)
 	}
-	f.Fuzz(func(_ *testing.T, s string) {
-		place.TOML(s)
+	element := regexp.MustCompile(`\[\d+\]`)
+	f.Fuzz(func(t *testing.T, s string) {
 		place.DecodeJSON([]byte(s))
+		lines, err := place.TOML(s)
+		if err != nil {
+			return
+		}
+		meta, err := toml.Decode(s, new(map[string]any))
+		if err != nil {
+			return
+		}
+		seen := make(map[string]bool)
+		for at := range lines {
+			seen[element.ReplaceAllString(at, "")] = true
+		}
+		for _, key := range meta.Keys() {
+			at := ""
+			for _, name := range key {
+				at = place.Join(at, name)
+			}
+			if !seen[element.ReplaceAllString(at, "")] {
+				t.Errorf("%q: %s was not seen among %v", s, at, lines)
+			}
+		}
 	})
 }

@@ -1,72 +1,96 @@
 package place
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
 
-// TOML scans a text that a TOML parser has accepted; of any other text the answer is of no use, but it ends. The parser
-// keeps positions by name alone, which is not enough where tables repeat.
-func TOML(text string) Lines {
-	s := &scanner{rest: text, line: 1}
-	found := Lines{}
+// TOML finds the places of a text's values. What it refuses no TOML parser should be given: values nested deeper than 100, places of
+// more than 2 MiB together, and where it loses its way, as in a text that is not TOML. What it accepts need not be TOML yet. The lines
+// are known as far as the text was read, and the error is about the line of the whole text's place, "".
+//
+// A parser keeps positions by name alone, which is not enough where tables repeat.
+func TOML(text string) (Lines, error) {
+	s := &scanner{rest: strings.TrimPrefix(text, "\ufeff"), line: 1, marker: marker{lines: Lines{}}}
 	arrays := make(map[string]int) // elements so far, by place
 	current := ""                  // the table that statements belong to
 	for s.blank(); s.rest != ""; s.blank() {
 		line := s.line
 		switch {
-		case strings.HasPrefix(s.rest, "[["):
-			s.skip(2)
+		case s.take("[["):
 			names := s.key()
 			last := len(names) - 1
-			array := Join(found.header(names[:last], arrays, line), names[last])
+			array := s.member(s.header(names[:last], arrays, line), names[last], line)
 			current = Element(array, arrays[array])
 			arrays[array]++
-			found.mark(array, line)
-			found.mark(current, line)
-		case strings.HasPrefix(s.rest, "["):
-			s.skip(1)
-			current = found.header(s.key(), arrays, line)
+			s.mark(current, line)
+			s.expect("]]")
+		case s.take("["):
+			current = s.header(s.key(), arrays, line)
+			s.expect("]")
 		default:
-			s.value(found, s.statement(found, current, line), 0)
-			continue
+			s.value(s.statement(current, line), 0)
 		}
-		s.skip(strings.IndexByte(s.rest+"]", ']'))
-		s.skip(len(s.rest) - len(strings.TrimLeft(s.rest, "]")))
+		s.endOfLine()
 	}
-	return found
+	if s.err != nil {
+		s.lines[""] = s.line
+	}
+	return s.lines, s.err
 }
 
 // statement reads a statement's key and what separates it from the value, and gives its place.
-func (s *scanner) statement(found Lines, table string, line int) string {
+func (s *scanner) statement(table string, line int) string {
 	for _, name := range s.key() {
-		table = Join(table, name)
-		found.mark(table, line)
+		table = s.member(table, name, line)
 	}
-	s.blank()
-	if strings.HasPrefix(s.rest, "=") {
-		s.skip(1)
-	}
+	s.expect("=")
 	return table
 }
 
+// member marks a table's member and gives its place.
+func (s *scanner) member(table, name string, line int) string {
+	if s.err != nil {
+		return ""
+	}
+	place := Join(table, name)
+	s.mark(place, line)
+	return place
+}
+
 // header marks the tables of a header's names and gives the last one's place. An array stands for its last element.
-func (l Lines) header(names []string, arrays map[string]int, line int) string {
+func (s *scanner) header(names []string, arrays map[string]int, line int) string {
 	place := ""
 	for _, name := range names {
-		place = Join(place, name)
+		place = s.member(place, name, line)
 		if n := arrays[place]; n > 0 {
 			place = Element(place, n-1)
+			s.mark(place, line)
 		}
-		l.mark(place, line)
 	}
 	return place
 }
 
-// scanner walks over TOML text.
+// scanner walks over TOML text, and after an error no further.
 type scanner struct {
 	rest string
 	line int
+	marker
+}
+
+func (s *scanner) mark(place string, line int) {
+	if s.marker.mark(place, line); s.err != nil {
+		s.rest = ""
+	}
+}
+
+// fail ends the walk.
+func (s *scanner) fail(format string, arguments ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf(format, arguments...)
+	}
+	s.rest = ""
 }
 
 // skip goes n bytes on, counting lines.
@@ -95,6 +119,40 @@ func (s *scanner) comment() {
 	}
 }
 
+// take skips text if it is next.
+func (s *scanner) take(text string) bool {
+	next := strings.HasPrefix(s.rest, text)
+	if next {
+		s.skip(len(text))
+	}
+	return next
+}
+
+// expect skips text that must be next in the line.
+func (s *scanner) expect(text string) {
+	s.rest = strings.TrimLeft(s.rest, " \t")
+	if !s.take(text) {
+		s.lost("%q", text)
+	}
+}
+
+// lost fails for want of something.
+func (s *scanner) lost(format string, arguments ...any) {
+	at := "at the end"
+	if next, _, _ := strings.Cut(s.rest, "\n"); s.rest != "" {
+		at = fmt.Sprintf("before %.20q", next)
+	}
+	s.fail("it is not TOML: %s is missing %s", fmt.Sprintf(format, arguments...), at)
+}
+
+// endOfLine goes to a line's end, before which nothing but a comment may stand.
+func (s *scanner) endOfLine() {
+	s.rest = strings.TrimLeft(s.rest, " \t\r")
+	if s.rest != "" && s.rest[0] != '\n' && s.rest[0] != '#' {
+		s.lost("the line's end")
+	}
+}
+
 // key reads a dotted key; it has at least one name.
 func (s *scanner) key() []string {
 	var names []string
@@ -102,10 +160,9 @@ func (s *scanner) key() []string {
 		s.rest = strings.TrimLeft(s.rest, " \t")
 		names = append(names, s.name())
 		s.rest = strings.TrimLeft(s.rest, " \t")
-		if !strings.HasPrefix(s.rest, ".") {
+		if !s.take(".") {
 			return names
 		}
-		s.skip(1)
 	}
 }
 
@@ -113,7 +170,11 @@ func (s *scanner) name() string {
 	before := s.rest
 	if before == "" || before[0] != '"' && before[0] != '\'' {
 		s.rest = strings.TrimLeftFunc(before, isBare)
-		return before[:len(before)-len(s.rest)]
+		name := before[:len(before)-len(s.rest)]
+		if name == "" {
+			s.lost("a name")
+		}
+		return name
 	}
 	s.quoted()
 	raw := before[:len(before)-len(s.rest)]
@@ -126,47 +187,45 @@ func (s *scanner) name() string {
 	return raw
 }
 
-// maxNesting bounds how deep values are looked into.
-const maxNesting = 100
-
 // value skips a value, and marks what is in it.
-func (s *scanner) value(found Lines, place string, depth int) {
+func (s *scanner) value(place string, depth int) {
 	s.blank()
-	if s.rest == "" {
-		return
-	}
-	switch open := s.rest[0]; {
-	case depth < maxNesting && open == '[':
-		s.skip(1)
-		for i := 0; s.more(']'); i++ {
+	switch {
+	case s.rest == "":
+		s.lost("a value")
+	case depth > maxNesting:
+		s.fail("values nest deeper than %d", maxNesting)
+	case s.take("["):
+		for i := 0; s.more("]", i > 0); i++ {
 			at := Element(place, i)
-			found.mark(at, s.line)
-			s.value(found, at, depth+1)
+			s.mark(at, s.line)
+			s.value(at, depth+1)
 		}
-	case depth < maxNesting && open == '{':
-		s.skip(1)
-		for s.more('}') {
-			s.value(found, s.statement(found, place, s.line), depth+1)
+	case s.take("{"):
+		for after := false; s.more("}", after); after = true {
+			s.value(s.statement(place, s.line), depth+1)
 		}
-	case open == '"' || open == '\'':
+	case s.rest[0] == '"' || s.rest[0] == '\'':
 		s.quoted()
-	default:
-		// At least one byte, so that a text that is not TOML ends too.
+	default: // at least one byte
 		s.skip(max(1, strings.IndexAny(s.rest+"\n", ",]}#\n")))
 	}
 }
 
 // more goes to an array's or inline table's next element, or past its end.
-func (s *scanner) more(end byte) bool {
-	for s.blank(); strings.HasPrefix(s.rest, ","); s.blank() {
-		s.skip(1)
-	}
-	if s.rest == "" {
+func (s *scanner) more(end string, after bool) bool {
+	s.blank()
+	if s.take(end) {
 		return false
 	}
-	if s.rest[0] == end {
-		s.skip(1)
-		return false
+	if after {
+		if !s.take(",") {
+			s.lost("a comma or %q", end)
+			return false
+		}
+		if s.blank(); s.take(end) {
+			return false
+		}
 	}
 	return true
 }
@@ -178,13 +237,18 @@ func (s *scanner) quoted() {
 		quote = strings.Repeat(quote, 3)
 	}
 	i := len(quote)
-	for i < len(s.rest) && !strings.HasPrefix(s.rest[i:], quote) {
+	for ; i < len(s.rest) && !strings.HasPrefix(s.rest[i:], quote); i++ {
 		if s.rest[i] == '\\' && quote[0] == '"' {
 			i++
+		} else if s.rest[i] == '\n' && len(quote) == 1 {
+			s.lost("the end of a string")
+			return
 		}
-		i++
 	}
-	i += len(quote)
+	if i += len(quote); i > len(s.rest) {
+		s.lost("the end of a string")
+		return
+	}
 	// Up to two quotes may stand before the three that end a string.
 	for n := 0; n < 2 && len(quote) == 3 && i < len(s.rest) && s.rest[i] == quote[0]; n++ {
 		i++

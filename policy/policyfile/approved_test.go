@@ -168,6 +168,32 @@ func TestFoldersOfApprovedPolicies(t *testing.T) {
 	}
 }
 
+// A file of some kilobytes that would take its reader gigabytes is passed over like any broken one.
+func TestAFileThatWouldExhaustItsReader(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"good.json":  `{"approved":[{"name":"good","pin":true,"sig":"AAAA"}]}`,
+		"names.toml": strings.Repeat("a.", 20000) + "a = 1",
+		"lists.toml": "a = " + strings.Repeat("[", 1<<19),
+		"names.json": `{"` + strings.Repeat("a", 1<<19) + `":{` + strings.Repeat(`"a":{`, 90),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := policyfile.NewFolders(nil, dir)
+	all, err := f.Approved()
+	if err != nil || len(all) != 1 || all[0].Name != "good" {
+		t.Errorf("%v, %v", all, err)
+	}
+	for i, want := range []string{"lists.toml:1: values nest deeper than 100", "names.json:1: the names of its tables", "names.toml:1: the names of its tables"} {
+		if problems := f.Problems(); len(problems) != 3 || !strings.Contains(problems[i].Error(), want) {
+			t.Errorf("%q, want %s", problems, want)
+		}
+	}
+}
+
 // Each mistake is refused by the check that is for it, and what follows does not make it good.
 func TestEachMistakeOfAnApproval(t *testing.T) {
 	t.Parallel()

@@ -117,6 +117,10 @@ func decode(name string, text []byte) (*document, error) {
 		d.tree = tree.(map[string]any)
 		return d, nil
 	}
+	var err error
+	if d.lines, err = place.TOML(string(text)); err != nil {
+		return nil, d.errorf("", "%w", err)
+	}
 	if _, err := toml.Decode(string(text), &d.tree); err != nil {
 		var syntax toml.ParseError
 		if errors.As(err, &syntax) {
@@ -124,7 +128,6 @@ func decode(name string, text []byte) (*document, error) {
 		}
 		return nil, d.errorf("", "%w", err)
 	}
-	d.lines = place.TOML(string(text))
 	return d, nil
 }
 
