@@ -2,9 +2,12 @@ package config
 
 import "fmt"
 
-// distinct refuses tokens that would take something from each other.
+// distinct refuses tokens that would take something from each other, and an offline cache that would take a store's folder.
 func (c Config) distinct() error {
 	for i, token := range c.Tokens {
+		if dir := c.KMS.Offline.Dir; dir == token.Store {
+			return &Error{Path: c.Path, Line: c.KMS.Line, Err: fmt.Errorf("[kms.offline] has the store %s as its dir: its copies need a folder of their own", dir)}
+		}
 		for _, other := range c.Tokens[:i] {
 			if line, err := token.clash(other); err != nil {
 				return &Error{Path: c.Path, Line: line, Err: err}

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -73,11 +75,11 @@ func TestWhatBecomesOfAnOfflineCopy(t *testing.T) {
 		{ErrPlaintext, false, true},
 	} {
 		o := &offline{Offline{Dir: t.TempDir(), For: time.Hour}, slog.New(slog.DiscardHandler)}
-		name := offlineName("key", []byte("ciphertext"), nil)
+		name := copyNameOf("key", []byte("ciphertext"), nil)
 		if err := os.WriteFile(o.path(name), []byte("what opens nowhere"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := o.settle(t.Context(), name, nil, fmt.Errorf("KMS: %w", c.err))
+		s, err := o.ask(t.Context(), name, func() (*Secret, error) { return nil, fmt.Errorf("KMS: %w", c.err) })
 		if s != nil || !errors.Is(err, c.err) {
 			t.Errorf("%v: got %v", c.err, err)
 		}
@@ -90,15 +92,27 @@ func TestWhatBecomesOfAnOfflineCopy(t *testing.T) {
 	}
 }
 
-// Old copies go, those that may still open stay, and so does what is no copy.
+// Old copies and drafts go, those that may still open stay, and so does what is no copy: a store's keys, say.
 func TestOldOfflineCopiesAreSwept(t *testing.T) {
 	t.Parallel()
 	o := &offline{Offline{Dir: t.TempDir(), For: time.Hour}, slog.New(slog.DiscardHandler)}
+	hash := strings.Repeat("0123456789abcdef", 4)
 	for name, c := range map[string]struct {
 		age   time.Duration
 		stays bool
-	}{"old.pem": {3 * time.Hour, false}, "young.pem": {90 * time.Minute, true}, "notes.txt": {3 * time.Hour, true}} {
-		path := o.Dir + "/" + name
+	}{
+		filepath.Base(o.path(copyNameOf("old", nil, nil))):   {3 * time.Hour, false},
+		filepath.Base(o.path(copyNameOf("young", nil, nil))): {90 * time.Minute, true},
+		hash + "-123.new":                {3 * time.Hour, false},
+		hash + "-124.new":                {90 * time.Minute, true},
+		hash + ".pem":                    {3 * time.Hour, true},
+		hash[:32] + ".pem":               {3 * time.Hour, true},
+		hash + "-" + hash + ".pem.old":   {3 * time.Hour, true},
+		"x" + hash + "-" + hash + ".pem": {3 * time.Hour, true},
+		"web.pem":                        {3 * time.Hour, true},
+		"notes.txt":                      {3 * time.Hour, true},
+	} {
+		path := filepath.Join(o.Dir, name)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -115,16 +129,15 @@ func TestOldOfflineCopiesAreSwept(t *testing.T) {
 // Ciphertext, KMS key, and each name and value of the encryption context make another entry of a cache.
 func TestEntriesOfCachesAreApart(t *testing.T) {
 	t.Parallel()
-	seen := map[[32]byte]string{}
-	for what, name := range map[string][32]byte{
-		"the first":           offlineName("key", []byte("c"), map[string]string{"a": "b"}),
-		"another KMS key":     offlineName("other", []byte("c"), map[string]string{"a": "b"}),
-		"another ciphertext":  offlineName("key", []byte("d"), map[string]string{"a": "b"}),
-		"another name":        offlineName("key", []byte("c"), map[string]string{"x": "b"}),
-		"another value":       offlineName("key", []byte("c"), map[string]string{"a": "x"}),
-		"no context":          offlineName("key", []byte("c"), nil),
-		"letters moved along": offlineName("key", []byte("c"), map[string]string{"ab": ""}),
-		"in memory":           cacheKey([]byte("c"), map[string]string{"a": "b"}),
+	seen := map[any]string{}
+	for what, name := range map[string]any{
+		"the first":           copyNameOf("key", []byte("c"), map[string]string{"a": "b"}),
+		"another KMS key":     copyNameOf("other", []byte("c"), map[string]string{"a": "b"}),
+		"another ciphertext":  copyNameOf("key", []byte("d"), map[string]string{"a": "b"}),
+		"another name":        copyNameOf("key", []byte("c"), map[string]string{"x": "b"}),
+		"another value":       copyNameOf("key", []byte("c"), map[string]string{"a": "x"}),
+		"no context":          copyNameOf("key", []byte("c"), nil),
+		"letters moved along": copyNameOf("key", []byte("c"), map[string]string{"ab": ""}),
 	} {
 		if same, found := seen[name]; found {
 			t.Errorf("%s and %s are one entry", what, same)

@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -35,7 +37,7 @@ import (
 // nor make one. For that long the machine does without KMS's consent; when KMS is
 // there and refuses, the copy is removed.
 type Offline struct {
-	Dir  string        // folder of the copies, made for its owner alone if it is not there
+	Dir  string        // folder of the copies and nothing else, made for its owner alone if it is not there
 	TPM  *provider.TPM // of this machine
 	PCRs policy.PCR    // which PCRs; their values are those of the time when a copy is made
 	For  time.Duration // of the TPM's running time, whole milliseconds
@@ -60,59 +62,103 @@ func newOffline(o Offline, log *slog.Logger) (*offline, error) {
 	return &offline{o, log}, nil
 }
 
-// offlineName is a copy's name: of a ciphertext of a KMS key, with its encryption context.
-func offlineName(keyID string, ciphertext []byte, encryptionContext map[string]string) [sha256.Size]byte {
-	h := sha256.New()
-	writeField(h, []byte(keyID))
-	key := cacheKey(ciphertext, encryptionContext)
-	writeField(h, key[:])
-	return [sha256.Size]byte(h.Sum(nil))
+// copyName says what a copy is of.
+type copyName struct {
+	question [sha256.Size]byte // a ciphertext with its encryption context: what KMS refuses of it once is refused of all its copies
+	key      [sha256.Size]byte // the KMS key, in the caller's spelling
 }
 
-func (o *offline) path(name [sha256.Size]byte) string {
-	return filepath.Join(o.Dir, hex.EncodeToString(name[:])+".pem")
+func copyNameOf(keyID string, ciphertext []byte, encryptionContext map[string]string) copyName {
+	return copyName{cacheKey(ciphertext, encryptionContext), sha256.Sum256([]byte(keyID))}
 }
 
-// settle takes KMS's answer: it keeps a copy of a good one, uses the copy when
-// KMS was out of reach, and removes it when KMS said no.
-func (o *offline) settle(ctx context.Context, name [sha256.Size]byte, s *Secret, err error) (*Secret, error) {
+// Endings of files' names. A draft's begins as a copy's does.
+const (
+	copyEnding  = ".pem"
+	draftEnding = ".new"
+)
+
+// ours are the names of copies and drafts.
+var ours = regexp.MustCompile(`^[0-9a-f]{64}-([0-9a-f]{64}\.pem|[0-9]+\.new)$`)
+
+func (n copyName) prefix() string { return hex.EncodeToString(n.question[:]) + "-" }
+
+func (o *offline) path(n copyName) string {
+	return filepath.Join(o.Dir, n.prefix()+hex.EncodeToString(n.key[:])+copyEnding)
+}
+
+// ask has KMS asked, and takes its answer: it keeps a copy of a good one, uses the copy when KMS was out of reach, and removes it when
+// KMS said no. The draft is there before KMS is asked, for a refusal that somebody else gets meanwhile to remove.
+func (o *offline) ask(ctx context.Context, name copyName, ask func() (*Secret, error)) (*Secret, error) {
+	draft, failed := os.CreateTemp(o.Dir, name.prefix()+"*"+draftEnding)
+	if failed == nil {
+		defer os.Remove(draft.Name())
+		defer draft.Close()
+	}
+	s, err := ask()
 	switch {
 	case err == nil:
-		o.tryKeep(ctx, name, s)
+		if failed == nil {
+			failed = o.keep(ctx, name, draft, s)
+		}
+		if failed != nil {
+			o.log.Warn("no copy is kept for when KMS is out of reach", "error", failed)
+		}
 		return s, nil
 	case errors.Is(err, ErrUnreachable), errors.Is(err, ErrUnavailable):
-		kept, failed := o.open(ctx, name)
-		switch {
-		case failed == nil:
-			kept.kept = err
-			o.log.Warn("KMS is out of reach and a copy kept in this machine's TPM is used", "reason", err)
-			return kept, nil
-		case errors.Is(failed, fs.ErrNotExist):
-			return nil, fmt.Errorf("%w (and no copy of it is kept here)", err)
-		}
-		return nil, fmt.Errorf("%w; and the copy kept here does not open: %w", err, failed)
+		return o.standIn(ctx, name, err)
 	case errors.Is(err, ErrAccessDenied), errors.Is(err, ErrKeyState), errors.Is(err, ErrKeyNotFound):
-		if removed := os.Remove(o.path(name)); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
-			o.log.Warn("KMS refuses, and the copy kept here cannot be removed", "error", removed)
+		if failed := o.remove(name); failed != nil {
+			o.log.Warn("KMS refuses, and what is kept here cannot be removed", "error", failed)
 		}
 	}
 	return nil, err
 }
 
+// standIn uses a copy because of an error. That the caller's time was over may be that error.
+func (o *offline) standIn(ctx context.Context, name copyName, err error) (*Secret, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	kept, failed := o.open(ctx, name)
+	switch {
+	case failed == nil:
+		kept.kept = err
+		o.log.Warn("KMS is out of reach and a copy kept in this machine's TPM is used", "reason", err)
+		return kept, nil
+	case errors.Is(failed, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (and no copy of it is kept here)", err)
+	}
+	return nil, fmt.Errorf("%w; and the copy kept here does not open: %w", err, failed)
+}
+
+// remove takes all copies of what KMS refused, and before them the drafts: what came from a draft that is not there any more is there
+// to be found.
+func (o *offline) remove(name copyName) (err error) {
+	for _, ending := range []string{draftEnding, copyEnding} {
+		entries, failed := os.ReadDir(o.Dir)
+		err = errors.Join(err, failed)
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), name.prefix()) && strings.HasSuffix(e.Name(), ending) {
+				if failed := os.Remove(filepath.Join(o.Dir, e.Name())); !errors.Is(failed, fs.ErrNotExist) {
+					err = errors.Join(err, failed)
+				}
+			}
+		}
+	}
+	return err
+}
+
 const (
 	copyBlock = "TPM2-P11 ENCRYPTED SECRET" // AES-256-GCM: nonce, ciphertext, tag
 	maxCopy   = 64 << 10
+
+	openTimeout = 10 * time.Second // of what the TPM does for it
+	clockLoss   = 1 << 22          // milliseconds that a TPM's clock may go back when it loses power (TPM 2.0 Part 2, TPMS_CLOCK_INFO)
+	leastAge    = time.Hour        // of what is swept: no request takes as long
 )
 
-// tryKeep keeps a copy where it can: the secret itself is there.
-func (o *offline) tryKeep(ctx context.Context, name [sha256.Size]byte, s *Secret) {
-	if err := o.keep(ctx, name, s); err != nil {
-		o.log.Warn("no copy is kept for when KMS is out of reach", "error", err)
-	}
-}
-
 // keep has the TPM make a key for the PCRs and the term, and encrypts the secret with that key's MAC of the copy's name.
-func (o *offline) keep(ctx context.Context, name [sha256.Size]byte, s *Secret) error {
+func (o *offline) keep(ctx context.Context, name copyName, draft *os.File, s *Secret) error {
 	o.sweep()
 	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(o.TPM.PolicyState(ctx), false)
 	if err != nil {
@@ -136,11 +182,14 @@ func (o *offline) keep(ctx context.Context, name [sha256.Size]byte, s *Secret) e
 		return err
 	}
 	text = append(text, pem.EncodeToMemory(&pem.Block{Type: copyBlock, Bytes: aead.Seal(nil, nil, s.Bytes(), nil)})...)
-	return trusted.Replace(o.path(name), text, 0o600)
+	if err := trusted.Settle(draft, o.path(name), text, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.New("meanwhile KMS refused what it had allowed")
 }
 
 // open is the way back.
-func (o *offline) open(ctx context.Context, name [sha256.Size]byte) (*Secret, error) {
+func (o *offline) open(ctx context.Context, name copyName) (*Secret, error) {
 	text, err := trusted.Read(o.path(name), maxCopy, trusted.Rules{Closed: trusted.Private, Owned: true, NoFollow: true})
 	if err != nil {
 		return nil, err
@@ -186,7 +235,7 @@ func (o *offline) allows(ctx context.Context, p policy.Policy) error {
 		return errTerms
 	}
 	now, err := o.TPM.PolicyState(ctx).Clock()
-	if err == nil && end.Before > now.Clock+uint64(o.For.Milliseconds()) {
+	if err == nil && end.Before > now.Clock+uint64(o.For.Milliseconds())+clockLoss {
 		err = errTerms
 	}
 	return err
@@ -194,8 +243,8 @@ func (o *offline) allows(ctx context.Context, p policy.Policy) error {
 
 // aead is a copy's cipher. TPM.MAC takes no key but one that the TPM made itself, and the TPM uses it by its policy alone. So whoever
 // boots something else can neither open a copy nor make one that opens here, with all rights on the machine and its disk.
-func (o *offline) aead(ctx context.Context, k tss2.Key, name [sha256.Size]byte) (cipher.AEAD, error) {
-	key, err := o.TPM.MAC(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"}, name[:])
+func (o *offline) aead(ctx context.Context, k tss2.Key, name copyName) (cipher.AEAD, error) {
+	key, err := o.TPM.MAC(ctx, k.Object, provider.Auth{Policy: k.Policy, Label: "offline cache"}, slices.Concat(name.question[:], name.key[:]))
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +256,7 @@ func (o *offline) aead(ctx context.Context, k tss2.Key, name [sha256.Size]byte) 
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sweep removes copies that are so old that they do not open any more.
+// sweep removes copies that are so old that they do not open any more, and drafts that were left. What else lies there is not ours.
 func (o *offline) sweep() {
 	entries, err := os.ReadDir(o.Dir)
 	if err != nil {
@@ -215,7 +264,7 @@ func (o *offline) sweep() {
 	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err == nil && filepath.Ext(e.Name()) == ".pem" && time.Since(info.ModTime()) > 2*o.For {
+		if err == nil && ours.MatchString(e.Name()) && time.Since(info.ModTime()) > max(2*o.For, leastAge) {
 			_ = os.Remove(filepath.Join(o.Dir, e.Name()))
 		}
 	}

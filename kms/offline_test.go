@@ -2,9 +2,10 @@ package kms_test
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -263,10 +264,8 @@ func TestACopyThatAnotherImageMadeIsNotOpened(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for bound, data := range map[string][]byte{"": nil, ", bound to the name": named(t, a.copies(t)[0])} {
-			closed := pem.EncodeToMemory(&pem.Block{Type: "TPM2-P11 ENCRYPTED SECRET", Bytes: aead.Seal(nil, nil, []byte("the attacker's key"), data)})
-			forged[name+bound] = append(bytes.Clone(text), closed...)
-		}
+		closed := pem.EncodeToMemory(&pem.Block{Type: "TPM2-P11 ENCRYPTED SECRET", Bytes: aead.Seal(nil, nil, []byte("the attacker's key"), nil)})
+		forged[name] = append(text, closed...)
 	}
 
 	a.key.tpm.Release()
@@ -288,30 +287,103 @@ func TestACopyThatAnotherImageMadeIsNotOpened(t *testing.T) {
 	}
 }
 
-// named is the hash that a copy is called by.
-func named(t *testing.T, path string) []byte {
-	t.Helper()
-	name, err := hex.DecodeString(strings.TrimSuffix(filepath.Base(path), ".pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
 func TestWhenKMSRefusesTheOfflineCopyGoes(t *testing.T) {
 	t.Parallel()
 	a := newAway(t)
-	a.kms.pcr4 = []byte("revoked")
+	pcr4 := a.kms.pcr4
+	var other []byte
 	a.reachable(func() {
-		if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrAccessDenied) {
-			t.Fatalf("an image that was revoked: %v", err)
+		other = a.encrypt(t, "another data key", context1)
+		if _, err := a.offline(t).Unwrap(t.Context(), other, context1); err != nil {
+			t.Fatal(err)
 		}
 	})
-	if copies := a.copies(t); len(copies) != 0 {
-		t.Errorf("copies: %v", copies)
+	for _, refusedAs := range []string{keyARN, "alias/machines", keyARN[len(keyARN)-36:]} {
+		a.kms.pcr4 = pcr4
+		a.reachable(func() {
+			for _, id := range []string{keyARN, "alias/machines"} {
+				if _, err := a.unwrapper(t, kms.UnwrapperOptions{KeyID: id}).Unwrap(t.Context(), a.ciphertext, context1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a.kms.pcr4 = []byte("revoked")
+			if _, err := a.unwrapper(t, kms.UnwrapperOptions{KeyID: refusedAs}).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrAccessDenied) {
+				t.Fatalf("an image that was revoked: %v", err)
+			}
+		})
+		for _, id := range []string{keyARN, "alias/machines"} {
+			_, err := a.unwrapper(t, kms.UnwrapperOptions{KeyID: id}).Unwrap(t.Context(), a.ciphertext, context1)
+			if !errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "no copy of it is kept here") {
+				t.Errorf("refused as %s, and out of reach as %s after that: %v", refusedAs, id, err)
+			}
+		}
 	}
-	if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrUnreachable) {
-		t.Errorf("out of reach after that: %v", err)
+	if copies := a.copies(t); len(copies) != 1 {
+		t.Errorf("copies, one of which is of another ciphertext: %v", copies)
+	}
+	if s, err := a.offline(t).Unwrap(t.Context(), other, context1); err != nil || string(s.Bytes()) != "another data key" {
+		t.Errorf("what was not refused: %v", err)
+	}
+}
+
+// interrupted is a recipient key to whose user something happens once, with KMS's good answer in his hands.
+type interrupted struct {
+	*tpmKey
+	meanwhile func()
+}
+
+func (k *interrupted) DecryptContext(ctx context.Context, ciphertext []byte, o crypto.DecrypterOpts) ([]byte, error) {
+	if f := k.meanwhile; f != nil {
+		k.meanwhile = nil
+		f()
+	}
+	return k.tpmKey.DecryptContext(ctx, ciphertext, o)
+}
+
+// One process has KMS's answer already when KMS refuses another process the same: the answer is not kept for later.
+func TestWhatKMSRefusesMeanwhileIsNotKept(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	var log bytes.Buffer
+	pcr4 := a.kms.pcr4
+	key := &interrupted{tpmKey: a.key, meanwhile: func() {
+		a.kms.pcr4 = []byte("revoked")
+		if _, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, kms.ErrAccessDenied) {
+			t.Errorf("the other process: %v", err)
+		}
+	}}
+	u, err := kms.NewUnwrapper(a.client(t, key, withLog(&log)), kms.UnwrapperOptions{KeyID: keyARN, Offline: a.terms(offlineTerm, 4)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.reachable(func() {
+		if s, err := u.Unwrap(t.Context(), a.ciphertext, context1); err != nil || string(s.Bytes()) != "a data key" {
+			t.Errorf("the answer itself: %v", err)
+		}
+	})
+	if copies := a.copies(t); len(copies) != 0 || !strings.Contains(log.String(), "meanwhile KMS refused") {
+		t.Errorf("copies: %v; the log: %s", copies, log.String())
+	}
+	a.kms.pcr4 = pcr4
+	a.reachable(func() { _, err = u.Unwrap(t.Context(), a.ciphertext, context1) })
+	if copies := a.copies(t); err != nil || len(copies) != 1 {
+		t.Errorf("when KMS allows it again: %v, copies %v", err, copies)
+	}
+}
+
+// A server that does not answer takes all of a caller's time, who then gets the copy nevertheless. Who calls it off gets nothing.
+func TestACallersTimeIsOverBeforeKMSAnswers(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	over, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	if s, err := a.offline(t).Unwrap(over, a.ciphertext, context1); err != nil || string(s.Bytes()) != "a data key" {
+		t.Errorf("got %v", err)
+	}
+	off, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s, err := a.offline(t).Unwrap(off, a.ciphertext, context1); !errors.Is(err, context.Canceled) || s != nil {
+		t.Errorf("called off: %v", err)
 	}
 }
 

@@ -56,11 +56,12 @@ func (u *Unwrapper) log() *slog.Logger { return u.client.service.log }
 // Unwrap decrypts a ciphertext with its encryption context. The caller wipes the Secret.
 func (u *Unwrapper) Unwrap(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) (*Secret, error) {
 	ask := func() (*Secret, error) {
-		s, err := u.client.Decrypt(ctx, DecryptRequest{Ciphertext: ciphertext, Context: encryptionContext, KeyID: u.keyID})
-		if u.offline == nil {
-			return s, err
+		return u.client.Decrypt(ctx, DecryptRequest{Ciphertext: ciphertext, Context: encryptionContext, KeyID: u.keyID})
+	}
+	if decrypt := ask; u.offline != nil {
+		ask = func() (*Secret, error) {
+			return u.offline.ask(ctx, copyNameOf(u.keyID, ciphertext, encryptionContext), decrypt)
 		}
-		return u.offline.settle(ctx, offlineName(u.keyID, ciphertext, encryptionContext), s, err)
 	}
 	if u.cache == nil {
 		return ask()
@@ -80,9 +81,10 @@ func (u *Unwrapper) DataKey(ctx context.Context, encryptionContext map[string]st
 		return nil, nil, fmt.Errorf("%w: a data key without its ciphertext", ErrAnswer)
 	}
 	if u.offline != nil {
-		u.offline.tryKeep(ctx, offlineName(u.keyID, k.Ciphertext, encryptionContext), k.Plaintext)
+		answered := func() (*Secret, error) { return k.Plaintext, nil }
+		_, err = u.offline.ask(ctx, copyNameOf(u.keyID, k.Ciphertext, encryptionContext), answered)
 	}
-	return k.Plaintext, k.Ciphertext, nil
+	return k.Plaintext, k.Ciphertext, err
 }
 
 // Close wipes what is cached. Later calls of Unwrap with a cache are ErrClosed.

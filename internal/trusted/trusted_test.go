@@ -145,3 +145,36 @@ func TestLine(t *testing.T) {
 		}
 	}
 }
+
+// A new file that somebody removed before it was in place changes nothing; one that is there takes the place of the old.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := Replace(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		removed bool
+		content string
+	}{{true, "old"}, {false, "new"}} {
+		f, err := os.CreateTemp(dir, "*.new")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.removed {
+			if err := os.Remove(f.Name()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Settle(f, path, []byte("new"), 0o600); errors.Is(err, fs.ErrNotExist) != c.removed || !c.removed && err != nil {
+			t.Errorf("removed %v: %v", c.removed, err)
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != c.content {
+			t.Errorf("removed %v: %q, %v", c.removed, text, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
