@@ -27,6 +27,8 @@ _Static_assert(sizeof(struct header) == 16, "a frame's header has no padding");
 struct waiter {
 	struct waiter *next;
 	uint64_t id;
+	pthread_cond_t changed; /* it is done, may read for all, or nothing comes any more */
+	bool asleep;
 	bool done;
 	unsigned char *response;
 	size_t response_length;
@@ -37,9 +39,8 @@ struct stream {
 	atomic_uint users;
 	atomic_long heard;       /* when something came */
 	pthread_mutex_t sending; /* held for a whole frame */
-	pthread_mutex_t lock;    /* guards what follows */
-	pthread_cond_t changed;
-	struct waiter *waiters;
+	pthread_mutex_t lock;    /* guards what follows, and the waiters */
+	struct waiter *waiters;  /* that are not done */
 	uint64_t last_id;
 	bool reading; /* one of those that wait reads for all */
 	enum stream_result end; /* why nothing comes any more, STREAM_OK while something may */
@@ -73,7 +74,6 @@ struct stream *stream_open(struct descriptor socket)
 	atomic_init(&s->users, 1);
 	pthread_mutex_init(&s->sending, NULL);
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->changed, NULL);
 	atomic_init(&s->heard, stream_now());
 	limit(s, SO_RCVTIMEO, STREAM_SILENCE);
 	limit(s, SO_SNDTIMEO, STREAM_SILENCE);
@@ -92,7 +92,6 @@ void stream_leave(struct stream *s)
 	descriptor_close(&s->socket);
 	pthread_mutex_destroy(&s->sending);
 	pthread_mutex_destroy(&s->lock);
-	pthread_cond_destroy(&s->changed);
 	free(s);
 }
 
@@ -109,7 +108,8 @@ static void end(struct stream *s, enum stream_result why)
 	s->end = why;
 	if (descriptor_holds(&s->socket))
 		shutdown(s->socket.fd, SHUT_RDWR);
-	pthread_cond_broadcast(&s->changed);
+	for (struct waiter *w = s->waiters; w != NULL; w = w->next)
+		pthread_cond_signal(&w->changed);
 }
 
 void stream_break(struct stream *s)
@@ -246,7 +246,18 @@ static void deliver(struct stream *s, uint64_t id, unsigned char *message, size_
 	w->response = message;
 	w->response_length = length;
 	w->done = true;
-	pthread_cond_broadcast(&s->changed);
+	pthread_cond_signal(&w->changed);
+}
+
+/* Has one that waits read for all, if nobody does; who is still sending will see for itself. The lock is held. */
+static void hand_over(struct stream *s)
+{
+	struct waiter *w = s->waiters;
+
+	while (w != NULL && !w->asleep)
+		w = w->next;
+	if (w != NULL && !s->reading)
+		pthread_cond_signal(&w->changed);
 }
 
 /* Reads one frame for whoever it is for; the lock is held, but not while reading. */
@@ -271,7 +282,7 @@ static void read_one(struct stream *s)
 
 enum stream_result stream_exchange(struct stream *s, const unsigned char *request, size_t request_length, unsigned char **response, size_t *response_length)
 {
-	struct waiter me = {0};
+	struct waiter me = {.changed = PTHREAD_COND_INITIALIZER};
 	enum stream_result sent, result;
 
 	pthread_mutex_lock(&s->lock);
@@ -293,17 +304,20 @@ enum stream_result stream_exchange(struct stream *s, const unsigned char *reques
 	} else {
 		pthread_mutex_lock(&s->lock);
 		while (!me.done && s->end == STREAM_OK)
-			if (s->reading)
-				pthread_cond_wait(&s->changed, &s->lock);
-			else
+			if (s->reading) {
+				me.asleep = true;
+				pthread_cond_wait(&me.changed, &s->lock);
+				me.asleep = false;
+			} else {
 				read_one(s);
+			}
 		result = me.done ? STREAM_OK : s->end;
 	}
 	if (!me.done)
 		forget(s, &me);
-	/* Whoever reads next must be one that still waits. */
-	pthread_cond_broadcast(&s->changed);
+	hand_over(s);
 	pthread_mutex_unlock(&s->lock);
+	pthread_cond_destroy(&me.changed);
 	*response = me.response;
 	*response_length = me.response_length;
 	return result;
