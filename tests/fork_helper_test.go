@@ -78,8 +78,23 @@ func (m *machine) signal(s syscall.Signal, which ...bool) {
 			if err := syscall.Kill(h.pid, s); err != nil {
 				m.t.Error(err)
 			}
+			if s == syscall.SIGSTOP { // which a busy machine takes its time for
+				m.eventually("it stopped", func() bool { return stopped(h.pid) })
+			}
 		}
 	}
+}
+
+// stopped tells whether all threads of a process are stopped.
+func stopped(pid int) bool {
+	states, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", pid))
+	for _, path := range states {
+		text, err := os.ReadFile(path)
+		if err == nil && !bytes.HasPrefix(text[bytes.LastIndexByte(text, ')')+1:], []byte(" T ")) {
+			return false
+		}
+	}
+	return true
 }
 
 // twoHelp tells whether one process serves, and another one supervises.
