@@ -91,8 +91,8 @@ func at100(sorted []int64, percent int) int64 {
 
 // legend says what a reader of the table alone could not know.
 const legend = `
-Ratio to raw: operations/s of all threads and processes of the row together, divided by those of the row "raw" in the same round: one
-process and thread that sends the TPM the finished commands of the operation, and nothing else, for a key without PIN and policy.
+Ratio to raw: operations/s of all threads and processes of the row together, divided by those of the row "raw" just before and just after:
+one process and thread that sends the TPM the finished commands of the operation, and nothing else, for a key without PIN and policy.
 1 is what the TPM gives to one who waits for each answer. Figures are medians of the rounds.
 `
 

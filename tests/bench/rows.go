@@ -31,15 +31,15 @@ type row struct {
 const rawRow = "raw"
 
 var rows = []row{
-	{name: rawRow, offers: func(_ *rig, b batchOf) bool { return b.kind.name == "plain" && b.threads == 1 }, command: rawCommandLine},
+	{name: rawRow, offers: always, command: rawCommandLine},
 	{name: "go signer", offers: always, command: signerCommandLine},
 	{name: "module", offers: always, command: func(r *rig, b batchOf) ([]string, string, []string) {
 		return moduleEnv(r, b), r.path("host"), moduleArgs(r, b)
 	}},
-	{name: "module, forked child", offers: always, command: func(r *rig, b batchOf) ([]string, string, []string) {
+	{name: "module in a forked child", offers: always, command: func(r *rig, b batchOf) ([]string, string, []string) {
 		return moduleEnv(r, b), r.path("host"), append(moduleArgs(r, b), "fork")
 	}},
-	{name: "module, serve", offers: always, prepare: startServe, command: func(r *rig, b batchOf) ([]string, string, []string) {
+	{name: "module through serve", offers: always, prepare: startServe, command: func(r *rig, b batchOf) ([]string, string, []string) {
 		return []string{"TPM2_P11_CONF=" + r.path("served.conf")}, r.path("host"), moduleArgs(r, b)
 	}},
 }

@@ -22,7 +22,7 @@ type cell struct {
 // measured is what all rounds gave for a cell.
 type measured struct {
 	rates       []float64 // operations a second, a round each
-	ratios      []float64 // to raw in the same round
+	ratios      []float64 // to the raw loop before and after
 	latencies   []int64   // of all operations, ns
 	cpu         []float64 // µs an operation
 	allocations float64   // an operation
@@ -57,38 +57,62 @@ func (p plan) run(ctx context.Context) error {
 	return p.report(results)
 }
 
-// round is one batch of every row for a column.
+// round is one batch of every row for a column, each between two of the raw loop: a machine's speed drifts within seconds.
 func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) error {
-	raw := 0.0
-	for _, row := range r.selected() {
+	before, err := r.raw(ctx, c, results)
+	if err != nil {
+		return err
+	}
+	for _, row := range r.selected()[1:] {
 		for _, threads := range r.threads {
 			for _, processes := range r.processes {
 				b := batchOf{column: c, ops: max(r.ops, 25*threads), threads: threads} // enough for each to meet all others
-				if row.name == rawRow {
-					b.kind = kindsByName["plain"] // the raw loop of every kind
-				}
 				if threads > 1 && c.kind.name != "plain" || !row.offers(r, b) {
 					continue
 				}
-				all, err := r.together(ctx, row, b, processes)
+				rate, m, err := r.measure(ctx, row, b, processes, results)
 				if err != nil {
-					return fmt.Errorf("%s, %s, %d threads: %w", row.name, c, threads, err)
+					return err
 				}
-				at := cell{row.name, c.String(), threads, processes}
-				if results[at] == nil {
-					results[at] = &measured{}
+				after, err := r.raw(ctx, c, results)
+				if err != nil {
+					return err
 				}
-				rate := results[at].add(all, threads)
-				if row.name == rawRow && processes == 1 {
-					raw = rate
-				}
-				if raw > 0 {
-					results[at].ratios = append(results[at].ratios, rate/raw)
-				}
+				m.ratios = append(m.ratios, 2*rate/(before+after))
+				before = after
 			}
 		}
 	}
 	return nil
+}
+
+// raw is a batch of the raw loop, whatever the kind of key, and gives its rate.
+func (r *rig) raw(ctx context.Context, c column, results map[cell]*measured) (float64, error) {
+	b := batchOf{column: column{c.operation, kindsByName["plain"]}, ops: r.ops, threads: 1}
+	all, err := r.together(ctx, rows[0], b, 1)
+	if err != nil {
+		return 0, fmt.Errorf("%s, %s: %w", rawRow, c, err)
+	}
+	m := at(results, cell{rawRow, c.String(), 1, 1})
+	m.ratios = append(m.ratios, 1)
+	return m.add(all, 1), nil
+}
+
+// measure is a batch of a row, in several processes, and gives their common rate.
+func (r *rig) measure(ctx context.Context, row row, b batchOf, processes int, results map[cell]*measured) (float64, *measured, error) {
+	all, err := r.together(ctx, row, b, processes)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%s, %s, %d threads: %w", row.name, b.column, b.threads, err)
+	}
+	m := at(results, cell{row.name, b.String(), b.threads, processes})
+	return m.add(all, b.threads), m, nil
+}
+
+func at(results map[cell]*measured, c cell) *measured {
+	if results[c] == nil {
+		results[c] = &measured{}
+	}
+	return results[c]
 }
 
 // selected are the rows of the plan; raw is always one.
