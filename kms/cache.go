@@ -47,7 +47,8 @@ func writeField(h hash.Hash, b []byte) {
 	h.Write(b)
 }
 
-// get gives a copy of what is kept, or asks and keeps the answer. Failures are not kept.
+// get gives a copy of what is kept, or asks and keeps KMS's answer. Failures are not kept, nor are copies that were opened because KMS
+// was out of reach: each use of those is the TPM's to allow.
 func (c *cache) get(key [sha256.Size]byte, ask func() (*Secret, error)) (*Secret, error) {
 	c.mu.Lock()
 	kept, closed := c.entries[key], c.closed
@@ -62,7 +63,7 @@ func (c *cache) get(key [sha256.Size]byte, ask func() (*Secret, error)) (*Secret
 		return kept, nil
 	}
 	answer, err := ask()
-	if err == nil {
+	if err == nil && answer.kept == nil {
 		c.put(key, answer.Clone())
 	}
 	return answer, err

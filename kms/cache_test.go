@@ -70,6 +70,25 @@ func TestFailuresAreNotCached(t *testing.T) {
 	}
 }
 
+func TestACopyThatStandsInForKMSIsNotCached(t *testing.T) {
+	t.Parallel()
+	c, from := newCache(time.Hour), &source{}
+	defer c.close()
+	key := cacheKey([]byte("ciphertext"), nil)
+	for range 2 {
+		s, err := c.get(key, func() (*Secret, error) { return &Secret{secret.From([]byte("secret")), ErrUnreachable}, nil })
+		if err != nil || s.Offline() == nil {
+			t.Errorf("%v", err)
+		}
+	}
+	if c.kept(key) != nil {
+		t.Error("it is cached")
+	}
+	if s, err := c.get(key, from.ask); err != nil || s.Offline() != nil || from.asked != 1 {
+		t.Errorf("when KMS is back: %v", err)
+	}
+}
+
 func TestAClosedCacheIsWipedAndStaysSo(t *testing.T) {
 	t.Parallel()
 	c, from := newCache(time.Hour), &source{}

@@ -371,6 +371,21 @@ func TestWhatKMSRefusesMeanwhileIsNotKept(t *testing.T) {
 	}
 }
 
+// A cache in memory does not make the term of a copy longer: it is opened each time that KMS is out of reach.
+func TestACopyIsOpenedEachTimeItIsUsed(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	u := a.unwrapper(t, kms.UnwrapperOptions{CacheFor: time.Hour})
+	if s, err := u.Unwrap(t.Context(), a.ciphertext, context1); err != nil || s.Offline() == nil {
+		t.Fatal(err)
+	}
+	a.key.tpm.Release()
+	a.tpm.Extend(t, "sha256", 4, []byte("something else"))
+	if s, err := u.Unwrap(t.Context(), a.ciphertext, context1); !errors.Is(err, provider.ErrPolicy) || s != nil {
+		t.Errorf("after the PCR changed: %v", err)
+	}
+}
+
 // A server that does not answer takes all of a caller's time, who then gets the copy nevertheless. Who calls it off gets nothing.
 func TestACallersTimeIsOverBeforeKMSAnswers(t *testing.T) {
 	t.Parallel()

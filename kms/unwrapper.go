@@ -23,8 +23,9 @@ type UnwrapperOptions struct {
 	// ciphertext of his own in the place of yours.
 	KeyID string
 	// CacheFor is how long a plaintext is kept for the same ciphertext and
-	// encryption context; 0 for not at all. While it is kept, KMS is not asked:
-	// a change of the key policy comes into force that much later.
+	// encryption context, if KMS itself gave it; 0 for not at all. While it is
+	// kept, KMS is not asked: a change of the key policy comes into force that
+	// much later.
 	CacheFor time.Duration
 	// Offline keeps copies for when KMS is out of reach; nil for none.
 	Offline *Offline
