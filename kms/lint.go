@@ -62,7 +62,7 @@ func Lint(policy []byte) ([]Finding, error) {
 	}
 	if len(open) > 0 {
 		findings = append(findings, Finding{Problem: fmt.Sprintf(
-			"no statement denies %s to everybody without attestation (Deny, principal *, Null %s4 = true): grants and later statements can allow it",
+			"no statement denies %s to everybody without attestation (Deny, principal * of AWS, resource *, Null %s4 = true): grants and later statements can allow it",
 			strings.Join(open, ", "), conditionPCR)})
 	}
 	return findings, nil
@@ -99,7 +99,7 @@ func (s policyStatement) lintAllow() (findings []Finding) {
 		add(fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4 or %s7",
 			strings.Join(plaintext, ", "), strings.Join(s.principals, ", "), conditionPCR, conditionPCR))
 		return findings
-	case s.forEverybody():
+	case slices.ContainsFunc(s.principals, func(p string) bool { return strings.HasSuffix(p, "*") }):
 		add("allows everybody, in every account, who runs the image")
 	}
 	if !pinned[12] {
@@ -154,7 +154,7 @@ func (s policyStatement) lintConditions() (problems []string, pinned map[int]boo
 
 // deniedWithoutAttestation are the actions that a Deny takes from everybody who shows no document.
 func (s policyStatement) deniedWithoutAttestation() []string {
-	if !s.forEverybody() || len(s.conditions) != 1 {
+	if !s.forEverybody() || !s.forTheKey() || len(s.conditions) != 1 {
 		return nil
 	}
 	c := s.conditions[0]

@@ -18,7 +18,8 @@ var ErrPolicy = errors.New("not a key policy")
 type policyStatement struct {
 	id         string
 	effect     string
-	principals []string // "*" for everybody
+	principals []string // "*" for everybody; with its kind in front when it is no principal of AWS: "Service *"
+	resources  []string // "*" for the key; without it a statement has no effect
 	actions    []string // patterns
 	except     bool     // actions are those that are not meant (NotAction)
 	conditions []condition
@@ -75,7 +76,9 @@ func parseStatement(elements map[string]json.RawMessage) (s policyStatement, err
 			s.actions, err = oneOrMore[string](value)
 		case "Condition":
 			s.conditions, err = parseConditions(value)
-		case "Resource", "NotResource": // a key policy is about its key
+		case "Resource":
+			s.resources, err = oneOrMore[string](value)
+		case "NotResource":
 		default:
 			err = errors.New("unknown element")
 		}
@@ -113,7 +116,12 @@ func parsePrincipals(value json.RawMessage) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, names...)
+		for _, name := range names {
+			if kind != "AWS" {
+				name = kind + " " + name
+			}
+			all = append(all, name)
+		}
 	}
 	return all, nil
 }
@@ -160,3 +168,6 @@ func (s policyStatement) grants(action string) bool {
 }
 
 func (s policyStatement) forEverybody() bool { return slices.Contains(s.principals, "*") }
+
+// forTheKey tells whether a statement is about the key that has the policy. KMS takes others too, and goes by none of them.
+func (s policyStatement) forTheKey() bool { return slices.Contains(s.resources, "*") }
