@@ -12,7 +12,7 @@ var variables = []string{
 	"TPM2_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME",
 	"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
 	"AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_DISABLED",
-	"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+	"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }
 
 // kept is the environment of KeepEnvironment.

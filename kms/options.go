@@ -34,7 +34,7 @@ type Options struct {
 	// and AWS_SESSION_TOKEN, or are the instance role's by IMDSv2. Profiles and
 	// other sources are not read.
 	Credentials aws.CredentialsProvider
-	// RootCAs, if not nil, are trusted for the endpoint in place of the system's.
+	// RootCAs, if not nil, are trusted for the endpoint in place of the system's, which SSL_CERT_FILE and SSL_CERT_DIR replace.
 	RootCAs *x509.CertPool
 	// Timeout bounds a request with all its attempts, Attempts their number,
 	// MaxBackoff the pause between two. Zero stands for the defaults.
