@@ -348,6 +348,15 @@ func TestForkedChildrenStartNoLesserHelper(t *testing.T) {
 	}
 }
 
+// A worker can end the helper, not keep the keys from those that come after it: the next fork of its master brings them back.
+func TestForkedChildrenOutliveAShutdown(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.show(m.dir)
+	oneKey(m)
+	m.forkedHost("helper shut down", nil)
+}
+
 // A helper that stops is as good as dead: its other process replaces it, and calls go on. Where both stop, calls fail in time, and
 // work again when those go on.
 func TestForkedChildrenOutliveAStop(t *testing.T) {

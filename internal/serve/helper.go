@@ -23,7 +23,8 @@ const maxClients = 4096
 var greeting = []byte("tp11")
 
 // Helper serves the forked children of a host: each passes one end of a socket pair, a connection of its own, over the control
-// socket (SOCK_SEQPACKET). It returns when nobody has the other end of the control socket any more and every client has left.
+// socket (SOCK_SEQPACKET). It returns when nobody has the other end of the control socket any more, or one of them shut it down, and
+// every client has left.
 func Helper(control *os.File, source *Source, log *slog.Logger) error {
 	generic, err := net.FileConn(control)
 	if err != nil {
@@ -41,6 +42,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 		client, err := accept(conn)
 		switch {
 		case errors.Is(err, io.EOF):
+			_ = conn.CloseWrite() // where one child shut it down for all, the host sees that it needs another helper
 			clients.Wait()
 			source.Close()
 			return nil
@@ -135,7 +137,7 @@ func stream(f *os.File) (*net.UnixConn, error) {
 	return unixConn, nil
 }
 
-// hungUp tells whether nobody has the other end any more: an empty message reads like the end.
+// hungUp tells whether nobody can pass anything any more: an empty message reads like the end.
 func hungUp(control *net.UnixConn) bool {
 	raw, err := control.SyscallConn()
 	if err != nil {
@@ -146,12 +148,13 @@ func hungUp(control *net.UnixConn) bool {
 	return over || err != nil
 }
 
+// fdHungUp tells whether the other end of a socket is closed, or was shut down by one of those who have it: then it is for all of them.
 func fdHungUp(fd int) bool {
-	poll := []unix.PollFd{{Fd: int32(fd)}}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	for {
 		_, err := unix.Poll(poll, 0)
 		if !errors.Is(err, unix.EINTR) {
-			return err != nil || poll[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+			return err != nil || poll[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 		}
 	}
 }

@@ -304,6 +304,43 @@ func TestHelperTakesConnectionsOnly(t *testing.T) {
 	}
 }
 
+// A child that shuts the control socket down ends the helper for all. The host sees it at once, whoever is still being served.
+func TestHelperEndsWhereItsSocketIsShutDown(t *testing.T) {
+	t.Parallel()
+	host, control := pair(t, unix.SOCK_SEQPACKET)
+	defer host.Close()
+	log := &journal{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Helper(control, NewSource(func() (config.Config, error) { return config.Config{}, os.ErrNotExist }, true), log.logger())
+	}()
+	client, theirs := pair(t, unix.SOCK_STREAM)
+	pass(t, host, string(greeting)+"\x01\x00\x00\x00", theirs)
+	theirs.Close()
+	if err := unix.Shutdown(int(host.Fd()), unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(host.Fd())}}, 10_000); n != 1 {
+		t.Fatalf("the host's end is as before: %d, %v", n, err)
+	}
+	request := binary.LittleEndian.AppendUint32(nil, 3) // C_GetInfo
+	if err := wire.WriteFrame(client, wire.Frame{Version: wire.Version, ID: 5, Message: request}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := wire.ReadFrame(client, wire.MaxMessage, nil); err != nil || got.ID != 5 {
+		t.Errorf("who is served already gets %+v, %v", got, err)
+	}
+	client.Close()
+	select {
+	case err := <-ended:
+		if err != nil || log.String() != "" {
+			t.Errorf("%v, and the log:\n%s", err, log)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it does not end")
+	}
+}
+
 // A helper that cannot be started is tried for as long as its host lives, and told once.
 func TestHelperThatCannotBeStarted(t *testing.T) {
 	t.Parallel()

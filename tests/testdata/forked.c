@@ -309,6 +309,8 @@ static void serve(void)
 		with_the_workers_of_another();
 	else if (is("helper lost"))
 		recover_by_a_fork();
+	else if (is("helper shut down"))
+		recover_from_a_shutdown();
 	else if (is("helper stops"))
 		await(start(outlive_a_stop));
 	else if (is("helpers die"))

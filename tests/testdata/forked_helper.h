@@ -2,6 +2,9 @@
 #ifndef FORKED_HELPER_H
 #define FORKED_HELPER_H
 
+#include <poll.h>
+#include <sys/socket.h>
+
 #include "forked.h"
 
 #define CKR_USER_NOT_LOGGED_IN 0x101UL
@@ -38,6 +41,43 @@ static void recover_by_a_fork(void)
 {
 	await(start(lose_the_helper));
 	await_all(nobodys_work, 4);
+}
+
+static int between[2]; /* a master and its worker */
+
+/* A worker that was broken into shuts down the socket by which connections are passed, for all who have it, and stays. */
+static void shut_the_socket_down(void)
+{
+	int kind, shut = 0;
+	socklen_t size = sizeof kind;
+	char done;
+
+	use_keys(1);
+	for (int fd = 3; fd < 1024; fd++) {
+		if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) != 0 || kind != SOCK_SEQPACKET)
+			continue;
+		CHECK(shutdown(fd, SHUT_WR) == 0);
+		CHECK(poll(&(struct pollfd){.fd = fd}, 1, 10000) == 1); /* the helper has taken note */
+		shut++;
+	}
+	CHECK(shut == 1);
+	CHECK(write(between[1], "x", 1) == 1 && read(between[1], &done, 1) == 1);
+}
+
+/* Its master's next fork brings the keys back to all others. */
+static void recover_from_a_shutdown(void)
+{
+	pid_t broken;
+	char done;
+
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, between) == 0);
+	broken = start(shut_the_socket_down);
+	CHECK(read(between[0], &done, 1) == 1);
+	await_all(nobodys_work, 4);
+	CHECK(write(between[0], "x", 1) == 1);
+	await(broken);
+	close(between[0]);
+	close(between[1]);
 }
 
 /* The helper dies between a C_SignInit and its C_Sign, in the midst of a search, and while many sign. */
