@@ -39,62 +39,80 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 	places := make(chan struct{}, maxClients)
 	for {
 		places <- struct{}{}
-		client, err := accept(conn)
+		p, err := receive(conn)
 		switch {
 		case errors.Is(err, io.EOF):
 			_ = conn.CloseWrite() // where one child shut it down for all, the host sees that it needs another helper
 			clients.Wait()
 			source.Close()
 			return nil
-		case errors.Is(err, errNoClient):
-			log.Warn("a connection was refused", "reason", err.Error())
-			<-places
-			continue
 		case err != nil:
 			return fmt.Errorf("the control socket: %w", err)
 		}
-		var about []any
-		if who, err := credentials(client); err == nil {
-			about = who.attributes()
-		}
+		// Closing what was passed may take as long as whoever passed it likes: that costs a place, and holds nobody up.
 		clients.Go(func() {
 			defer func() { <-places }()
+			client, err := p.client()
+			if err != nil {
+				log.Warn("a connection was refused", "reason", err.Error())
+				return
+			}
+			var about []any
+			if who, err := credentials(client); err == nil {
+				about = who.attributes()
+			}
 			newClient(client, p11.NewForked(source.OpenFor(about...)), defaultTerms, log.With(about...)).serve()
 		})
 	}
 }
 
+// mostPassed are the descriptors that one message can pass (SCM_MAX_FD of the kernel, which itself closes those that find no room).
+const mostPassed = 253
+
+// parcel is one message of the control socket.
+type parcel struct {
+	text  []byte
+	files []*os.File
+	cut   bool // there was more
+}
+
+// receive takes the next message. io.EOF when nobody can pass anything any more.
+func receive(control *net.UnixConn) (parcel, error) {
+	message := make([]byte, 64)
+	rights := make([]byte, unix.CmsgSpace(4*mostPassed))
+	n, rightsLength, flags, _, err := control.ReadMsgUnix(message, rights)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return parcel{}, err
+	}
+	p := parcel{message[:n], received(rights[:rightsLength]), flags&unix.MSG_CTRUNC != 0}
+	if n == 0 && len(p.files) == 0 && hungUp(control) {
+		return parcel{}, io.EOF
+	}
+	return p, nil
+}
+
 // errNoClient is for a message on the control socket that passes no connection.
 var errNoClient = errors.New("no connection was passed")
 
-// accept takes the next connection. io.EOF when nobody can pass one any more.
-func accept(control *net.UnixConn) (*net.UnixConn, error) {
-	message := make([]byte, 64)
-	rights := make([]byte, unix.CmsgSpace(4*4))
-	n, rightsLength, flags, _, err := control.ReadMsgUnix(message, rights)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	files := received(rights[:rightsLength])
+// client is the connection that a parcel passes. All else that is in it is closed.
+func (p parcel) client() (*net.UnixConn, error) {
 	defer func() {
-		for _, f := range files {
+		for _, f := range p.files {
 			f.Close()
 		}
 	}()
-	switch {
-	case n == 0 && hungUp(control):
-		return nil, io.EOF
-	case flags&unix.MSG_CTRUNC != 0 || len(files) != 1:
-		return nil, fmt.Errorf("%w: a message passes one descriptor, not %d", errNoClient, len(files))
-	case n < len(greeting)+4 || !bytes.Equal(message[:len(greeting)], greeting):
+	if len(p.files) != 1 || p.cut {
+		return nil, fmt.Errorf("%w: a message passes one descriptor, not %d", errNoClient, len(p.files))
+	}
+	version, greeted := bytes.CutPrefix(p.text, greeting)
+	if !greeted || len(version) < 4 {
 		return nil, fmt.Errorf("%w: no greeting", errNoClient)
 	}
-	r := wire.NewReader(message[len(greeting):n])
-	if version := r.Uint32(); !wire.Spoken(version) {
+	if version := wire.NewReader(version).Uint32(); !wire.Spoken(version) {
 		return nil, fmt.Errorf("%w: the program has loaded another release of the module: its protocol's version is %d, and %d is spoken: restart it",
 			errNoClient, version, wire.Version)
 	}
-	return stream(files[0])
+	return stream(p.files[0])
 }
 
 // received takes the descriptors out of control messages.

@@ -284,9 +284,6 @@ func TestHelperTakesConnectionsOnly(t *testing.T) {
 	if err != nil || got.ID != 5 || !bytes.Equal(got.Message, binary.LittleEndian.AppendUint64(nil, 0x190)) {
 		t.Errorf("C_GetInfo before C_Initialize: %+v, %v", got, err)
 	}
-	if text := log.String(); strings.Count(text, "refused") != 10 || !strings.Contains(text, "version is 99") {
-		t.Errorf("the log:\n%s", text)
-	}
 	host.Close()
 	select {
 	case err := <-ended:
@@ -301,6 +298,88 @@ func TestHelperTakesConnectionsOnly(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it outlives its host")
+	}
+	if text := log.String(); strings.Count(text, "refused") != 10 || !strings.Contains(text, "version is 99") {
+		t.Errorf("the log:\n%s", text)
+	}
+}
+
+// stuck is a connection that is long in closing, since its other end reads nothing of what was written. free ends that.
+func stuck(t *testing.T) (f *os.File, free func()) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	one, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	other, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	f, err = one.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err = nil; err == nil; {
+		_ = one.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = one.Write(make([]byte, 1<<20))
+	}
+	if err := unix.SetsockoptLinger(int(f.Fd()), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60}); err != nil {
+		t.Fatal(err)
+	}
+	return f, func() { other.Close() }
+}
+
+// A child that passes what is long in closing, as many as the kernel lets it, keeps no other one from the keys.
+func TestHelperIsNotHeldUpByWhatItCloses(t *testing.T) {
+	t.Parallel()
+	hello := string(greeting) + "\x01\x00\x00\x00"
+	host, control := pair(t, unix.SOCK_SEQPACKET)
+	slow, free := stuck(t)
+	client, theirs := pair(t, unix.SOCK_STREAM)
+	files := make([]*os.File, mostPassed-1)
+	for i := range files {
+		files[i] = theirs
+	}
+	pass(t, host, hello, append(files, slow)...)
+	pass(t, host, hello, theirs)
+	slow.Close() // the helper's is the last one
+	theirs.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Helper(control, NewSource(func() (config.Config, error) { return config.Config{}, os.ErrNotExist }, true), slog.New(slog.DiscardHandler))
+	}()
+	conn, err := net.FileConn(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	request := binary.LittleEndian.AppendUint32(nil, 3) // C_GetInfo
+	if err := wire.WriteFrame(conn, wire.Frame{Version: wire.Version, ID: 5, Message: request}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := wire.ReadFrame(conn, wire.MaxMessage, nil); err != nil || got.ID != 5 {
+		t.Errorf("who comes next gets %+v, %v", got, err)
+	}
+	host.Close()
+	conn.Close()
+	free()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it does not end")
 	}
 }
 
