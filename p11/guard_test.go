@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -52,7 +51,7 @@ func TestAnOperationEndsWithThePermission(t *testing.T) {
 
 	var withdrawn atomic.Bool
 	guard := func(_, _, purpose string) bool { return purpose != "manage" && !withdrawn.Load() }
-	client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+	client := w.client(nil, guard)
 	s, another := client.session(false), client.session(false)
 	web, public, mail := client.one(s, CKO_PRIVATE_KEY, label("web")), client.one(s, CKO_PUBLIC_KEY, label("web")), client.one(s, CKO_PRIVATE_KEY, label("mail"))
 	mac, disk := client.one(s, CKO_SECRET_KEY, label("mac")), client.one(s, CKO_SECRET_KEY, label("disk"))
@@ -126,7 +125,7 @@ func TestAClientThatManagesGetsNoPurposeByALabel(t *testing.T) {
 	guard := func(_, key, purpose string) bool {
 		return purpose == "manage" || purpose == "sign" && (key == "web" || key == "mine") || purpose == "decrypt" && key == "mine"
 	}
-	client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+	client := w.client(nil, guard)
 	s := client.session(true)
 	ca, public, web := client.one(s, CKO_PRIVATE_KEY, label("ca")), client.one(s, CKO_PUBLIC_KEY, label("ca")), client.one(s, CKO_PRIVATE_KEY, label("web"))
 	disk, sealed, plain := client.one(s, CKO_SECRET_KEY), client.one(s, CKO_DATA, label("sealed")), client.one(s, CKO_DATA, label("open"))
@@ -170,7 +169,7 @@ func TestClientsCopyOnlyWhatTheyMayUseInEveryWay(t *testing.T) {
 		{[]string{"sign", "decrypt"}, CKR_OK},
 	} {
 		guard := func(_, _, purpose string) bool { return slices.Contains(c.purposes, purpose) }
-		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+		client := w.client(nil, guard)
 		session := client.session(false)
 		_, err := client.CopyObject(session, client.one(session, CKO_SECRET_KEY), []Attribute{noTo(CKA_TOKEN)})
 		if got := RVOf(err); got != c.want {
@@ -224,7 +223,7 @@ func TestClientsSeeOnlyKeysThatTheyMayUse(t *testing.T) {
 				"secret wrapping", "data sealed"},
 		},
 	} {
-		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, c.guard, 0) })
+		client := w.client(nil, c.guard)
 		if name != "signs with a key that cannot" {
 			c.want = append(c.want, anyones...)
 		}

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
-	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -136,7 +135,7 @@ func TestRawRSAIsForClientsThatMaySignAndDecrypt(t *testing.T) {
 		{[]string{"sign", "decrypt"}, CKR_OK},
 	} {
 		guard := func(_, _, purpose string) bool { return slices.Contains(c.purposes, purpose) }
-		client := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0) })
+		client := w.client(nil, guard)
 		client.configure(config.Config{Legacy: []string{config.RawRSA}})
 		s := client.session(false)
 		for name, err := range map[string]error{

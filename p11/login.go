@@ -55,8 +55,11 @@ func (l *library) logIn(s *session, role keystore.Role, pin *secret.Bytes) error
 		return err
 	}
 	if byPIN {
-		if err := s.slot.token.Login(l.ctx, role, pin); err != nil {
-			return l.countTries(s.slot.token.TPM(), err)
+		if err := l.mayGivePIN(s.slot, role); err != nil {
+			return err
+		}
+		if err := l.tryPIN(s.slot.token.TPM(), func() error { return s.slot.token.Login(l.ctx, role, pin) }); err != nil {
+			return err
 		}
 	} else if role != keystore.User || pin.Len() != 0 {
 		return CKR_USER_PIN_NOT_INITIALIZED

@@ -17,6 +17,7 @@ type Module struct {
 	load   func() (*tokens.Set, error)
 	forked bool
 	guard  Guard // nil for an application that may use all
+	user   *User // whose wrong PINs count; nil for nobody
 
 	sessions int // that may be open at once; 0 for maxSessions
 
@@ -28,14 +29,19 @@ type Module struct {
 func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
 
 // NewForked is New for a forked child of the application that the configuration was written for. It may use keys and make session
-// objects, but it makes, changes and deletes nothing that the token keeps and sets no PIN unless the configuration says so: then the answer is CKR_TOKEN_WRITE_PROTECTED.
-func NewForked(load func() (*tokens.Set, error)) *Module { return &Module{load: load, forked: true} }
+// objects, but it makes, changes and deletes nothing that the token keeps, sets no PIN and is no security officer unless the configuration
+// says so: then the answer is CKR_TOKEN_WRITE_PROTECTED. user is whose wrong
+// PINs those of all such children are; nil counts none.
+func NewForked(load func() (*tokens.Set, error), user *User) *Module {
+	return &Module{load: load, forked: true, user: user}
+}
 
 // library is what lives from C_Initialize to C_Finalize.
 type library struct {
 	set    *tokens.Set
 	guard  Guard
 	forked bool
+	user   *User
 	log    *slog.Logger
 	kms    keyService
 	ctx    context.Context // of everything that reaches a TPM; C_Finalize ends it
@@ -72,6 +78,7 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 	m.lib = newLibrary(set)
 	m.lib.guard = m.guard
 	m.lib.forked = m.forked
+	m.lib.user = m.user
 	if m.sessions > 0 {
 		m.lib.maxSessions = min(m.sessions, maxSessions)
 	}

@@ -282,9 +282,9 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 		Attribute{CKA_VALUE, make([]byte, 32)})...)
 	iv := Mechanism{CKM_AES_CBC_PAD, make([]byte, 16)}
 	for name, make := range map[string]func(func() (*tokens.Set, error)) *Module{
-		"a forked child": NewForked,
+		"a forked child": func(load func() (*tokens.Set, error)) *Module { return NewForked(load, nil) },
 		"a client": func(load func() (*tokens.Set, error)) *Module {
-			return NewServed(load, func(_, key, purpose string) bool { return key == "kept" && purpose == "decrypt" }, 0)
+			return NewServed(load, func(_, key, purpose string) bool { return key == "kept" && purpose == "decrypt" }, 0, nil)
 		},
 	} {
 		child := w.elsewhere(make)
@@ -326,7 +326,7 @@ func TestRestrainedApplicationsMakeSessionObjects(t *testing.T) {
 		}
 	}
 	other := w.elsewhere(func(load func() (*tokens.Set, error)) *Module {
-		return NewServed(load, func(_, key, purpose string) bool { return purpose == "sign" }, 0)
+		return NewServed(load, func(_, key, purpose string) bool { return purpose == "sign" }, 0, nil)
 	})
 	c := other.session(false)
 	other.refused(other.EncryptInit(c, iv, key), CKR_KEY_HANDLE_INVALID)

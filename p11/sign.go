@@ -117,7 +117,12 @@ func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) 
 		return err
 	}
 	defer key.Close()
-	err = s.lib.countTries(s.slot.token.TPM(), run(key))
+	use := func() error { return run(key) }
+	if auth.needed {
+		err = s.lib.tryPIN(s.slot.token.TPM(), use)
+	} else {
+		err = s.lib.countTries(s.slot.token.TPM(), use())
+	}
 	s.noteRefusal(o, err)
 	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
 		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)

@@ -57,8 +57,8 @@ func (m *Module) InitToken(id SlotID, pin []byte, label []byte) (err error) {
 // empty deletes all that an initialised token keeps by its SO PIN.
 func (l *library) empty(s *slot, so *secret.Bytes) error {
 	if s.token.HasPIN() {
-		if err := s.token.Login(l.ctx, keystore.SO, so); err != nil {
-			return l.countTries(s.token.TPM(), err)
+		if err := l.tryPIN(s.token.TPM(), func() error { return s.token.Login(l.ctx, keystore.SO, so) }); err != nil {
+			return err
 		}
 		defer s.token.Logout()
 	} else if so.Len() != 0 {
@@ -117,5 +117,5 @@ func (m *Module) SetPIN(h SessionHandle, oldPIN, newPIN []byte) (err error) {
 	if s.state() == CKS_RW_SO_FUNCTIONS {
 		role = keystore.SO
 	}
-	return s.lib.countTries(s.slot.token.TPM(), s.slot.token.SetPIN(s.lib.ctx, role, before, after))
+	return s.lib.tryPIN(s.slot.token.TPM(), func() error { return s.slot.token.SetPIN(s.lib.ctx, role, before, after) })
 }

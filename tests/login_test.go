@@ -156,15 +156,20 @@ func TestLockout(t *testing.T) {
 		},
 		events: map[string]func(m *machine) string{
 			"reset": func(m *machine) string { m.tpm2p11("lockout", "reset"); return "" },
+			"guess": func(m *machine) string {
+				m.refused([]string{"wrong PIN"}, command, "sign", "web", "--in", m.write("in.txt", "x"), "--pin-file", m.write("guess", "654321"))
+				return ""
+			},
 			"sign": func(m *machine) string {
 				m.write("in.txt", "x")
 				return fmt.Sprint(m.start(command, "sign", "open", "--in", "in.txt", "--out", "in.sig").code)
 			},
 		},
 		app: func(a *application) {
-			for range 3 {
+			for range 2 {
 				a.refused("a wrong PIN", pkcs11.CKR_PIN_INCORRECT, a.p11().Login(a.session, pkcs11.CKU_USER, "654321"))
 			}
+			a.happen("guess") // somebody else's
 			a.refused("the right PIN under lockout", pkcs11.CKR_PIN_LOCKED, a.p11().Login(a.session, pkcs11.CKU_USER, userPIN))
 			a.refused("the security officer under lockout", pkcs11.CKR_PIN_LOCKED, a.p11().Login(a.session, pkcs11.CKU_SO, soPIN))
 			info, err := a.p11().GetTokenInfo(0)

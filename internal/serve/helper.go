@@ -37,6 +37,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 	}
 	var clients sync.WaitGroup
 	places := make(chan struct{}, maxClients)
+	host := p11.NewUser()
 	for {
 		places <- struct{}{}
 		p, err := receive(conn)
@@ -61,7 +62,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 			if who, err := credentials(client); err == nil {
 				about = who.attributes()
 			}
-			newClient(client, p11.NewForked(source.OpenFor(about...)), defaultTerms, log.With(about...)).serve()
+			newClient(client, p11.NewForked(source.OpenFor(about...), host), defaultTerms, log.With(about...)).serve()
 		})
 	}
 }

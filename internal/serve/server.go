@@ -43,6 +43,7 @@ type usage struct {
 	clients int
 	pace    *pace
 	rate    int // that the pace is for
+	pins    *p11.User
 }
 
 // rights are what a client may do, as the configuration says now.
@@ -155,7 +156,7 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.clients, c)
-		if u := s.users[who.uid]; u.clients > 1 || u.pace.owes() {
+		if u := s.users[who.uid]; u.clients > 1 || u.pace.owes() || u.pins.Blamed() {
 			u.clients--
 		} else {
 			delete(s.users, who.uid)
@@ -203,7 +204,7 @@ func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client,
 	limits := s.config.Limits
 	u := s.users[who.uid]
 	if u == nil {
-		u = &usage{}
+		u = &usage{pins: p11.NewUser()}
 	}
 	switch {
 	case len(s.clients) >= limits.Clients:
@@ -217,7 +218,7 @@ func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client,
 	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
 	r := &rights{peer: who}
 	r.guard.Store(&guard)
-	app := p11.NewServed(s.source.OpenFor(who.attributes()...), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions)
+	app := p11.NewServed(s.source.OpenFor(who.attributes()...), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions, u.pins)
 	c := newClient(conn, app, t, log)
 	s.clients[c] = r
 	s.users[who.uid] = u

@@ -1,0 +1,106 @@
+package p11
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+)
+
+// tries are the wrong PINs that the TPM counts, and how many it takes.
+func (w *world) tries() (counted, most uint32) {
+	w.t.Helper()
+	p, err := w.token.TPM().Properties(w.t.Context())
+	w.must(err)
+	return p.LockoutCounter, p.MaxAuthFail
+}
+
+// client is a connection of a user to a service that has the token.
+func (w *world) client(u *User, guard Guard) *world {
+	return w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewServed(load, guard, 0, u) })
+}
+
+// However many connections guess PINs at once, one user locks no other one out. Once the TPM has forgiven, that user may try again.
+func TestOneUsersWrongPINsLockNobodyOut(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	all := func(_, _, purpose string) bool { return purpose != "manage" }
+	mallory := NewUser()
+	if mallory.Blamed() {
+		t.Error("who gave no PIN is blamed")
+	}
+	var guesses sync.WaitGroup
+	for range 6 {
+		c := w.client(mallory, all)
+		s := c.session(false)
+		guesses.Go(func() {
+			if rv := RVOf(c.Login(s, CKU_USER, []byte("wrong-pin"))); rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED {
+				t.Errorf("a guess is answered with %v", rv)
+			}
+		})
+	}
+	guesses.Wait()
+	counted, most := w.tries()
+	if counted != (most+1)/2 || !mallory.Blamed() {
+		t.Errorf("one user had %d of %d tries", counted, most)
+	}
+	c := w.client(mallory, all)
+	s := c.session(false)
+	w.refused(c.Login(s, CKU_USER, []byte(userPIN)), CKR_PIN_LOCKED)
+	if !strings.Contains(w.log.String(), "half are of this user") {
+		t.Errorf("the log does not tell why:\n%s", w.log)
+	}
+
+	alice := w.client(NewUser(), all)
+	theirs := alice.session(false)
+	w.must(alice.Login(theirs, CKU_USER, []byte(userPIN)))
+	w.must(alice.Logout(theirs))
+
+	w.must(w.token.TPM().ResetLockout(t.Context(), nil))
+	w.must(c.Login(s, CKU_USER, []byte(userPIN)))
+	if mallory.Blamed() {
+		t.Error("what the TPM forgave is not forgiven")
+	}
+}
+
+// Who may use nothing of a token gives it no PIN, and who may not manage it is no security officer: it would do them no good, and a wrong
+// PIN is a loss to all.
+func TestPINsAreTakenOnlyFromWhoMayUseSomething(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	w.make(ecKey("web"))
+	w.must(w.Logout(s))
+	for name, c := range map[string]struct {
+		guard    Guard
+		user, so RV
+	}{
+		"nothing":            {func(string, string, string) bool { return false }, CKR_FUNCTION_REJECTED, CKR_TOKEN_WRITE_PROTECTED},
+		"of another token":   {func(token, _, _ string) bool { return token == "other" }, CKR_FUNCTION_REJECTED, CKR_TOKEN_WRITE_PROTECTED},
+		"a key of no token":  {func(_, key, _ string) bool { return key == "mail" }, CKR_FUNCTION_REJECTED, CKR_TOKEN_WRITE_PROTECTED},
+		"a key of the token": {func(_, key, purpose string) bool { return key == "web" && purpose == "sign" }, CKR_OK, CKR_TOKEN_WRITE_PROTECTED},
+		"the token":          {func(_, _, purpose string) bool { return purpose == "manage" }, CKR_OK, CKR_OK},
+	} {
+		client := w.client(nil, c.guard)
+		session := client.session(true)
+		for user, want := range map[UserType]RV{CKU_USER: c.user, CKU_SO: c.so} {
+			pin := map[UserType]string{CKU_USER: userPIN, CKU_SO: soPIN}[user]
+			if want != CKR_OK {
+				pin = "wrong-pin"
+			}
+			if got := RVOf(client.Login(session, user, []byte(pin))); got != want {
+				t.Errorf("who may use %s logs in as %d: %v, want %v", name, user, got, want)
+			}
+			_ = client.Logout(session)
+		}
+	}
+	child := w.elsewhere(func(load func() (*tokens.Set, error)) *Module { return NewForked(load, nil) })
+	session := child.session(true)
+	w.refused(child.Login(session, CKU_SO, []byte("wrong-pin")), CKR_TOKEN_WRITE_PROTECTED)
+	w.must(child.Login(session, CKU_USER, []byte(userPIN)))
+	if counted, _ := w.tries(); counted != 0 {
+		t.Errorf("%d PINs reached the TPM and were wrong", counted)
+	}
+}
