@@ -9,6 +9,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/internal/version"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // Module is a Cryptoki library for one application. Its methods are the C functions of the same names; each returns nil for CKR_OK
@@ -78,7 +79,9 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 	m.lib = newLibrary(set)
 	m.lib.guard = m.guard
 	m.lib.forked = m.forked
-	m.lib.user = m.user
+	if m.user != nil {
+		m.lib.user, m.lib.ctx = m.user, provider.ForUser(m.lib.ctx, m.user)
+	}
 	if m.sessions > 0 {
 		m.lib.maxSessions = min(m.sessions, maxSessions)
 	}

@@ -3,6 +3,7 @@ package p11
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
@@ -103,4 +104,29 @@ func TestPINsAreTakenOnlyFromWhoMayUseSomething(t *testing.T) {
 	if counted, _ := w.tries(); counted != 0 {
 		t.Errorf("%d PINs reached the TPM and were wrong", counted)
 	}
+}
+
+// A user who asks for little has it before any of the calls ends of another one, who asks for as much thirty times at once.
+func TestUsersOfAServiceTakeTurns(t *testing.T) {
+	t.Parallel()
+	const asked = 100 * 32 // bytes, of which each 32 are a turn
+	w := open(t)
+	greedy, modest := w.client(NewUser(), nil), w.client(NewUser(), nil)
+	s, other := greedy.session(false), modest.session(false)
+	var calls sync.WaitGroup
+	var done atomic.Int32
+	for range 30 {
+		calls.Go(func() {
+			if _, err := greedy.GenerateRandom(s, asked); err == nil {
+				done.Add(1)
+			}
+		})
+	}
+	_, err := modest.GenerateRandom(other, asked+10*32)
+	w.must(err)
+	if n := done.Load(); n != 0 {
+		t.Errorf("%d calls of the other user had ended by then", n)
+	}
+	w.must(greedy.Finalize())
+	calls.Wait()
 }

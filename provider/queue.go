@@ -1,16 +1,33 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
 )
 
-// queue lets one operation in at a time, in the order they came.
+// queue lets one operation in at a time: each user's in the order they came, and those of several users in turn.
 type queue struct {
 	mu      sync.Mutex
 	busy    bool
-	waiting []chan struct{}
+	waiting []waiter       // by their rounds, and in each as they came
+	round   uint64         // of the waiter who got the turn last
+	last    map[any]uint64 // the round of a user's last waiter
+}
+
+// waiter waits for a turn in a round, in which each user has one.
+type waiter struct {
+	turn  chan struct{}
+	round uint64
+}
+
+type userKey struct{}
+
+// ForUser gives a context for what is done for one of several users of a TPM, whom == tells from others: their operations take turns,
+// however many of them one has waiting. All that is done without a user is as one user's.
+func ForUser(ctx context.Context, user any) context.Context {
+	return context.WithValue(ctx, userKey{}, user)
 }
 
 // enter waits for a turn. Whoever got one must call leave.
@@ -24,8 +41,7 @@ func (q *queue) enter(ctx context.Context) error {
 		q.mu.Unlock()
 		return nil
 	}
-	turn := make(chan struct{})
-	q.waiting = append(q.waiting, turn)
+	turn := q.line(ctx.Value(userKey{}))
 	q.mu.Unlock()
 
 	select {
@@ -34,7 +50,7 @@ func (q *queue) enter(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	i := slices.Index(q.waiting, turn)
+	i := slices.IndexFunc(q.waiting, func(w waiter) bool { return w.turn == turn })
 	if i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
@@ -43,6 +59,18 @@ func (q *queue) enter(ctx context.Context) error {
 		q.leave()
 	}
 	return ctx.Err()
+}
+
+// line puts a user's next waiter in its place; the caller holds q.mu.
+func (q *queue) line(user any) (turn chan struct{}) {
+	if q.last == nil {
+		q.last = make(map[any]uint64)
+	}
+	w := waiter{make(chan struct{}), max(q.round, q.last[user]) + 1}
+	q.last[user] = w.round
+	behind, _ := slices.BinarySearchFunc(q.waiting, w.round+1, func(w waiter, round uint64) int { return cmp.Compare(w.round, round) })
+	q.waiting = slices.Insert(q.waiting, behind, w)
+	return w.turn
 }
 
 // tryEnter takes a turn only if nobody has it.
@@ -63,14 +91,16 @@ func (q *queue) awaited() bool {
 	return len(q.waiting) > 0
 }
 
-// leave hands the turn to the one who waits longest.
+// leave hands the turn to the one who is next.
 func (q *queue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.waiting) == 0 {
 		q.busy = false
+		clear(q.last)
 		return
 	}
-	close(q.waiting[0])
+	q.round = q.waiting[0].round
+	close(q.waiting[0].turn)
 	q.waiting = slices.Delete(q.waiting, 0, 1)
 }

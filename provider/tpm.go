@@ -17,8 +17,8 @@ import (
 type Handle = tpm2.TPMHandle
 
 // TPM is one TPM, connected when first used and let go after a second of idleness. Safe for concurrent use:
-// operations queue, one at a time, in the order they came. An operation holds the TPM for its whole sequence
-// of commands.
+// operations queue, one at a time, in the order they came, or each user's so (ForUser). An operation holds the TPM for its
+// whole sequence of commands.
 type TPM struct {
 	*link
 	pinned atomic.Pointer[SRK]
