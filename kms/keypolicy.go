@@ -14,6 +14,9 @@ const (
 	policyVersion = "2012-10-17"
 	pcrSize       = 48 // SHA-384
 	lastPCR       = 23
+
+	// noSecureBoot is what every machine has in PCR 7 that boots without secure boot, with no keys for it.
+	noSecureBoot = "98441c7f7625d10058c47683aec486ce311c633235eb555593a7ee791121e3578ae72d04ecef661f272d59058b77af35"
 )
 
 // attestedActions are those that take a document and give a plaintext.
@@ -104,14 +107,17 @@ func checkImages(images []Image) error {
 				return &ImageError{image.Name, fmt.Sprintf("PCR%d of %d bytes: 0 to %d with %d bytes are possible", i, len(value), lastPCR, pcrSize)}
 			}
 		}
-		if !slices.ContainsFunc([]int{4, 7}, func(i int) bool { return slices.ContainsFunc(image.PCRs[i], isSet) }) {
-			return &ImageError{image.Name, "it has neither PCR 4 nor PCR 7: nothing tells it from other images"}
+		if !slices.ContainsFunc([]int{4, 7}, func(i int) bool { return tells(i, image.PCRs[i]) }) {
+			return &ImageError{image.Name, "it has neither PCR 4 nor PCR 7 under secure boot: nothing tells it from other images"}
 		}
 	}
 	return nil
 }
 
-func isSet(b byte) bool { return b != 0 }
+// tells says whether a value of PCR 4 or 7 tells images apart: something measured them, and it was not the absence of secure boot.
+func tells(pcr int, value []byte) bool {
+	return slices.ContainsFunc(value, func(b byte) bool { return b != 0 }) && !(pcr == 7 && hex.EncodeToString(value) == noSecureBoot)
+}
 
 func isAlphanumeric(r rune) bool {
 	return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'

@@ -2,6 +2,7 @@ package kms_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -85,6 +86,7 @@ func TestKeyPoliciesThatWouldBindNothingAreRefused(t *testing.T) {
 		"a name with a space":    {principals, []kms.Image{named("of November", november.PCRs)}},
 		"PCR 12 alone":           {principals, []kms.Image{named("a", map[int][]byte{12: value(1)})}},
 		"PCR 4 that is zero":     {principals, []kms.Image{named("a", map[int][]byte{4: value(0)})}},
+		"PCR 7 of any machine":   {principals, []kms.Image{named("a", map[int][]byte{7: noSecureBoot(t)})}},
 		"a SHA-256 value":        {principals, []kms.Image{named("a", map[int][]byte{4: make([]byte, 32)})}},
 		"PCR 24":                 {principals, []kms.Image{named("a", map[int][]byte{4: value(1), 24: value(1)})}},
 		"PCR -1":                 {principals, []kms.Image{named("a", map[int][]byte{4: value(1), -1: value(1)})}},
@@ -95,6 +97,30 @@ func TestKeyPoliciesThatWouldBindNothingAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Without secure boot PCR 7 binds nothing, but does no harm beside PCR 4.
+func TestAKeyPolicyWithoutSecureBootIsOfPCR4(t *testing.T) {
+	t.Parallel()
+	p, err := kms.KeyPolicy(principals, kms.Image{Name: "November", PCRs: map[int][]byte{4: value(4), 7: noSecureBoot(t), 12: value(0)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if findings, err := kms.Lint(p); err != nil || len(findings) > 0 {
+		t.Errorf("%v %v", findings, err)
+	}
+}
+
+// hex7 is PCR 7 of machines of AWS that boot without secure boot, as their documents show it.
+const hex7 = "98441c7f7625d10058c47683aec486ce311c633235eb555593a7ee791121e3578ae72d04ecef661f272d59058b77af35"
+
+func noSecureBoot(t *testing.T) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(hex7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 const hex4 = "4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a4a"
@@ -146,6 +172,9 @@ func TestTheLinterFindsEachWayPastAttestation(t *testing.T) {
 		"not one image":                {allow(`"kms:Decrypt"`, pcr("StringNotEquals", "NitroTPMPCR4", `"`+hex4+`"`)), "not a comparison with one value"},
 		"PCR 12 alone":                 {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR12", `"`+hex4+`"`)), "without naming an image"},
 		"PCR 4 that is zero":           {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR4", `"`+strings.Repeat("0", 96)+`"`)), "without naming an image"},
+		"PCR 7 without secure boot":    {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR7", `"`+hex7+`"`)), "without naming an image"},
+		"the same in capital letters":  {allow(`"kms:Decrypt"`, pcr("StringEqualsIgnoreCase", "NitroTPMPCR7", `"`+strings.ToUpper(hex7)+`"`)), "without naming an image"},
+		"the same as a choice":         {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR7", `["`+hex4+`","`+hex7+`"]`)), "without naming an image"},
 		"zero as a choice":             {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR4", `["`+strings.Repeat("0", 96)+`","`+hex4+`"]`)), "without naming an image"},
 		"no value":                     {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR4", `[]`)), "without naming an image"},
 		"half a value":                 {allow(`"kms:Decrypt"`, pcr("StringEquals", "NitroTPMPCR4", `"4a4a"`)), "not a SHA-384 value"},

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -96,7 +97,7 @@ func (s policyStatement) lintAllow() (findings []Finding) {
 	}
 	switch {
 	case !pinned[4] && !pinned[7]:
-		add(fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4 or %s7",
+		add(fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4, or %s7 under secure boot",
 			strings.Join(plaintext, ", "), strings.Join(s.principals, ", "), conditionPCR, conditionPCR))
 		return findings
 	case slices.ContainsFunc(s.principals, func(p string) bool { return strings.HasSuffix(p, "*") }):
@@ -135,12 +136,12 @@ func (s policyStatement) lintConditions() (problems []string, pinned map[int]boo
 		}
 		bound := len(c.values) > 0
 		for _, value := range c.values {
-			switch digits := strings.Trim(strings.ToLower(value), "0123456789abcdef"); {
-			case len(value) != 2*pcrSize || digits != "":
+			switch digest, err := hex.DecodeString(value); {
+			case err != nil || len(digest) != pcrSize:
 				problems = append(problems, fmt.Sprintf("%s: %q is not a SHA-384 value in hex", c.key, value))
 			case c.operator == "StringEquals" && strings.ToLower(value) != value:
 				problems = append(problems, fmt.Sprintf("%s: StringEquals with capital letters never matches", c.key))
-			case strings.Trim(value, "0") == "" && index != 12: // nothing measured; of PCR 12 that is what a good boot has
+			case !tells(index, digest) && index != 12: // zero, in PCR 12, is what a good boot has
 				bound = false
 			}
 		}
