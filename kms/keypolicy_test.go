@@ -163,6 +163,8 @@ func TestTheLinterFindsEachWayPastAttestation(t *testing.T) {
 		"data keys":                    {allow(`"kms:GenerateDataKey"`, ""), "allows kms:GenerateDataKey to"},
 		"data keys by pattern":         {allow(`"kms:GenerateDataKey*"`, ""), "kms:GenerateDataKeyPair"},
 		"grants":                       {allow(`"kms:CreateGrant"`, right), "a grant lets its grantee"},
+		"replicas":                     {allow(`"kms:ReplicateKey"`, right), "a replica of a multi-Region key"},
+		"replicas by pattern":          {allow(`"kms:Re*Key"`, right), "a replica of a multi-Region key"},
 		"re-encryption":                {allow(`"kms:ReEncrypt*"`, right), "takes no attestation document"},
 		"another condition":            {allow(`"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:EncryptionContext:stage":"production"}}`), "without naming an image"},
 		"any attested machine":         {allow(`"kms:Decrypt"`, pcr("Null", "NitroTPMPCR4", `"false"`)), "without naming an image"},

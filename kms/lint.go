@@ -29,9 +29,11 @@ func (f Finding) String() string {
 }
 
 // grantAction is here because who creates a grant can allow what the policy's
-// conditions do not, and reEncryptAction because it takes no document.
+// conditions do not, replicateAction because a replica of a multi-Region key has a
+// policy of its own, and reEncryptAction because it takes no document.
 const (
 	grantAction     = "kms:CreateGrant"
+	replicateAction = "kms:ReplicateKey"
 	reEncryptAction = "kms:ReEncryptFrom"
 )
 
@@ -78,6 +80,9 @@ func (s policyStatement) lintAllow() (findings []Finding) {
 	add := func(problem string) { findings = append(findings, Finding{Statement: s.id, Problem: problem}) }
 	if s.grants(grantAction) {
 		add("allows " + grantAction + ": a grant lets its grantee use the key whatever image runs")
+	}
+	if s.grants(replicateAction) {
+		add("allows " + replicateAction + ": a replica of a multi-Region key decrypts the same, by the policy that whoever makes it gives it")
 	}
 	if s.grants(reEncryptAction) {
 		add("allows " + reEncryptAction + ", which takes no attestation document: the plaintext can be moved under another key")
