@@ -83,7 +83,7 @@ test:
 	@$(and $(packages),$(packages) test)
 	@$(MAKE) --no-print-directory build vet
 	$(GO) test -race -timeout 20m ./...
-	$(GO) run ./tests/fuzz -time 2s
+	$(GO) run ./tests/fuzz -time 1s
 	demo/demo.sh --quiet
 
 # Tests on data from the outside world: VECTORS is the folder that holds it.
