@@ -256,7 +256,7 @@ func (cmd *command) checkAuths(params []byte, r *reader) error {
 		if a.encrypt && !a.cryptParameter(params, nonces[i], a.session.nonceCaller, false) {
 			return fmt.Errorf("%w: nothing to decrypt", ErrMalformed)
 		}
-		a.session.nonceTPM = nonces[i]
+		a.session.nonceTPM, a.session.proven = nonces[i], a.session.encrypts()
 	}
 	return nil
 }

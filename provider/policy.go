@@ -52,39 +52,34 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 
 // policyOnce executes the policy, unless that was done ahead, and uses it; what succeeded leaves its session to the next one.
 //
-// With a PIN in the policy the session is salted, as its HMAC is made with the authValue, and encrypts itself. Otherwise it needs no
-// key, and the HMAC session encrypts: whoever meets the policy need not know the authValue, which would be part of the policy
-// session's encryption key.
+// With a PIN in the policy the session is salted, as its HMAC is made with the authValue, and encrypts itself. Otherwise the HMAC
+// session encrypts: whoever meets the policy need not know the authValue, which would be part of the policy session's encryption key.
+// With a hierarchy's consent in it the session is salted too, lest the consent serve somebody else who sees the session's handle;
+// a policy that asks for neither anybody meets, and its session needs no key.
 func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) (err error) {
 	steps, ahead, err := c.planPolicy(ctx, u)
 	if err != nil {
 		return u.refused(err)
 	}
+	pin, consent := slices.Contains(steps, policy.Step(policy.AuthValueStep{})), slices.ContainsFunc(steps, isSecret)
+	hidden := u.hide != (crypt{}) && !pin // by the HMAC session
 	var p *policySession
-	var auths []authorization
 	start := func(salt *loadedKey) (err error) {
 		ahead = ahead && c.policy != nil // the HMAC session may have taken its place
 		p, err = c.takePolicy(ctx, u.hash, salt)
 		return err
 	}
-	if slices.Contains(steps, policy.Step(policy.AuthValueStep{})) {
-		if err := c.withSRK(ctx, start); err != nil {
-			return err
-		}
-		auths = []authorization{{session: p.session, value: authValue(u.auth.Value), decrypt: u.hide.decrypt, encrypt: u.hide.encrypt}}
-	} else {
-		if u.hide != (crypt{}) {
-			if _, err := c.hmacSession(ctx); err != nil {
-				return err
-			}
-		}
-		if err := start(nil); err != nil {
-			return err
-		}
-		auths = []authorization{{session: p.session}}
-		if u.hide != (crypt{}) {
-			auths = append(auths, authorization{session: c.session, decrypt: u.hide.decrypt, encrypt: u.hide.encrypt})
-		}
+	switch {
+	case pin || consent:
+		err = c.withSRK(ctx, start)
+	case hidden:
+		_, err = c.hmacSession(ctx)
+	}
+	if err == nil && p == nil {
+		err = start(nil)
+	}
+	if err != nil {
+		return err
 	}
 	defer func() {
 		switch {
@@ -99,6 +94,22 @@ func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]au
 			c.end(ctx, p.session)
 		}
 	}()
+	auths := []authorization{{session: p.session}}
+	if pin {
+		auths[0].value, auths[0].decrypt, auths[0].encrypt = authValue(u.auth.Value), u.hide.decrypt, u.hide.encrypt
+	}
+	if hidden {
+		s, err := c.hmacSession(ctx)
+		if err != nil {
+			return err
+		}
+		auths = append(auths, authorization{session: s, decrypt: u.hide.decrypt, encrypt: u.hide.encrypt})
+	}
+	if consent {
+		if err := c.prove(ctx, p.session); err != nil {
+			return err
+		}
+	}
 	if !ahead {
 		for _, step := range steps {
 			if err := c.policyStep(ctx, p.session, step); err != nil {

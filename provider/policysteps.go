@@ -53,13 +53,19 @@ func (c *connection) withPolicyIndex(ctx context.Context, h Handle, name []byte,
 	return c.asReader(ctx, x, func(by entity, auth authorization) error { return use(x, by, auth) })
 }
 
-// policySecret is TPM2_PolicySecret (Part 3, section 23.4) without nonce, expiration or policyRef.
+func isSecret(step policy.Step) bool {
+	_, is := step.(policy.SecretStep)
+	return is
+}
+
+// policySecret is TPM2_PolicySecret (Part 3, section 23.4) without expiration or policyRef. The session's nonceTPM, which the TPM compares,
+// ties the consent to the session that was started here: it was proven, and no other one has that nonce.
 func (c *connection) policySecret(ctx context.Context, s *session, step policy.SecretStep) error {
 	return c.asHierarchy(ctx, step.Hierarchy, c.tpm.given(step.Hierarchy), func(auth authorization) error {
-		p := put2B(nil, nil) // nonceTPM
-		p = put2B(p, nil)    // cpHashA
-		p = put2B(p, nil)    // policyRef
-		p = put32(p, 0)      // expiration
+		p := put2B(nil, s.nonceTPM)
+		p = put2B(p, nil) // cpHashA
+		p = put2B(p, nil) // policyRef
+		p = put32(p, 0)   // expiration
 		_, err := c.run(ctx, command{
 			code:   tpm2.TPMCCPolicySecret,
 			in:     []entity{permanent(step.Hierarchy), permanent(s.handle)},

@@ -72,6 +72,7 @@ var responseCodes = map[tpm2.TPMRC]responseCode{
 	tpm2.TPMRCKDF:        {"TPM_RC_KDF", ErrUnsupported},
 	tpm2.TPMRCRange:      {"TPM_RC_RANGE", nil},
 	tpm2.TPMRCAuthFail:   {"TPM_RC_AUTH_FAIL", ErrAuth},
+	tpm2.TPMRCNonce:      {"TPM_RC_NONCE", ErrIntegrity},
 	tpm2.TPMRCScheme:     {"TPM_RC_SCHEME", ErrWrongUse},
 	tpm2.TPMRCSize:       {"TPM_RC_SIZE", nil},
 	tpm2.TPMRCSymmetric:  {"TPM_RC_SYMMETRIC", ErrUnsupported},

@@ -35,6 +35,7 @@ type session struct {
 	reused      bool // continueSession: the TPM keeps it after use
 	policy      bool
 	authValue   bool // a policy session in which TPM2_PolicyAuthValue ran
+	proven      bool // a salted session in which the TPM answered: nobody else's has this handle and this nonceTPM
 }
 
 // roll takes a fresh nonceCaller, as each use of a session needs one.
@@ -116,6 +117,23 @@ func (c *connection) hmacSession(ctx context.Context) (*session, error) {
 	}
 	c.session.reused = true
 	return c.session, nil
+}
+
+// prove has the TPM answer in a salted session, if it did not yet: whoever sits between might have given the handle of a session of
+// their own as the new one's.
+func (c *connection) prove(ctx context.Context, s *session) error {
+	if s.proven {
+		return nil
+	}
+	_, err := c.run(ctx, command{
+		code:   tpm2.TPMCCGetRandom,
+		auths:  []authorization{{session: s, encrypt: true}},
+		params: put16(nil, randomChunk),
+	})
+	if isCode(err, tpm2.TPMRCAuthFail) || isCode(err, tpm2.TPMRCBadAuth) {
+		return fmt.Errorf("%w: the session is not the one that was started: %v", ErrIntegrity, err)
+	}
+	return err
 }
 
 func (a *authorization) attributes() (attrs byte) {
