@@ -166,7 +166,10 @@ func (t *Token) compareStored(ctx context.Context, e Entry, d Declared) (there b
 	case e.EmptyAuth:
 		auth = authEmpty
 	}
-	differences := describeDifferences(e.Object.Public, d)
+	differences := append(describeDifferences(e.Object.Public, d), knownElsewhere(e.Object.Public)...)
+	if auth == authEmpty && t.HasPIN() {
+		differences = append(differences, "it does without the token's PIN, and what is declared takes it")
+	}
 	if difference := policyDifference(e.Object.Public, d.Policy, auth, t.storedState(ctx, e.Policy)); difference != "" {
 		differences = append(differences, difference)
 	}
@@ -234,16 +237,10 @@ func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Publ
 
 // knownElsewhere says why a key may be known outside of the TPM: then it is not the key that a declaration asks for.
 func knownElsewhere(public provider.Public) []string {
-	var list []string
-	attributes := public.Attributes()
-	for name, set := range map[string]bool{
-		"fixedTPM": attributes.FixedTPM, "fixedParent": attributes.FixedParent, "sensitiveDataOrigin": attributes.SensitiveDataOrigin,
-	} {
-		if !set {
-			list = append(list, fmt.Sprintf("it may be known outside of this TPM (%s is clear)", name))
-		}
+	list := public.Exposed()
+	for i, name := range list {
+		list[i] = fmt.Sprintf("it may be known outside of this TPM (%s is clear)", name)
 	}
-	slices.Sort(list)
 	return list
 }
 

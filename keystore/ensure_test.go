@@ -217,8 +217,20 @@ func TestATokenWithAPINDoesNotAdoptWhatItCannotOpen(t *testing.T) {
 	conflicts(t, token, d, "lost")
 }
 
+// Who can write to a store cannot put a key that needs no PIN in the place of a declared one.
+func TestEnsureTakesNoKeyThatDoesWithoutThePIN(t *testing.T) {
+	t.Parallel()
+	s := tpmStore(t)
+	token := s.initialized(t, "user pin", "so pin")
+	must(t, token.Login(ctx, User, pin("user pin")))
+	d := declared()
+	_, err := token.CreateKey(ctx, KeySpec{Label: d.Label, Type: d.Type, Use: d.Use, Handle: d.Handle, NoPIN: true})
+	must(t, err)
+	conflicts(t, token, d, "it does without the token's PIN")
+}
+
 // A private key that came from a file may still be in it: it is not what a declaration asks for.
-func TestEnsureAdoptsNoKeyThatMayBeKnownOutside(t *testing.T) {
+func TestEnsureTakesNoKeyThatMayBeKnownOutside(t *testing.T) {
 	t.Parallel()
 	s := tpmStore(t)
 	token := s.initialized(t, "", "")
@@ -228,12 +240,17 @@ func TestEnsureAdoptsNoKeyThatMayBeKnownOutside(t *testing.T) {
 	d.Type, d.Policy = provider.P256, policy.Policy{}
 	_, err = token.ImportKey(ctx, key, KeySpec{Label: d.Label, Use: d.Use, Handle: d.Handle})
 	must(t, err)
+	refused := func() {
+		t.Helper()
+		for _, attribute := range []string{"fixedTPM", "fixedParent", "sensitiveDataOrigin"} {
+			conflicts(t, token, d, attribute+" is clear")
+		}
+	}
+	refused() // though the store calls it what is declared
 	_ = token.TPM().Close()
 	s.empty(t)
 	token = s.initialized(t, "", "")
-	for _, attribute := range []string{"fixedTPM", "fixedParent", "sensitiveDataOrigin"} {
-		conflicts(t, token, d, attribute+" is clear")
-	}
+	refused()
 	if len(labels(t, token)) != 0 {
 		t.Error("it was adopted")
 	}

@@ -102,6 +102,21 @@ func (p Public) Name() Name { return bytes.Clone(p.name) }
 // Attributes are the object's attributes.
 func (p Public) Attributes() tpm2.TPMAObject { return p.area.ObjectAttributes }
 
+// Exposed says why the object's secret may be known outside of its TPM: which of fixedTPM, fixedParent and sensitiveDataOrigin are
+// clear, none of an object that was made in its TPM and stays there.
+func (p Public) Exposed() (attributes []string) {
+	a := p.Attributes()
+	for _, bit := range []struct {
+		set  bool
+		name string
+	}{{a.FixedParent, "fixedParent"}, {a.FixedTPM, "fixedTPM"}, {a.SensitiveDataOrigin, "sensitiveDataOrigin"}} {
+		if !bit.set {
+			attributes = append(attributes, bit.name)
+		}
+	}
+	return attributes
+}
+
 // AuthPolicy is the policy digest, empty without policy.
 func (p Public) AuthPolicy() []byte { return bytes.Clone(p.area.AuthPolicy.Buffer) }
 
