@@ -76,8 +76,14 @@ func (s *session) unwrapper(o *object, c config.KMS) (u *kms.Unwrapper, done fun
 	if err != nil {
 		return nil, nil, err
 	}
-	made, err := attested.Unwrapper(service, c, attested.Recipient{Key: key, TPM: s.slot.token.TPM()})
+	r, err := attested.Stored(s.lib.ctx, s.slot.token.TPM(), o.entry.Object, key)
 	if err != nil {
+		key.Close()
+		return nil, nil, err
+	}
+	made, err := attested.Unwrapper(service, c, r)
+	if err != nil {
+		key.Close()
 		return nil, nil, err
 	}
 	if c.CacheFor > 0 {
@@ -159,5 +165,9 @@ func (s *session) recipient(c config.KMS) (r attested.Recipient, done func(), er
 	if err != nil {
 		return r, nil, err
 	}
-	return attested.Recipient{Key: key, TPM: s.slot.token.TPM()}, func() { key.Close() }, nil
+	if r, err = attested.Stored(s.lib.ctx, s.slot.token.TPM(), found.Entry.Object, key); err != nil {
+		key.Close()
+		return r, nil, err
+	}
+	return r, func() { key.Close() }, nil
 }

@@ -107,7 +107,7 @@ var nextStep = []struct {
 	{kms.ErrKeyState, "`aws kms describe-key` shows it: a symmetric key that is enabled is needed"},
 	{kms.ErrDocumentExpired, "make a fresh document; if this one is fresh, set the machine's clock"},
 	{kms.ErrDocument, "make a fresh one for an RSA key on an EC2 instance with NitroTPM, with `tpm2-p11 attest document --public-key KEY`"},
-	{kms.ErrRecipientKey, "make one with `tpm2-p11 key create recipient --use decrypt`"},
+	{kms.ErrRecipientKey, makeRecipient},
 	{kms.ErrPlaintext, "whatever is at this endpoint does not work as KMS does: do not use it"},
 	{kms.ErrAnswer, "ask again; if it stays so, look at what stands between this machine and KMS"},
 	{kms.ErrEndpoint, "set endpoint in the configuration's [kms] to https://…; plain_http = true allows http to this machine"},

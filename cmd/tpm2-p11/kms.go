@@ -120,6 +120,8 @@ func (r *recipientFlags) key(c config.KMS) string {
 	return c.Recipient
 }
 
+const makeRecipient = "make one with `tpm2-p11 key create recipient --use decrypt`"
+
 // withKey does something with a recipient that is a key of the store.
 func (a *app) withKey(ctx context.Context, name string, pin pinSource, do func(attested.Recipient) error) error {
 	k, err := a.find(name)
@@ -128,11 +130,18 @@ func (a *app) withKey(ctx context.Context, name string, pin pinSource, do func(a
 	}
 	if attributes := k.entry.Object.Public.Attributes(); !attributes.Decrypt {
 		return withHint(fmt.Errorf("recipient key %q: %w: it does not decrypt", k.entry.Label, provider.ErrWrongUse),
-			"make one with `tpm2-p11 key create recipient --use decrypt`")
+			makeRecipient)
 	}
 	k.pin = k.pinOf(pin)
 	return a.use(ctx, k, func(key *signer.Key) error {
-		return do(attested.Recipient{Key: key, TPM: k.token.TPM()})
+		r, err := attested.Stored(ctx, k.token.TPM(), k.entry.Object, key)
+		if errors.Is(err, kms.ErrRecipientKey) {
+			err = withHint(err, makeRecipient)
+		}
+		if err != nil {
+			return err
+		}
+		return do(r)
 	})
 }
 

@@ -6,7 +6,9 @@ package attested
 import (
 	"context"
 	"crypto"
+	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/attest"
 	"github.com/tpm2-p11/tpm2-p11/config"
@@ -14,10 +16,23 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// Recipient is a key that answers of KMS are closed for.
+// Recipient is a key that answers of KMS are closed for; Stored and Ephemeral give one that its TPM alone knows.
 type Recipient struct {
 	Key crypto.Decrypter // RSA, for OAEP with SHA-256, like signer.Key; it stays its owner's to close
 	TPM *provider.TPM    // that has the key, and is asked for documents
+}
+
+// Stored is a recipient whose key was made in the TPM before and is kept there or wrapped: kms.ErrRecipientKey for one that may be known
+// outside of the TPM, as KMS would answer whoever knows it, and an error of the TPM's for an object that it does not take. key uses
+// the object.
+func Stored(ctx context.Context, tpm *provider.TPM, object provider.Object, key crypto.Decrypter) (Recipient, error) {
+	if exposed := object.Public.Exposed(); len(exposed) > 0 {
+		return Recipient{}, fmt.Errorf("%w: %w: it may be known outside of this TPM (%s is clear)", kms.ErrRecipientKey, provider.ErrWrongUse, strings.Join(exposed, ", "))
+	}
+	if err := tpm.Check(ctx, object); err != nil { // what a file says of it may not be so
+		return Recipient{}, fmt.Errorf("the recipient key: %w", err)
+	}
+	return Recipient{Key: key, TPM: tpm}, nil
 }
 
 // Document asks the recipient's TPM for a fresh attestation document with its public key.

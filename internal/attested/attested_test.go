@@ -107,6 +107,42 @@ func TestAKeyForOneRequestDoesNothingElse(t *testing.T) {
 	}
 }
 
+// KMS answers whoever knows the recipient key: one that was brought into the TPM is none, and neither is one of which a file says that
+// it was made there.
+func TestAKeyThatIsKnownElsewhereIsNoRecipient(t *testing.T) {
+	t.Parallel()
+	tpm := open(t, tpmtest.Start(t).Address())
+	use := provider.Template{Type: provider.RSA2048, Use: provider.Use{Decrypt: true}}
+	own, err := tpm.CreateKey(t.Context(), use, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	imported, err := tpm.ImportKey(t.Context(), secret, use, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pretended := imported
+	area := imported.Public.Marshal()
+	copy(area[4:8], own.Public.Marshal()[4:8]) // the attributes
+	if pretended.Public, err = provider.ParsePublic(area); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		object provider.Object
+		want   error
+	}{
+		"made here": {own, nil}, "imported": {imported, kms.ErrRecipientKey}, "imported, and called made here": {pretended, provider.ErrWrongTPM},
+	} {
+		if r, err := attested.Stored(t.Context(), tpm, c.object, secret); !errors.Is(err, c.want) || (err == nil) != (r.TPM == tpm) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // ecKey is a key that KMS cannot close an answer for.
 type ecKey struct{ *ecdsa.PrivateKey }
 
