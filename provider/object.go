@@ -112,14 +112,8 @@ func (l *link) warnEvicted(h Handle) {
 // make another at its handle.
 const proofAge = time.Second
 
-// proofDue tells whether a signature is to show again that the key at a handle is the one that is meant; it counts as if it did.
-func (c *connection) proofDue(h Handle) bool {
-	if h == 0 || time.Since(c.shown[h]) < proofAge {
-		return false
-	}
-	c.shown[h] = time.Now()
-	return true
-}
+// proofDue tells whether a signature is to show again that the key at a handle is the one that is meant.
+func (c *connection) proofDue(h Handle) bool { return h != 0 && time.Since(c.shown[h]) >= proofAge }
 
 // checkName makes sure, once for each handle and connection, that a persistent object is the one that is meant.
 func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {

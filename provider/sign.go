@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"math/big"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -53,16 +54,20 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 		return nil, a.wrap("sign with key", err)
 	}
 	var signature []byte
-	prove := false
+	proven := false
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
-			signature, err = c.sign(ctx, object, auths, key, s, h, digest)
-			prove = c.proofDue(o.Handle)
+			if signature, err = c.sign(ctx, object, auths, key, s, h, digest); err != nil || !c.proofDue(o.Handle) {
+				return err
+			}
+			if err = t.verifySignature(key, s, h, digest, signature, true); err == nil {
+				proven, c.shown[o.Handle] = true, time.Now()
+			}
 			return err
 		})
 	})
-	if err == nil { // the next one has its turn meanwhile
-		if err = t.verifySignature(key, s, h, digest, signature, prove); err != nil {
+	if err == nil && !proven { // the next one has its turn meanwhile
+		if err = t.verifySignature(key, s, h, digest, signature, false); err != nil {
 			t.suspect.Store(true)
 		}
 	}

@@ -195,8 +195,12 @@ func TestAKeyInAnothersPlaceDoesNotSignForLong(t *testing.T) {
 	if err := sign(); err != nil {
 		t.Fatal(err)
 	}
-	b.wire.Inject(faulttpm.Always(ccSign).Do(faulttpm.Flip(20))) // as good as another key's
 	provider.Age(b.TPM, time.Second)
+	b.wire.Inject(faulttpm.Always(ccSign).Do(faulttpm.Answer(0x101)))
+	if err := sign(); !errors.Is(err, provider.ErrFailure) { // which shows nothing of the key
+		t.Errorf("a TPM that fails: %v", err)
+	}
+	b.wire.Inject(faulttpm.Always(ccSign).Do(faulttpm.Flip(20))) // as good as another key's
 	if err := sign(); !errors.Is(err, provider.ErrIntegrity) {
 		t.Errorf("a second later: %v", err)
 	}
