@@ -48,6 +48,7 @@ func TestAnOperationEndsWithThePermission(t *testing.T) {
 	w.make(keystore.KeySpec{Label: "mail", Type: provider.RSA2048, Use: provider.Use{Decrypt: true}, Wrapped: true})
 	w.create(owner, secretTemplate(CKK_GENERIC_SECRET, onToken, label("mac"), Attribute{CKA_VALUE, make([]byte, 32)})...)
 	w.aes(owner, make([]byte, 32), onToken, label("disk"))
+	time.Sleep(settled)
 
 	var withdrawn atomic.Bool
 	guard := func(_, _, purpose string) bool { return purpose != "manage" && !withdrawn.Load() }
