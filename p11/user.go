@@ -18,17 +18,6 @@ type User struct {
 // NewUser is a user who gave no wrong PIN.
 func NewUser() *User { return &User{turn: make(chan struct{}, 1), wrong: map[string]uint32{}} }
 
-// Blamed tells whether a TPM may still count a wrong PIN of the user's, or is being given one: a new User would forgive it.
-func (u *User) Blamed() bool {
-	select {
-	case u.turn <- struct{}{}:
-		defer func() { <-u.turn }()
-		return len(u.wrong) > 0
-	default:
-		return true
-	}
-}
-
 // mayTry refuses a PIN where another wrong one would be more than the user's share; the turn is the caller's.
 func (u *User) mayTry(ctx context.Context, t *provider.TPM) error {
 	mine := u.wrong[t.String()]

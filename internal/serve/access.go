@@ -47,12 +47,9 @@ func credentials(conn *net.UnixConn) (peer, error) {
 	return peer{pid: int(cred.Pid), uid: cred.Uid, groups: []uint32{cred.Gid}}, nil
 }
 
-// peerOf asks the system's files too, for the groups that the user is in besides.
-func peerOf(conn *net.UnixConn) (peer, error) {
-	p, err := credentials(conn)
-	if err != nil {
-		return peer{}, err
-	}
+// inAllGroups asks the system's files too, for the groups that the user is in besides.
+func (p peer) inAllGroups() peer {
+	p.groups = slices.Clip(p.groups)
 	if u, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		ids, _ := u.GroupIds()
 		for _, id := range ids {
@@ -61,7 +58,7 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 			}
 		}
 	}
-	return p, nil
+	return p
 }
 
 // errNoAccess is for a peer that may use nothing.

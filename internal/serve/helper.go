@@ -58,11 +58,13 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 				log.Warn("a connection was refused", "reason", err.Error())
 				return
 			}
-			var about []any
-			if who, err := credentials(client); err == nil {
-				about = who.attributes()
+			named := func(log *slog.Logger) *slog.Logger {
+				if who, err := credentials(client); err == nil {
+					return log.With(who.attributes()...)
+				}
+				return log
 			}
-			newClient(client, p11.NewForked(source.OpenFor(about...), host), defaultTerms, log.With(about...)).serve()
+			newClient(client, p11.NewForked(source.OpenFor(named), host), defaultTerms, named(log)).serve()
 		})
 	}
 }

@@ -174,7 +174,7 @@ func TestPace(t *testing.T) {
 	t.Parallel()
 	p := newPace(1)
 	for range 2 {
-		if !p.wait(t.Context()) || p.owes() {
+		if !p.wait(t.Context()) {
 			t.Error("a burst is delayed")
 		}
 	}
@@ -183,7 +183,7 @@ func TestPace(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if !p.owes() || p.wait(ended) {
+	if p.spares() || p.wait(ended) {
 		t.Error("the pace is not kept")
 	}
 	if none := newPace(0); !none.wait(t.Context()) || none.wait(ended) {

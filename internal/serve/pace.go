@@ -25,29 +25,13 @@ func newPace(perSecond int) *pace {
 	return &pace{every: time.Second / time.Duration(perSecond)}
 }
 
-// owes tells whether the pace was outrun lately: a new one would forgive it.
-func (p *pace) owes() bool {
-	if p == nil {
-		return false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.next.After(time.Now())
-}
-
 // wait waits for one call's turn; false when ctx ended.
 func (p *pace) wait(ctx context.Context) bool {
 	if p == nil {
 		return ctx.Err() == nil
 	}
 	now := time.Now()
-	p.mu.Lock()
-	if earliest := now.Add(-burst); p.next.Before(earliest) {
-		p.next = earliest
-	}
-	turn := p.next
-	p.next = p.next.Add(p.every)
-	p.mu.Unlock()
+	turn, _ := p.turn(now, true)
 	if !turn.After(now) {
 		return ctx.Err() == nil
 	}
@@ -59,4 +43,25 @@ func (p *pace) wait(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// spares tells whether a call may be at once, and if so counts it.
+func (p *pace) spares() bool {
+	_, now := p.turn(time.Now(), false)
+	return now
+}
+
+// turn is when the next call may be, and whether that is now. It is counted if it is now, or waits.
+func (p *pace) turn(now time.Time, waits bool) (turn time.Time, isNow bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if earliest := now.Add(-burst); p.next.Before(earliest) {
+		p.next = earliest
+	}
+	turn = p.next
+	isNow = !turn.After(now)
+	if isNow || waits {
+		p.next = p.next.Add(p.every)
+	}
+	return turn, isNow
 }

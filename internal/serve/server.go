@@ -21,6 +21,10 @@ const (
 	// maxStrangers is how many clients without access are told so at once, and strangerPatience how long they may take over asking.
 	maxStrangers     = 64
 	strangerPatience = time.Second
+	// decisionAge is for how long it is known what a user may do. However often somebody connects, nobody waits for the system's files
+	// and the log meanwhile. maxDecisions is of how many users it is.
+	decisionAge  = time.Second
+	maxDecisions = 1024
 )
 
 // Server answers whoever connects to a socket and may use keys.
@@ -29,11 +33,12 @@ type Server struct {
 	metrics *Metrics
 	log     *slog.Logger
 
-	mu      sync.Mutex // guards what follows
-	config  config.Config
-	clients map[*client]*rights
-	users   map[uint32]*usage
-	wait    sync.WaitGroup
+	mu        sync.Mutex // guards what follows
+	config    config.Config
+	decisions map[identity]decision
+	clients   map[*client]*rights
+	users     map[uint32]*usage // all that were let in once
+	wait      sync.WaitGroup
 
 	strangers chan struct{} // one for each that is told so
 }
@@ -44,6 +49,18 @@ type usage struct {
 	pace    *pace
 	rate    int // that the pace is for
 	pins    *p11.User
+	lines   *lines
+}
+
+// identity is what a decision goes by.
+type identity struct{ uid, group uint32 }
+
+// decision is what the configuration lets a user do.
+type decision struct {
+	groups []uint32
+	guard  p11.Guard
+	err    error // errNoAccess
+	until  time.Time
 }
 
 // rights are what a client may do, as the configuration says now.
@@ -56,7 +73,8 @@ type rights struct {
 func NewServer(c config.Config, metrics *Metrics, log *slog.Logger) *Server {
 	s := &Server{
 		config: c, metrics: metrics, log: log,
-		clients: make(map[*client]*rights), users: make(map[uint32]*usage), strangers: make(chan struct{}, maxStrangers),
+		decisions: make(map[identity]decision), clients: make(map[*client]*rights), users: make(map[uint32]*usage),
+		strangers: make(chan struct{}, maxStrangers),
 	}
 	tellUnknown(c, log)
 	var options []provider.Option
@@ -80,6 +98,7 @@ func (s *Server) Reload(c config.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config = c
+	clear(s.decisions)
 	for client, r := range s.clients {
 		guard, err := guardFor(c, r.peer)
 		if err != nil {
@@ -128,18 +147,21 @@ func pause(ctx context.Context, d time.Duration) {
 
 // welcome begins to serve a connection, or says in the log why not.
 func (s *Server) welcome(conn *net.UnixConn) {
-	who, err := peerOf(conn)
+	who, err := credentials(conn)
 	if err != nil {
 		s.log.Warn("a client was refused", "reason", err.Error())
 		conn.Close()
 		return
 	}
-	log := s.log.With(who.attributes()...)
-	c, err := s.admit(conn, who, log)
+	s.serve(conn, who)
+}
+
+func (s *Server) serve(conn *net.UnixConn, who peer) {
+	c, err := s.admit(conn, who)
 	if err != nil {
-		log.Warn("a client was refused", "reason", err.Error())
 		var why refusal
 		if errors.As(err, &why) {
+			why.log.Warn("a client was refused", "reason", err.Error())
 			s.metrics.refused(why.reason)
 		}
 		if errors.Is(err, errNoAccess) {
@@ -156,11 +178,7 @@ func (s *Server) welcome(conn *net.UnixConn) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.clients, c)
-		if u := s.users[who.uid]; u.clients > 1 || u.pace.owes() || u.pins.Blamed() {
-			u.clients--
-		} else {
-			delete(s.users, who.uid)
-		}
+		s.users[who.uid].clients--
 	})
 }
 
@@ -186,31 +204,58 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 	})
 }
 
-// refusal is why a client is not served, and its reason among the metrics.
+// refusal is why a client is not served, its reason among the metrics, and the log that takes it.
 type refusal struct {
 	error
 	reason string
+	log    *slog.Logger
 }
 
 func (r refusal) Unwrap() error { return r.error }
 
-func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client, error) {
+// decide gives what the configuration lets a peer do, and the peer with all its groups. known tells that it was so a moment ago; s.mu is
+// held.
+func (s *Server) decide(who *peer) (guard p11.Guard, known bool, err error) {
+	id := identity{who.uid, who.groups[0]}
+	d, known := s.decisions[id]
+	if now := time.Now(); !known || !now.Before(d.until) {
+		known = false
+		all := who.inAllGroups()
+		d = decision{groups: all.groups, until: now.Add(decisionAge)}
+		d.guard, d.err = guardFor(s.config, all)
+		if len(s.decisions) >= maxDecisions {
+			clear(s.decisions)
+		}
+		s.decisions[id] = d
+	}
+	who.groups = d.groups
+	return d.guard, known, d.err
+}
+
+func (s *Server) admit(conn *net.UnixConn, who peer) (*client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	guard, err := guardFor(s.config, who)
+	guard, known, err := s.decide(&who)
 	if err != nil {
-		return nil, refusal{err, "access"}
+		log := s.log.With(who.attributes()...)
+		if known { // and told
+			log = slog.New(slog.DiscardHandler)
+		}
+		return nil, refusal{err, "access", log}
 	}
 	limits := s.config.Limits
 	u := s.users[who.uid]
 	if u == nil {
-		u = &usage{pins: p11.NewUser()}
+		u = &usage{pins: p11.NewUser(), lines: newLines()}
+		s.users[who.uid] = u
 	}
+	named := func(log *slog.Logger) *slog.Logger { return u.lines.of(log).With(who.attributes()...) }
+	log := named(s.log)
 	switch {
 	case len(s.clients) >= limits.Clients:
-		return nil, refusal{fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), "clients"}
+		return nil, refusal{fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), "clients", log}
 	case u.clients >= limits.ClientsPerUser:
-		return nil, refusal{fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), "clients_per_user"}
+		return nil, refusal{fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), "clients_per_user", log}
 	}
 	if u.rate != limits.CallsPerSecond {
 		u.pace, u.rate = newPace(limits.CallsPerSecond), limits.CallsPerSecond
@@ -218,10 +263,9 @@ func (s *Server) admit(conn *net.UnixConn, who peer, log *slog.Logger) (*client,
 	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
 	r := &rights{peer: who}
 	r.guard.Store(&guard)
-	app := p11.NewServed(s.source.OpenFor(who.attributes()...), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions, u.pins)
+	app := p11.NewServed(s.source.OpenFor(named), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions, u.pins)
 	c := newClient(conn, app, t, log)
 	s.clients[c] = r
-	s.users[who.uid] = u
 	u.clients++
 	return c, nil
 }

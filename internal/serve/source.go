@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"log/slog"
 	"reflect"
 	"sync"
 
@@ -27,13 +28,13 @@ func NewSource(load func() (config.Config, error), shared bool, options ...provi
 	return &Source{load: load, shared: shared, options: options}
 }
 
-// OpenFor gives a function that gives the tokens as one client has them, which is told about in each line of their log. Closing them is
+// OpenFor gives a function that gives the tokens as one client has them, with a log that is made of the configuration's. Closing them is
 // the client's affair.
-func (s *Source) OpenFor(about ...any) func() (*tokens.Set, error) {
-	return func() (*tokens.Set, error) { return s.open(about) }
+func (s *Source) OpenFor(logger func(*slog.Logger) *slog.Logger) func() (*tokens.Set, error) {
+	return func() (*tokens.Set, error) { return s.open(logger) }
 }
 
-func (s *Source) open(about []any) (*tokens.Set, error) {
+func (s *Source) open(logger func(*slog.Logger) *slog.Logger) (*tokens.Set, error) {
 	c, err := s.load()
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (s *Source) open(about []any) (*tokens.Set, error) {
 		}
 		s.current = set
 	}
-	return s.current.Again(about...)
+	return s.current.Again(logger(s.current.Logger))
 }
 
 // Close closes the TPMs.

@@ -9,10 +9,10 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
-// Again opens the same tokens for another application: logins are its own, TPMs and their queues are shared. Its log
-// says more about each line, as slog.Logger.With does. Closing what it gives closes no TPM.
-func (s *Set) Again(about ...any) (*Set, error) {
-	again := &Set{Config: s.Config, Logger: s.Logger.With(about...)}
+// Again opens the same tokens for another application: logins and log are its own, TPMs and their queues are shared. Closing what it
+// gives closes no TPM.
+func (s *Set) Again(log *slog.Logger) (*Set, error) {
+	again := &Set{Config: s.Config, Logger: log}
 	for i, t := range s.Tokens {
 		token, err := keystore.Open(again.options(s.Config.Tokens[i], t.TPM()))
 		if err != nil {

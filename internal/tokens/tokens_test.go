@@ -268,7 +268,7 @@ store = "good"
 	if k, err := s.Find(web, nil); err != nil || k.Token != good {
 		t.Errorf("when the key is in the good store: %v, %v", k, err)
 	}
-	again, err := s.Again()
+	again, err := s.Again(s.Logger)
 	if err != nil || len(again.Tokens) != 2 {
 		t.Errorf("for another application: %v", err)
 	}

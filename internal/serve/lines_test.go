@@ -1,0 +1,126 @@
+package serve
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/config"
+	"github.com/tpm2-p11/tpm2-p11/p11"
+)
+
+// Whose calls fail by the thousand fills no log: some lines are written, then ten a second, and they tell how many are missing. Another
+// user's are all there.
+func TestLinesOfOneUserAreNotMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &journal{}
+		greedy, modest := newLines(), newLines()
+		told := func() (n int) {
+			t.Helper()
+			before := len(log.String())
+			for range 1000 {
+				greedy.of(log.logger()).With("client", 7).Warn("it failed")
+			}
+			return strings.Count(log.String()[before:], "it failed")
+		}
+		if n := told(); n < 10 || n > 30 || strings.Contains(log.String(), "left_out") {
+			t.Errorf("%d lines are written at once", n)
+		}
+		modest.of(log.logger()).Warn("the other one's")
+		greedy.of(log.logger()).Info("what was asked for")
+		time.Sleep(time.Second)
+		if n := told(); n != 10 {
+			t.Errorf("%d lines are written in a second", n)
+		}
+		for _, want := range []string{"the other one's", "what was asked for", "client=7 left_out=9"} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("%q is not in\n%s", want, log)
+			}
+		}
+	})
+}
+
+// serverFor is a server of nothing but a configuration.
+func serverFor(t *testing.T, c config.Config) (*Server, *journal) {
+	t.Helper()
+	log := &journal{}
+	s := NewServer(c, nil, log.logger())
+	t.Cleanup(func() {
+		s.stop()
+		s.source.Close()
+	})
+	return s, log
+}
+
+// What a user may do is looked up once a second, and anew when the configuration was read again.
+func TestDecisionsAreKeptForASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := serverFor(t, config.Default())
+		decided := func(wantKnown, wantAccess bool) {
+			t.Helper()
+			who := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_002}}
+			if _, known, err := s.decide(&who); known != wantKnown || (err == nil) != wantAccess {
+				t.Errorf("known %t, %v; want %t, access %t", known, err, wantKnown, wantAccess)
+			}
+		}
+		decided(false, false)
+		decided(true, false)
+		time.Sleep(decisionAge)
+		decided(false, false)
+		c := config.Default()
+		c.Access = []config.Access{{Groups: []string{"4000000002"}, Purposes: []string{"sign"}}}
+		s.Reload(c)
+		decided(false, true)
+		decided(true, true)
+		other := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_003}}
+		if _, known, err := s.decide(&other); known || err == nil {
+			t.Errorf("the same user in another group: known %t, %v", known, err)
+		}
+		s.Reload(config.Default())
+		decided(false, false)
+		for uid := range uint32(2 * maxDecisions) {
+			_, _, _ = s.decide(&peer{uid: 3_000_000_000 + uid, groups: []uint32{0}})
+		}
+		if n := len(s.decisions); n > maxDecisions {
+			t.Errorf("%d decisions are kept", n)
+		}
+	})
+}
+
+// A stranger who connects again and again is told so each time, and the log at most once a second.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	s, log := serverFor(t, config.Default())
+	began := time.Now()
+	const times = 50
+	for range times {
+		ours, theirs := pair(t, unix.SOCK_STREAM)
+		conn, err := net.FileConn(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs.Close()
+		client, err := net.FileConn(ours)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours.Close()
+		s.serve(conn.(*net.UnixConn), peer{pid: 7, uid: 4_000_000_001, groups: []uint32{4_000_000_002}})
+		r := &raw{t: t, Conn: client}
+		r.answered(p11.CKR_FUNCTION_REJECTED, initialize, 0)
+		client.Close()
+	}
+	most := 1 + int(time.Since(began)/decisionAge)
+	if n := strings.Count(log.String(), "a client was refused"); n < 1 || n > most {
+		t.Errorf("%d of %d refusals are logged, want %d at most:\n%s", n, times, most, log)
+	}
+	if !strings.Contains(log.String(), "user=4000000001") {
+		t.Errorf("the log does not tell whose they are:\n%s", log)
+	}
+}
