@@ -275,6 +275,44 @@ func TestAnIndexRevokesForManyKeysAtOnce(t *testing.T) {
 	both(provider.ErrPolicy, "with a counter in the index's place")
 }
 
+// An index whose authValue is protected by the TPM is not guessed at: a policy that names one would lock everybody's PIN.
+func TestAnIndexIsNotReadByAGuessThatCounts(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	const index tpm2.TPMHandle = 0x01800020
+	value := []byte("12345678")
+	var name []byte
+	b.foreign(t, func(g goTPM) {
+		owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+		area := tpm2.New2B(tpm2.TPMSNVPublic{NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, Attributes: tpm2.TPMANV{OwnerWrite: true, AuthRead: true}, DataSize: 8})
+		if _, err := (tpm2.NVDefineSpace{AuthHandle: owner, Auth: tpm2.TPM2BAuth{Buffer: []byte("its own")}, PublicInfo: area}).Execute(g); err != nil {
+			t.Fatal(err)
+		}
+		there, err := tpm2.NVReadPublic{NVIndex: index}.Execute(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := tpm2.NVWrite{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: index, Name: there.NVName}, Data: tpm2.TPM2BMaxNVBuffer{Buffer: value}}
+		if _, err := write.Execute(g); err != nil {
+			t.Fatal(err)
+		}
+		if there, err = (tpm2.NVReadPublic{NVIndex: index}).Execute(g); err != nil { // the first write changed its Name
+			t.Fatal(err)
+		}
+		name = there.NVName.Buffer
+	})
+	p := b.bound(t, policy.NV{Index: index, Name: name, Op: tpm2.TPMEOEq, Value: value})
+	key := b.boundKey(t, p, "")
+	for range 2 {
+		if err := b.trySign(t.Context(), key, provider.Auth{Policy: p}); !errors.Is(err, provider.ErrWrongUse) {
+			t.Errorf("%v", err)
+		}
+	}
+	if n, err := b.Properties(t.Context()); err != nil || n.LockoutCounter != 0 {
+		t.Errorf("%d wrong guesses were counted, %v", n.LockoutCounter, err)
+	}
+}
+
 // An old approval ends when the counter that it names goes on.
 func TestACounterAgainstRollback(t *testing.T) {
 	t.Parallel()

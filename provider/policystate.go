@@ -162,15 +162,18 @@ func (c *connection) policyIndex(ctx context.Context, index Handle) (policy.NVIn
 	return policy.NVIndex{Name: x.name, Data: data}, err
 }
 
-// asReader calls use with who may read an index: anybody, by its empty authValue, or else the owner.
+// asReader calls use with who may read an index: anybody, by its empty authValue, where a guess at one that is not empty would not count
+// as a wrong PIN, or else the owner.
 func (c *connection) asReader(ctx context.Context, x nvIndex, use func(by entity, auth authorization) error) error {
 	switch attrs := x.area.Attributes; {
-	case attrs.AuthRead && (attrs.NoDA || !attrs.OwnerRead): // a guess at an authValue that is not empty would count otherwise
+	case attrs.AuthRead && attrs.NoDA:
 		return use(x.entity(), authorization{})
 	case attrs.OwnerRead:
 		return c.asHierarchy(ctx, tpm2.TPMRHOwner, c.tpm.ownerAuth, func(auth authorization) error {
 			return use(permanent(tpm2.TPMRHOwner), auth)
 		})
+	case attrs.AuthRead:
+		return fmt.Errorf("%w: %v is read by its own authorisation, and a wrong one would count as a wrong PIN: define it with no_da", ErrWrongUse, x)
 	}
 	return fmt.Errorf("%w: %v can be read by neither its own authorisation nor the owner's", ErrWrongUse, x)
 }
