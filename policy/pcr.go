@@ -90,6 +90,9 @@ func (p PCR) resolve(now State, force bool) (Node, error) {
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
+	if i := slices.IndexFunc(p.Indices(), resettable); i >= 0 && !force {
+		return nil, fmt.Errorf("PCR%d: %w: bind to a PCR that only a boot resets, or force it", p.Indices()[i], ErrResettable)
+	}
 	// Without a TPM a policy is as good as the values in it; with one the bank must answer.
 	var current map[uint][]byte
 	if p.open() || now.PCRs != nil {
@@ -110,9 +113,6 @@ func (p PCR) resolve(now State, force bool) (Node, error) {
 		if !force && i <= 7 && unmeasured(value) {
 			return nil, fmt.Errorf("%s PCR%d is all %02x: %w: bind to a bank that the firmware extends, or force it",
 				BankName(p.Bank), i, value[0], ErrUnmeasured)
-		}
-		if !force && resettable(i) {
-			return nil, fmt.Errorf("PCR%d: %w: bind to a PCR that only a boot resets, or force it", i, ErrResettable)
 		}
 		resolved.Values[i] = value
 	}

@@ -84,6 +84,18 @@ func TestResolveRefuses(t *testing.T) {
 	if _, err := (policy.Policy{Root: parse(t, "sha256:8-15,17-22")}).Resolve(pcrs(constant(0)), false); err != nil {
 		t.Errorf("PCRs that a boot need not extend: %v", err)
 	}
+	selected := map[uint][]byte{7: nil, 23: nil}
+	for name, pcr := range map[string]policy.PCR{
+		"a digest over the values": {Bank: tpm2.TPMAlgSHA256, Values: selected, Digest: make([]byte, 32)},
+		"a digest of their policy": {Bank: tpm2.TPMAlgSHA256, Values: selected, Policy: make([]byte, 32)},
+	} {
+		if _, err := (policy.Policy{Root: pcr}).Resolve(policy.State{}, false); !errors.Is(err, policy.ErrResettable) {
+			t.Errorf("%s, of a PCR of applications: %v", name, err)
+		}
+		if _, err := (policy.Policy{Root: pcr}).Resolve(policy.State{}, true); err != nil {
+			t.Errorf("%s, forced: %v", name, err)
+		}
+	}
 	if _, err := (policy.Policy{Root: zeroPCRs(tpm2.TPMAlgSHA256, 32, 7)}).Resolve(pcrs(machine), false); !errors.Is(err, policy.ErrUnmeasured) {
 		t.Errorf("zeros that were given: %v", err)
 	}
