@@ -74,6 +74,7 @@ func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
 		return c.send(ctx, cmd)
 	}
 	params := bytes.Clone(cmd.params) // which may be encrypted in place
+	defer clear(params)
 	for {
 		r, err := c.send(ctx, cmd)
 		full := isCode(err, tpm2.TPMRCObjectMemory) || isCode(err, tpm2.TPMRCObjectHandles) || isCode(err, tpm2.TPMRCMemory)
@@ -81,6 +82,6 @@ func (c *connection) run(ctx context.Context, cmd command) (*response, error) {
 			return r, err
 		}
 		c.makeRoom(ctx, len(c.kept)-1)
-		cmd.params = bytes.Clone(params)
+		copy(cmd.params, params)
 	}
 }
