@@ -254,9 +254,11 @@ static void hand_over(struct stream *s)
 {
 	struct waiter *w = s->waiters;
 
+	if (s->reading)
+		return;
 	while (w != NULL && !w->asleep)
 		w = w->next;
-	if (w != NULL && !s->reading)
+	if (w != NULL)
 		pthread_cond_signal(&w->changed);
 }
 

@@ -54,9 +54,9 @@ func stampOf(st *unix.Stat_t) stamp {
 	}
 }
 
-// glance is for how long files that did not change count as unchanged while their folder does not change: to replace a file, as this
+// looksLast is for how long files that did not change count as unchanged while their folder does not change: to replace a file, as this
 // package does, changes the folder, to write into one does not.
-const glance = time.Second
+const looksLast = time.Second
 
 // watch remembers that files were looked at. The zero watch remembers nothing. Safe for concurrent use.
 type watch struct {
@@ -70,7 +70,7 @@ func (w *watch) sure(f folder) bool {
 	w.mu.Lock()
 	folder, looked := w.folder, w.looked
 	w.mu.Unlock()
-	if !folder.exists() || time.Since(looked) > glance {
+	if !folder.exists() || time.Since(looked) > looksLast {
 		return false
 	}
 	var st unix.Stat_t

@@ -18,11 +18,11 @@ func TestAKeyInAStoreThatChangesIsReadAgain(t *testing.T) {
 		"it is deleted":     func(t *testing.T, s *store, e Entry) { must(t, os.Remove(filepath.Join(s.dir, e.ID+".pem"))) },
 		"its file is touched, and a second passes": func(t *testing.T, s *store, e Entry) {
 			must(t, os.Chtimes(filepath.Join(s.dir, e.ID+".json"), time.Time{}, time.Now()))
-			e.seen.watch.looked = time.Now().Add(-glance)
+			e.seen.watch.looked = time.Now().Add(-looksLast)
 		},
 		"its file is opened, and a second passes": func(t *testing.T, s *store, e Entry) {
 			must(t, os.Chmod(filepath.Join(s.dir, e.ID+".pem"), 0o660))
-			e.seen.watch.looked = time.Now().Add(-glance)
+			e.seen.watch.looked = time.Now().Add(-looksLast)
 		},
 		"the folder is opened": func(t *testing.T, s *store, _ Entry) { must(t, os.Chmod(s.dir, 0o777)) },
 		"the store goes":       func(t *testing.T, s *store, _ Entry) { must(t, os.RemoveAll(s.dir)) },

@@ -174,7 +174,7 @@ var wire = Section{
 		Row{
 			Fault: "a bit of an RSA signature is flipped", Name: "flipped signature", Use: Use{Key: "rsa"},
 			Begin: inject(faulttpm.Always(tpm2.TPMCCSign), faulttpm.Flip(20)),
-			After: "the signature was not returned: it could reveal the key. of ECDSA signatures one in a second is verified, or each where `verify_signatures = \"all\"` says so",
+			After: "the signature was not returned: it could reveal the key. Of ECDSA signatures one in a second is verified, or each where `verify_signatures = \"all\"` says so",
 			Shown: []string{"TestAnswersThatWereTamperedWith"},
 		}.as(forged),
 		Row{
