@@ -15,6 +15,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/attest"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tpmtest"
+	"github.com/tpm2-p11/tpm2-p11/internal/wiretap"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
@@ -425,6 +426,60 @@ func TestACredentialProvesThatAKAndEKAreInOneTPM(t *testing.T) {
 		if _, _, err := attest.MakeCredential(ek.Public, ak, make([]byte, n)); !errors.Is(err, attest.ErrTooLarge) {
 			t.Errorf("a secret of %d bytes: %v", n, err)
 		}
+	}
+}
+
+// What a credential proves by is seen by nobody between, and the endorsement hierarchy's authorisation is given where it has one.
+func TestACredentialIsOpenedUnseen(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	srk, err := h.ProvisionSRK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Release()
+	d, err := transport.Parse(h.machine.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := d.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.HierarchyChangeAuth{AuthHandle: tpm2.TPMRHEndorsement, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("privacy's")}}).Execute(sender{conn}); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	wire := wiretap.New(d)
+	tpm := provider.New(wire, provider.WithEndorsementAuth(secret.From([]byte("privacy's"))))
+	t.Cleanup(func() { tpm.Close() })
+	tpm.UseSRK(srk)
+	ak, err := tpm.AttestationKey(t.Context(), provider.AttestationKey{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof := sha256.Sum256([]byte("a secret"))
+	for _, kind := range []provider.KeyType{provider.RSA2048, provider.P256} {
+		ek, err := tpm.EndorsementKey(t.Context(), kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		credential, encrypted, err := attest.MakeCredential(ek.Public, ak, proof[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tpm.ActivateCredential(t.Context(), provider.AttestationKey{}, kind, credential, encrypted)
+		if err != nil || !bytes.Equal(got, proof[:]) {
+			t.Errorf("%s: %x, %v", kind, got, err)
+		}
+		tpm.Release()
+		if _, err := h.ActivateCredential(t.Context(), provider.AttestationKey{}, kind, credential, encrypted); !errors.Is(err, provider.ErrHierarchyAuth) {
+			t.Errorf("%s, without the authorisation: %v", kind, err)
+		}
+		h.Release()
+	}
+	if wire.Saw(proof[:]) || wire.Saw([]byte("privacy's")) {
+		t.Error("a secret went over the wire")
 	}
 }
 

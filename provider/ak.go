@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
 // AttestationKey names an attestation key (AK): a restricted signing key, which signs only what the TPM itself says. It is
@@ -101,9 +102,14 @@ func (t *TPM) ActivateCredential(ctx context.Context, k AttestationKey, ek KeyTy
 	}
 	if err == nil {
 		err = t.do(ctx, func(ctx context.Context, c *connection) error {
+			s, err := c.consentSession(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.end(ctx, s)
 			return c.withPrimaryOf(ctx, "attestation key", k.Hierarchy, template, func(ak *loadedKey) error {
 				return c.withEK(ctx, profile, func(ek *loadedKey) (err error) {
-					value, err = c.activate(ctx, ak, ek, credential, secret)
+					value, err = c.activate(ctx, s, ak, ek, credential, secret)
 					return err
 				})
 			})
@@ -115,29 +121,32 @@ func (t *TPM) ActivateCredential(ctx context.Context, k AttestationKey, ek KeyTy
 	return value, nil
 }
 
-// activate is TPM2_ActivateCredential; the EK wants its profile's policy, TPM2_PolicySecret of the endorsement hierarchy.
-func (c *connection) activate(ctx context.Context, ak, ek *loadedKey, credential, secret []byte) ([]byte, error) {
-	s, err := c.startSession(ctx, tpm2.TPMSEPolicy, crypto.SHA256, nil)
-	if err != nil {
+// consentSession starts a policy session for a hierarchy's consent.
+func (c *connection) consentSession(ctx context.Context) (s *session, err error) {
+	if err = c.withSRK(ctx, func(srk *loadedKey) error {
+		s, err = c.startSession(ctx, tpm2.TPMSEPolicy, crypto.SHA256, srk)
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	defer c.end(ctx, s)
-	p := put2B(nil, s.nonceTPM)
-	p = put2B(p, nil) // cpHashA
-	p = put2B(p, nil) // policyRef
-	p = put32(p, 0)   // expiration
-	if _, err := c.run(ctx, command{
-		code:   tpm2.TPMCCPolicySecret,
-		in:     []entity{permanent(tpm2.TPMRHEndorsement), permanent(s.handle)},
-		auths:  []authorization{{}},
-		params: p,
-	}); err != nil {
-		return nil, hierarchyError(tpm2.TPMRHEndorsement, err)
+	s.reused = true
+	if err := c.prove(ctx, s); err != nil {
+		c.end(ctx, s)
+		return nil, err
+	}
+	return s, nil
+}
+
+// activate is TPM2_ActivateCredential, whose answer travels encrypted; the EK wants its profile's policy, TPM2_PolicySecret of the
+// endorsement hierarchy.
+func (c *connection) activate(ctx context.Context, s *session, ak, ek *loadedKey, credential, secret []byte) ([]byte, error) {
+	if err := c.policySecret(ctx, s, policy.SecretStep{Hierarchy: tpm2.TPMRHEndorsement}); err != nil {
+		return nil, err
 	}
 	r, err := c.run(ctx, command{
 		code:   tpm2.TPMCCActivateCredential,
 		in:     []entity{ak.entity(), ek.entity()},
-		auths:  []authorization{{}, {session: s}},
+		auths:  []authorization{{}, {session: s, encrypt: true}},
 		params: put2B(put2B(nil, credential), secret),
 	})
 	if err != nil {
