@@ -60,6 +60,13 @@ func (o *object) sensitive(t AttributeType) bool {
 	return slices.Contains(secrets, t)
 }
 
+// In a response with results, the return value and their number are of responseHead bytes, and what each has beside its value (whether it
+// is there, and two lengths) of resultHead.
+const (
+	responseHead = 8 + 8
+	resultHead   = 1 + 8 + 8
+)
+
 // GetAttributeValue is C_GetAttributeValue (PKCS #11 v3.1, section 5.7). Every query is answered, whatever became of the others, as long
 // as the values fit into a message. What is hidden is opened once, however often it is asked for.
 func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries []AttributeQuery) ([]AttributeResult, error) {
@@ -73,16 +80,17 @@ func (m *Module) GetAttributeValue(h SessionHandle, object ObjectHandle, queries
 	}
 	results := make([]AttributeResult, len(queries))
 	hidden := sync.OnceValues(func() ([]byte, error) { return s.copyHidden(o) })
-	room := wire.MaxMessage
+	room := wire.MaxMessage - responseHead
 	for i, q := range queries {
 		result, failure := o.answer(q, hidden)
 		results[i] = result
 		if failure != nil {
 			err = failure
 		}
-		if room -= len(result.Value); room < 0 {
+		if room -= resultHead + len(result.Value); room < 0 {
 			wipeResults(results)
-			err = refuse(CKR_GENERAL_ERROR, "the values of %d attributes at once are more than a message takes, which is %d bytes", len(queries), wire.MaxMessage)
+			err = refuse(CKR_GENERAL_ERROR, "the values of %d attributes at once are more than a message takes, which is %d bytes with %d for each: ask for fewer at once",
+				len(queries), wire.MaxMessage, resultHead)
 			s.lib.report("C_GetAttributeValue", &err)
 			return nil, err
 		}

@@ -210,8 +210,18 @@ func TestAHiddenValueIsOpenedOnceACall(t *testing.T) {
 	if response := w.Dispatch(request); bytes.Count(response, []byte("secret")) != 2 {
 		t.Errorf("the response to two queries is %q", response)
 	}
-	w.must(second(times(16, long)))
-	w.refused(second(times(17, long)), CKR_GENERAL_ERROR)
+	for n, want := range map[int]RV{15: CKR_OK, 16: CKR_GENERAL_ERROR} { // whose values alone are a message
+		request := []any{numbered(t, "C_GetAttributeValue"), int(s), int(long), n}
+		for range n {
+			request = append(request, int(CKA_VALUE), false, 64<<10)
+		}
+		if got := ResponseRV(w.Dispatch(message(t, request...))); got != want {
+			t.Errorf("64 KiB %d times in a call: %v, want %v", n, got, want)
+		}
+	}
+	if log := w.log.String(); !strings.Contains(log, "ask for fewer at once") {
+		t.Errorf("the log does not tell what to do:\n%s", log)
+	}
 
 	w.machine.Extend(t, "sha256", 8, []byte("something else"))
 	once = w.commands(func() { w.refused(second(times(1, kept)), CKR_FUNCTION_REJECTED) })
