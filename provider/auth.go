@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
@@ -72,7 +73,7 @@ func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC,
 	counted := hasValue && !noDA
 	if _, known := c.names[o.Handle]; !known && o.Handle != 0 && hasValue && noDA && a.Policy.IsZero() {
 		// The command's HMAC is made with the Name that is meant, and checked with the one that is there.
-		c.names[o.Handle] = o.Public.name
+		c.names[o.Handle] = shownName{o.Public.name, time.Now()}
 		defer func() {
 			var other *OtherObjectError
 			if err == nil {

@@ -29,8 +29,7 @@ type connection struct {
 	conn   transport.Conn
 	broken bool                 // nothing can be sent any more
 	live   map[Handle]struct{}  // sessions and transient objects that are loaded
-	names  map[Handle]Name      // persistent handles whose Name was read
-	shown  map[Handle]time.Time // when something last showed that the object there is still the one of that Name
+	names  map[Handle]shownName // of persistent objects
 
 	pinned  *SRK       // the pinned SRK that what follows belongs to
 	found   *SRK       // without a pinned one, what was found in its place
@@ -41,12 +40,18 @@ type connection struct {
 	resting int       // uses of policies until one's steps are taken ahead again
 }
 
+// shownName is the Name of the object at a persistent handle, and when the TPM last showed it.
+type shownName struct {
+	name Name
+	at   time.Time
+}
+
 // open opens a connection. Dialers name the address in their errors.
 func open(ctx context.Context, l *link) (*connection, error) {
 	conn, err := l.dialer.Dial(ctx)
 	switch {
 	case err == nil:
-		return &connection{tpm: l, conn: conn, live: make(map[Handle]struct{}), names: make(map[Handle]Name), shown: make(map[Handle]time.Time)}, nil
+		return &connection{tpm: l, conn: conn, live: make(map[Handle]struct{}), names: make(map[Handle]shownName)}, nil
 	case errors.Is(err, context.Canceled):
 		return nil, fmt.Errorf("open the TPM: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):

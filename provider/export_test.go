@@ -16,8 +16,8 @@ func PretendFork(t *TPM) { t.pid = -1 }
 func Age(t *TPM, by time.Duration) {
 	_ = t.queue.enter(context.Background())
 	defer t.queue.leave()
-	for h, at := range t.conn.shown {
-		t.conn.shown[h] = at.Add(-by)
+	for h, shown := range t.conn.names {
+		t.conn.names[h] = shownName{shown.name, shown.at.Add(-by)}
 	}
 }
 

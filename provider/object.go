@@ -112,19 +112,22 @@ func (l *link) warnEvicted(h Handle) {
 // make another at its handle.
 const proofAge = time.Second
 
-// proofDue tells whether a signature is to show again that the key at a handle is the one that is meant.
-func (c *connection) proofDue(h Handle) bool { return h != 0 && time.Since(c.shown[h]) >= proofAge }
+// proofDue tells whether a signature is to show again that a key, if it is persistent, is the one that is meant.
+func (c *connection) proofDue(h Handle) bool {
+	shown, persistent := c.names[h]
+	return persistent && time.Since(shown.at) >= proofAge
+}
 
 // checkName makes sure, once for each handle and connection, that a persistent object is the one that is meant.
 func (c *connection) checkName(ctx context.Context, h Handle, want Name) error {
-	have, ok := c.names[h]
-	if !ok || !bytes.Equal(have, want) {
+	have := c.names[h].name
+	if !bytes.Equal(have, want) {
 		p, err := c.readPublic(ctx, h)
 		if err != nil {
 			return err
 		}
 		have = p.name
-		c.names[h], c.shown[h] = have, time.Now()
+		c.names[h] = shownName{have, time.Now()}
 	}
 	if !bytes.Equal(have, want) {
 		return &OtherObjectError{Handle: h, Want: want, Have: have}

@@ -57,11 +57,11 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	proven := false
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
-			if signature, err = c.sign(ctx, object, auths, key, s, h, digest); err != nil || !c.proofDue(o.Handle) {
+			if signature, err = c.sign(ctx, object, auths, key, s, h, digest); err != nil || !c.proofDue(object.handle) {
 				return err
 			}
 			if err = t.verifySignature(key, s, h, digest, signature, true); err == nil {
-				proven, c.shown[o.Handle] = true, time.Now()
+				proven, c.names[object.handle] = true, shownName{object.name, time.Now()}
 			}
 			return err
 		})
