@@ -9,7 +9,8 @@ import (
 )
 
 // User is one user of a service, with all its connections. Before the wrong PINs of one user lead a TPM to its lockout, which takes the
-// PINs of all others too, that user's are refused: at half of what the TPM takes, until the TPM has forgiven some. Users take turns at the TPM. Safe for concurrent use.
+// PINs of all others too, that user's are refused: at half of what the TPM takes (one at least), until the TPM has forgiven some. Two users
+// can still do it together. Users take turns at the TPM. Safe for concurrent use.
 type User struct {
 	turn  chan struct{}     // of whoever gives a PIN: of two at once, one could be one too many
 	wrong map[string]uint32 // PINs at most, of those that the TPM at an address counts; its reader has the turn
