@@ -27,6 +27,10 @@ func (p process) parse(name string, text []byte) (Config, error) {
 	if line := notUTF8(text); line > 0 {
 		return Config{}, &Error{Path: name, Line: line, Err: errors.New("it is not UTF-8 text")}
 	}
+	lines, err := place.TOML(string(text))
+	if err != nil {
+		return Config{}, &Error{Path: name, Line: lines.Of(""), Err: err}
+	}
 	var tree map[string]any
 	if _, err := toml.Decode(string(text), &tree); err != nil {
 		var syntax toml.ParseError
@@ -35,10 +39,6 @@ func (p process) parse(name string, text []byte) (Config, error) {
 			return Config{}, &Error{Path: name, Line: max(1, syntax.Position.Line), Err: errors.New(syntax.Message)}
 		}
 		return Config{}, &Error{Path: name, Err: err}
-	}
-	lines, err := place.TOML(string(text))
-	if err != nil {
-		return Config{}, &Error{Path: name, Line: lines.Of(""), Err: err}
 	}
 	doc := &document{name: name, dir: dir, lines: lines}
 	c := p.defaults()

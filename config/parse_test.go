@@ -62,6 +62,15 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// A file that would exhaust the decoder does not come to it: the decoder would say of this one that a bracket is missing.
+func TestAFileThatWouldExhaustTheDecoder(t *testing.T) {
+	t.Parallel()
+	_, err := Parse("tpm2-p11.conf", []byte("log = \"off\"\nlabel = "+strings.Repeat("[", 1<<19)))
+	if want := "tpm2-p11.conf:2: values nest deeper than 100"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 // The sample that is installed says what holds without a file, and its examples are right.
 func TestSampleIsTheDefault(t *testing.T) {
 	t.Parallel()
