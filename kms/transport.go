@@ -1,17 +1,12 @@
 package kms
 
 import (
-	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -53,39 +48,6 @@ func (o Options) newHTTPClient() (*httpClient, error) {
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
-}
-
-// Where systems keep the certificates that they trust, as Go looks for them.
-var (
-	rootFiles = []string{
-		"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
-		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem",
-	}
-	rootDirs = "/etc/ssl/certs:/etc/pki/tls/certs"
-)
-
-// roots are the certificates that a server is trusted by, nil for those that Go finds itself. It goes by the environment: where that
-// is not listened to (AT_SECURE), or was overwritten since, they are read here.
-func (o Options) roots() *x509.CertPool {
-	file, dirs := o.Getenv("SSL_CERT_FILE"), o.Getenv("SSL_CERT_DIR")
-	if o.RootCAs != nil || file == os.Getenv("SSL_CERT_FILE") && dirs == os.Getenv("SSL_CERT_DIR") {
-		return o.RootCAs
-	}
-	paths := rootFiles
-	if file != "" {
-		paths = []string{file}
-	}
-	for _, dir := range filepath.SplitList(cmp.Or(dirs, rootDirs)) {
-		found, _ := filepath.Glob(filepath.Join(dir, "*"))
-		paths = slices.Concat(paths, found)
-	}
-	pool := x509.NewCertPool()
-	for _, path := range paths {
-		if text, err := os.ReadFile(path); err == nil {
-			pool.AppendCertsFromPEM(text)
-		}
-	}
-	return pool
 }
 
 // Do implements the SDK's HTTPClient.

@@ -55,4 +55,12 @@ func TestWhichServersAreTrustedWithoutTheEnvironment(t *testing.T) {
 	if !trusted(nil) {
 		t.Error("the system's certificates are not")
 	}
+	other := filepath.Join(t.TempDir(), "other.crt")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rootFiles = []string{other, file}
+	if trusted(nil) {
+		t.Error("what Go would not read, as there is a file before it, is trusted")
+	}
 }
