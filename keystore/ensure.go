@@ -166,7 +166,7 @@ func (t *Token) compareStored(ctx context.Context, e Entry, d Declared) (there b
 	case e.EmptyAuth:
 		auth = authEmpty
 	}
-	differences := append(describeDifferences(e.Object.Public, d), knownElsewhere(e.Object.Public)...)
+	differences := append(describeDifferences(e.Object.Public, d), e.Object.Public.Exposed()...)
 	if auth == authEmpty && t.HasPIN() {
 		differences = append(differences, "it does without the token's PIN, and what is declared takes it")
 	}
@@ -225,7 +225,7 @@ func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Publ
 	if a.PIN != nil {
 		return conflict(what, []string{"it is not in the store, and a token with a PIN cannot adopt it: the secret that its keys need was lost with the former store"})
 	}
-	differences := append(describeDifferences(public, d), knownElsewhere(public)...)
+	differences := append(describeDifferences(public, d), public.Exposed()...)
 	if difference := policyDifference(public, d.Policy, authEmpty, t.PolicyState(ctx)); difference != "" {
 		differences = append(differences, difference)
 	}
@@ -233,15 +233,6 @@ func (t *Token) compareHeld(ctx context.Context, a *anchor, public provider.Publ
 		return conflict(what, differences)
 	}
 	return nil
-}
-
-// knownElsewhere says why a key may be known outside of the TPM: then it is not the key that a declaration asks for.
-func knownElsewhere(public provider.Public) []string {
-	list := public.Exposed()
-	for i, name := range list {
-		list[i] = fmt.Sprintf("it may be known outside of this TPM (%s is clear)", name)
-	}
-	return list
 }
 
 func conflict(what string, differences []string) error {

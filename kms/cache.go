@@ -63,7 +63,7 @@ func (c *cache) get(key [sha256.Size]byte, ask func() (*Secret, error)) (*Secret
 		return kept, nil
 	}
 	answer, err := ask()
-	if err == nil && answer.kept == nil {
+	if err == nil && answer.reason == nil {
 		c.put(key, answer.Clone())
 	}
 	return answer, err

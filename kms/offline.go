@@ -122,7 +122,7 @@ func (o *offline) standIn(ctx context.Context, name copyName, err error) (*Secre
 	kept, failed := o.open(ctx, name)
 	switch {
 	case failed == nil:
-		kept.kept = err
+		kept.reason = err
 		o.log.Warn("KMS is out of reach and a copy kept in this machine's TPM is used", "reason", err)
 		return kept, nil
 	case errors.Is(failed, fs.ErrNotExist):

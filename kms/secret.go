@@ -14,13 +14,13 @@ import (
 // garbage collector finds it forgotten. It never prints. Reading is safe for
 // concurrent use; Wipe must not run while another goroutine reads.
 type Secret struct {
-	value *secret.Bytes
-	kept  error // see Offline
+	value  *secret.Bytes
+	reason error // see Offline
 }
 
 // Offline is why KMS could not be asked, of a secret that is a copy kept in this
 // machine (see type Offline); nil for one that KMS gave.
-func (s *Secret) Offline() error { return s.kept }
+func (s *Secret) Offline() error { return s.reason }
 
 // Bytes gives the secret itself: valid until Wipe and as long as the Secret is
 // kept, not to be appended to. Copies of it are the caller's to wipe.
@@ -40,7 +40,7 @@ func (s *Secret) Take() *secret.Bytes {
 }
 
 // Clone gives an independent copy.
-func (s *Secret) Clone() *Secret { return &Secret{s.value.Clone(), s.kept} }
+func (s *Secret) Clone() *Secret { return &Secret{s.value.Clone(), s.reason} }
 
 // AEAD is AES-256-GCM under a secret of 32 bytes, with nonces of 12 bytes that
 // must never come twice. It keeps the expanded key in memory of its own, which

@@ -102,19 +102,19 @@ func (p Public) Name() Name { return bytes.Clone(p.name) }
 // Attributes are the object's attributes.
 func (p Public) Attributes() tpm2.TPMAObject { return p.area.ObjectAttributes }
 
-// Exposed says why the object's secret may be known outside of its TPM: which of fixedTPM, fixedParent and sensitiveDataOrigin are
-// clear, none of an object that was made in its TPM and stays there.
-func (p Public) Exposed() (attributes []string) {
+// Exposed says why the object's secret may be known outside of its TPM, a sentence for each of fixedParent, fixedTPM and
+// sensitiveDataOrigin that is clear: none of an object that was made in its TPM and stays there.
+func (p Public) Exposed() (reasons []string) {
 	a := p.Attributes()
 	for _, bit := range []struct {
 		set  bool
 		name string
 	}{{a.FixedParent, "fixedParent"}, {a.FixedTPM, "fixedTPM"}, {a.SensitiveDataOrigin, "sensitiveDataOrigin"}} {
 		if !bit.set {
-			attributes = append(attributes, bit.name)
+			reasons = append(reasons, fmt.Sprintf("it may be known outside of this TPM (%s is clear)", bit.name))
 		}
 	}
-	return attributes
+	return reasons
 }
 
 // AuthPolicy is the policy digest, empty without policy.

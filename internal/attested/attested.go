@@ -27,7 +27,7 @@ type Recipient struct {
 // the object.
 func Stored(ctx context.Context, tpm *provider.TPM, object provider.Object, key crypto.Decrypter) (Recipient, error) {
 	if exposed := object.Public.Exposed(); len(exposed) > 0 {
-		return Recipient{}, fmt.Errorf("%w: %w: it may be known outside of this TPM (%s is clear)", kms.ErrRecipientKey, provider.ErrWrongUse, strings.Join(exposed, ", "))
+		return Recipient{}, fmt.Errorf("%w: %w: %s", kms.ErrRecipientKey, provider.ErrWrongUse, strings.Join(exposed, "; "))
 	}
 	if err := tpm.Check(ctx, object); err != nil { // what a file says of it may not be so
 		return Recipient{}, fmt.Errorf("the recipient key: %w", err)
