@@ -183,7 +183,7 @@ func TestPace(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if p.spares() || p.wait(ended) {
+	if p.allow() || p.wait(ended) {
 		t.Error("the pace is not kept")
 	}
 	if none := newPace(0); !none.wait(t.Context()) || none.wait(ended) {

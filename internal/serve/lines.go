@@ -30,7 +30,7 @@ func (s sparing) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelWarn {
 		return s.Handler.Handle(ctx, r)
 	}
-	if !s.lines.pace.spares() {
+	if !s.lines.pace.allow() {
 		s.lines.left.Add(1)
 		return nil
 	}

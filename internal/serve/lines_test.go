@@ -65,8 +65,8 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		decided := func(wantKnown, wantAccess bool) {
 			t.Helper()
 			who := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_002}}
-			if _, known, err := s.decide(&who); known != wantKnown || (err == nil) != wantAccess {
-				t.Errorf("known %t, %v; want %t, access %t", known, err, wantKnown, wantAccess)
+			if d, known := s.decide(who); known != wantKnown || (d.err == nil) != wantAccess {
+				t.Errorf("known %t, %v; want %t, access %t", known, d.err, wantKnown, wantAccess)
 			}
 		}
 		decided(false, false)
@@ -79,13 +79,13 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		decided(false, true)
 		decided(true, true)
 		other := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_003}}
-		if _, known, err := s.decide(&other); known || err == nil {
-			t.Errorf("the same user in another group: known %t, %v", known, err)
+		if d, known := s.decide(other); known || d.err == nil {
+			t.Errorf("the same user in another group: known %t, %v", known, d.err)
 		}
 		s.Reload(config.Default())
 		decided(false, false)
 		for uid := range uint32(2 * maxDecisions) {
-			_, _, _ = s.decide(&peer{uid: 3_000_000_000 + uid, groups: []uint32{0}})
+			s.decide(peer{uid: 3_000_000_000 + uid, groups: []uint32{0}})
 		}
 		if n := len(s.decisions); n > maxDecisions {
 			t.Errorf("%d decisions are kept", n)

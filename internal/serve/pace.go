@@ -45,8 +45,8 @@ func (p *pace) wait(ctx context.Context) bool {
 	}
 }
 
-// spares tells whether a call may be at once, and if so counts it.
-func (p *pace) spares() bool {
+// allow tells whether a call may be at once, and if so counts it.
+func (p *pace) allow() bool {
 	_, now := p.turn(time.Now(), false)
 	return now
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,8 @@ const (
 	// maxStrangers is how many clients without access are told so at once, and strangerPatience how long they may take over asking.
 	maxStrangers     = 64
 	strangerPatience = time.Second
-	// decisionAge is for how long it is known what a user may do. However often somebody connects, nobody waits for the system's files
-	// and the log meanwhile. maxDecisions is of how many users it is.
+	// decisionAge is for how long it is known what a user may do: however often somebody connects, the system's files are not read, nor
+	// is the log written, meanwhile. maxDecisions is of how many users it is.
 	decisionAge  = time.Second
 	maxDecisions = 1024
 )
@@ -33,12 +34,16 @@ type Server struct {
 	metrics *Metrics
 	log     *slog.Logger
 
-	mu        sync.Mutex // guards what follows
-	config    config.Config
-	decisions map[identity]decision
-	clients   map[*client]*rights
-	users     map[uint32]*usage // all that were let in once
-	wait      sync.WaitGroup
+	// door is held while somebody is let in or the configuration changes, which may read the system's files: who is in does not wait for
+	// it. It is taken before mu.
+	door      sync.Mutex
+	decisions map[identity]decision // door guards them
+
+	mu      sync.Mutex    // guards what follows
+	config  config.Config // door and mu are held to change it
+	clients map[*client]*rights
+	users   map[uint32]*usage // all that might use something when they connected
+	wait    sync.WaitGroup
 
 	strangers chan struct{} // one for each that is told so
 }
@@ -52,12 +57,20 @@ type usage struct {
 	lines   *lines
 }
 
+// named is a log with who a client is. Of the lines of a user who has many it leaves some out; u is nil for who may use nothing.
+func (u *usage) named(log *slog.Logger, who peer) *slog.Logger {
+	if u != nil {
+		log = u.lines.of(log)
+	}
+	return log.With(who.attributes()...)
+}
+
 // identity is what a decision goes by.
 type identity struct{ uid, group uint32 }
 
 // decision is what the configuration lets a user do.
 type decision struct {
-	groups []uint32
+	groups []uint32 // all that the user is in
 	guard  p11.Guard
 	err    error // errNoAccess
 	until  time.Time
@@ -95,11 +108,13 @@ func (s *Server) configuration() (config.Config, error) {
 // is left when its calls in work have ended. All else holds for clients that come later.
 func (s *Server) Reload(c config.Config) {
 	tellUnknown(c, s.log)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.config = c
+	s.door.Lock()
+	defer s.door.Unlock()
 	clear(s.decisions)
-	for client, r := range s.clients {
+	s.mu.Lock()
+	connected := maps.Clone(s.clients)
+	s.mu.Unlock()
+	for client, r := range connected {
 		guard, err := guardFor(c, r.peer)
 		if err != nil {
 			client.log.Warn("a client was left", "reason", err.Error())
@@ -111,6 +126,9 @@ func (s *Server) Reload(c config.Config) {
 		}
 		r.guard.Store(&guard)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config = c
 }
 
 // Serve takes connections until ctx ends. Then no call is begun any more, and those in work end.
@@ -157,18 +175,9 @@ func (s *Server) welcome(conn *net.UnixConn) {
 }
 
 func (s *Server) serve(conn *net.UnixConn, who peer) {
-	c, err := s.admit(conn, who)
-	if err != nil {
-		var why refusal
-		if errors.As(err, &why) {
-			why.log.Warn("a client was refused", "reason", err.Error())
-			s.metrics.refused(why.reason)
-		}
-		if errors.Is(err, errNoAccess) {
-			s.turnAway(conn)
-		} else {
-			conn.Close()
-		}
+	c, why := s.admit(conn, who)
+	if why != nil {
+		s.refuse(conn, who, why)
 		return
 	}
 	s.metrics.connected(1)
@@ -180,6 +189,28 @@ func (s *Server) serve(conn *net.UnixConn, who peer) {
 		delete(s.clients, c)
 		s.users[who.uid].clients--
 	})
+}
+
+// refusal is why a client is not served.
+type refusal struct {
+	err    error
+	reason string // among the metrics
+	told   bool   // in the log, a moment ago
+}
+
+func (s *Server) refuse(conn *net.UnixConn, who peer, why *refusal) {
+	if !why.told {
+		s.mu.Lock()
+		u := s.users[who.uid]
+		s.mu.Unlock()
+		u.named(s.log, who).Warn("a client was refused", "reason", why.err.Error())
+	}
+	s.metrics.refused(why.reason)
+	if errors.Is(why.err, errNoAccess) {
+		s.turnAway(conn)
+	} else {
+		conn.Close()
+	}
 }
 
 // turnAway tells a client that asking again is in vain, if it is quick to ask: what it sends first is answered. Nobody waits for it.
@@ -204,67 +235,54 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 	})
 }
 
-// refusal is why a client is not served, its reason among the metrics, and the log that takes it.
-type refusal struct {
-	error
-	reason string
-	log    *slog.Logger
+// decide gives what the configuration lets a peer do. known tells that it was so a moment ago. s.door is held.
+func (s *Server) decide(who peer) (d decision, known bool) {
+	id := identity{who.uid, who.groups[0]}
+	now := time.Now()
+	if d, known = s.decisions[id]; known && now.Before(d.until) {
+		return d, true
+	}
+	all := who.inAllGroups()
+	d = decision{groups: all.groups, until: now.Add(decisionAge)}
+	d.guard, d.err = guardFor(s.config, all)
+	if len(s.decisions) >= maxDecisions {
+		clear(s.decisions)
+	}
+	s.decisions[id] = d
+	return d, false
 }
 
-func (r refusal) Unwrap() error { return r.error }
-
-// decide gives what the configuration lets a peer do, and the peer with all its groups. known tells that it was so a moment ago; s.mu is
-// held.
-func (s *Server) decide(who *peer) (guard p11.Guard, known bool, err error) {
-	id := identity{who.uid, who.groups[0]}
-	d, known := s.decisions[id]
-	if now := time.Now(); !known || !now.Before(d.until) {
-		known = false
-		all := who.inAllGroups()
-		d = decision{groups: all.groups, until: now.Add(decisionAge)}
-		d.guard, d.err = guardFor(s.config, all)
-		if len(s.decisions) >= maxDecisions {
-			clear(s.decisions)
-		}
-		s.decisions[id] = d
+func (s *Server) admit(conn *net.UnixConn, who peer) (*client, *refusal) {
+	s.door.Lock()
+	defer s.door.Unlock()
+	d, known := s.decide(who)
+	if d.err != nil {
+		return nil, &refusal{d.err, "access", known}
 	}
 	who.groups = d.groups
-	return d.guard, known, d.err
-}
-
-func (s *Server) admit(conn *net.UnixConn, who peer) (*client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	guard, known, err := s.decide(&who)
-	if err != nil {
-		log := s.log.With(who.attributes()...)
-		if known { // and told
-			log = slog.New(slog.DiscardHandler)
-		}
-		return nil, refusal{err, "access", log}
-	}
 	limits := s.config.Limits
 	u := s.users[who.uid]
 	if u == nil {
 		u = &usage{pins: p11.NewUser(), lines: newLines()}
 		s.users[who.uid] = u
 	}
-	named := func(log *slog.Logger) *slog.Logger { return u.lines.of(log).With(who.attributes()...) }
-	log := named(s.log)
 	switch {
 	case len(s.clients) >= limits.Clients:
-		return nil, refusal{fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), "clients", log}
+		return nil, &refusal{err: fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), reason: "clients"}
 	case u.clients >= limits.ClientsPerUser:
-		return nil, refusal{fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), "clients_per_user", log}
+		return nil, &refusal{err: fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), reason: "clients_per_user"}
 	}
 	if u.rate != limits.CallsPerSecond {
 		u.pace, u.rate = newPace(limits.CallsPerSecond), limits.CallsPerSecond
 	}
 	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
 	r := &rights{peer: who}
-	r.guard.Store(&guard)
+	r.guard.Store(&d.guard)
+	named := func(log *slog.Logger) *slog.Logger { return u.named(log, who) }
 	app := p11.NewServed(s.source.OpenFor(named), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions, u.pins)
-	c := newClient(conn, app, t, log)
+	c := newClient(conn, app, t, named(s.log))
 	s.clients[c] = r
 	u.clients++
 	return c, nil
