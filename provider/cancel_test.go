@@ -2,6 +2,10 @@ package provider_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
@@ -38,6 +42,14 @@ func TestAnInterruptedRSAKeyLeavesNothing(t *testing.T) {
 func TestWhatAnInterruptedCommandLeftIsFlushedByATPMThatIsBusyForLong(t *testing.T) {
 	t.Parallel()
 	const session = 0x02000000
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srk, err := provider.ImportedPublic(&key.PublicKey, provider.Template{Use: provider.Use{Derive: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for busyFor, want := range map[time.Duration]int{6 * time.Second: 0, time.Minute: 1} {
 		synctest.Test(t, func(t *testing.T) {
 			loaded := 0
@@ -49,6 +61,8 @@ func TestWhatAnInterruptedCommandLeftIsFlushedByATPMThatIsBusyForLong(t *testing
 				case <-time.After(time.Until(busyUntil)):
 				}
 				switch faulttpm.Code(cmd) {
+				case tpm2.TPMCCReadPublic:
+					return publicAnswer(srk), nil
 				case tpm2.TPMCCStartAuthSession:
 					loaded++
 					return append([]byte{0x80, 0x01, 0, 0, 0, 48, 0, 0, 0, 0, session >> 24, 0, 0, 0, 0, 32}, make([]byte, 32)...), nil
@@ -60,8 +74,8 @@ func TestWhatAnInterruptedCommandLeftIsFlushedByATPMThatIsBusyForLong(t *testing
 				busyUntil = time.Now().Add(busyFor)
 				return nil, ctx.Err()
 			}}
-			tpm := provider.New(s, provider.WithOwnerAuth(pin("value")))
-			tpm.UseSRK(provider.SRK{})
+			tpm := provider.New(s)
+			tpm.UseSRK(provider.SRK{Handle: 0x81000001, Public: srk})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			if _, err := tpm.CreateKey(ctx, signKey, nil); err == nil || loaded != 1 {
@@ -74,4 +88,15 @@ func TestWhatAnInterruptedCommandLeftIsFlushedByATPMThatIsBusyForLong(t *testing
 			}
 		})
 	}
+}
+
+// publicAnswer is a TPM's answer to TPM2_ReadPublic.
+func publicAnswer(p provider.Public) []byte {
+	b := make([]byte, 10)
+	for _, field := range [][]byte{p.Marshal(), p.Name(), p.Name()} {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(field))), field...)
+	}
+	binary.BigEndian.PutUint16(b, 0x8001)
+	binary.BigEndian.PutUint32(b[2:], uint32(len(b)))
+	return b
 }

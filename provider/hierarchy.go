@@ -17,7 +17,7 @@ func authValue(s *secret.Bytes) []byte { return bytes.TrimRight(s.Bytes(), "\x00
 var hierarchyNames = map[Handle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHLockout: "lockout", tpm2.TPMRHEndorsement: "endorsement"}
 
 // asHierarchy calls use with the authorization of a hierarchy. A value that is not empty never travels: it keys an HMAC
-// session, which is salted unless the SRK itself is yet to be found.
+// session, which is salted, lest who listens try guesses at the value on what went by.
 func (c *connection) asHierarchy(ctx context.Context, h Handle, auth *secret.Bytes, use func(authorization) error) error {
 	value := authValue(auth)
 	a := authorization{value: value}
@@ -27,7 +27,11 @@ func (c *connection) asHierarchy(ctx context.Context, h Handle, auth *secret.Byt
 	case h == tpm2.TPMRHLockout || c.srk != nil || c.pinned != nil && c.pinned.Handle != 0:
 		a.session, err = c.hmacSession(ctx)
 	default:
-		a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, crypto.SHA256, nil)
+		// The SRK is yet to be found: a key of the null hierarchy, which takes no authorisation, is as good against listeners.
+		err = c.withPrimaryOf(ctx, "salting key", tpm2.TPMRHNull, srkTemplate, func(salt *loadedKey) (err error) {
+			a.session, err = c.startSession(ctx, tpm2.TPMSEHMAC, crypto.SHA256, salt)
+			return err
+		})
 		if err == nil {
 			defer c.end(ctx, a.session)
 		}

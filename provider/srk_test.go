@@ -276,6 +276,11 @@ func TestOwnerAuthorisation(t *testing.T) {
 	if wire.Saw([]byte("owner value")) {
 		t.Error("the owner's auth value went over the wire")
 	}
+	for _, e := range wire.Exchanges() { // in a session without a key, what went by would tell a right guess at the value
+		if e.Code() == ccStart && bytes.Equal(e.Command[10:14], []byte{0x40, 0, 0, 7}) {
+			t.Errorf("a session is not salted: %x", e.Command)
+		}
+	}
 	owner.Release()
 
 	// Who may not make the SRK uses the one that is there, and cannot persist.
