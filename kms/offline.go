@@ -90,20 +90,12 @@ func (o *offline) path(n copyName) string {
 // ask has KMS asked, and takes its answer: it keeps a copy of a good one, uses the copy when KMS was out of reach, and removes it when
 // KMS said no. The draft is there before KMS is asked, for a refusal that somebody else gets meanwhile to remove.
 func (o *offline) ask(ctx context.Context, name copyName, ask func() (*Secret, error)) (*Secret, error) {
-	draft, failed := os.CreateTemp(o.Dir, name.prefix()+"*"+draftEnding)
-	if failed == nil {
-		defer os.Remove(draft.Name())
-		defer draft.Close()
-	}
+	d := o.draft(name)
+	defer d.drop()
 	s, err := ask()
 	switch {
 	case err == nil:
-		if failed == nil {
-			failed = o.keep(ctx, name, draft, s)
-		}
-		if failed != nil {
-			o.log.Warn("no copy is kept for when KMS is out of reach", "error", failed)
-		}
+		o.tryKeep(ctx, name, d, s)
 		return s, nil
 	case errors.Is(err, ErrUnreachable), errors.Is(err, ErrUnavailable):
 		return o.standIn(ctx, name, err)
@@ -113,6 +105,36 @@ func (o *offline) ask(ctx context.Context, name copyName, ask func() (*Secret, e
 		}
 	}
 	return nil, err
+}
+
+// draft is the file of a copy to come.
+type draft struct {
+	file *os.File
+	err  error // why there is none
+}
+
+func (o *offline) draft(name copyName) draft {
+	f, err := os.CreateTemp(o.Dir, name.prefix()+"*"+draftEnding)
+	return draft{f, err}
+}
+
+// drop removes what did not become a copy.
+func (d draft) drop() {
+	if d.err == nil {
+		d.file.Close()
+		os.Remove(d.file.Name())
+	}
+}
+
+// tryKeep makes a copy of what KMS answered, or warns that there is none.
+func (o *offline) tryKeep(ctx context.Context, name copyName, d draft, s *Secret) {
+	err := d.err
+	if err == nil {
+		err = o.keep(ctx, name, d.file, s)
+	}
+	if err != nil {
+		o.log.Warn("no copy is kept for when KMS is out of reach", "error", err)
+	}
 }
 
 // standIn uses a copy because of an error. That the caller's time was over may be that error.

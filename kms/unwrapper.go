@@ -82,10 +82,12 @@ func (u *Unwrapper) DataKey(ctx context.Context, encryptionContext map[string]st
 		return nil, nil, fmt.Errorf("%w: a data key without its ciphertext", ErrAnswer)
 	}
 	if u.offline != nil {
-		answered := func() (*Secret, error) { return k.Plaintext, nil }
-		_, err = u.offline.ask(ctx, copyNameOf(u.keyID, k.Ciphertext, encryptionContext), answered)
+		name := copyNameOf(u.keyID, k.Ciphertext, encryptionContext)
+		d := u.offline.draft(name) // only now, as nobody was refused a ciphertext that nobody has
+		defer d.drop()
+		u.offline.tryKeep(ctx, name, d, k.Plaintext)
 	}
-	return k.Plaintext, k.Ciphertext, err
+	return k.Plaintext, k.Ciphertext, nil
 }
 
 // Close wipes what is cached. Later calls of Unwrap with a cache are ErrClosed.
