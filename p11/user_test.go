@@ -3,7 +3,6 @@ package p11
 import (
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
@@ -100,27 +99,32 @@ func TestPINsAreTakenOnlyFromWhoMayUseSomething(t *testing.T) {
 	}
 }
 
-// A user who asks for little has it before any of the calls ends of another one, who asks for as much thirty times at once.
+// Of a user whose calls wait by the dozen a few go before each turn of another one, not all: these are in the queue all the time.
 func TestUsersOfAServiceTakeTurns(t *testing.T) {
 	t.Parallel()
-	const asked = 100 * 32 // bytes, of which each 32 are a turn
+	const calls, turns = 30, 20 // each 32 bytes are a turn
 	w := open(t)
 	greedy, modest := w.client(NewUser(), nil), w.client(NewUser(), nil)
 	s, other := greedy.session(false), modest.session(false)
-	var calls sync.WaitGroup
-	var done atomic.Int32
-	for range 30 {
-		calls.Go(func() {
-			if _, err := greedy.GenerateRandom(s, asked); err == nil {
-				done.Add(1)
+	var begun, all sync.WaitGroup
+	begun.Add(calls)
+	for range calls {
+		all.Go(func() {
+			_, err := greedy.GenerateRandom(s, 32)
+			begun.Done()
+			for err == nil {
+				_, err = greedy.GenerateRandom(s, 32)
+			}
+			if rv := RVOf(err); rv != CKR_FUNCTION_CANCELED && rv != CKR_CRYPTOKI_NOT_INITIALIZED && rv != CKR_SESSION_HANDLE_INVALID {
+				t.Errorf("a call ended with %v", err)
 			}
 		})
 	}
-	_, err := modest.GenerateRandom(other, asked+10*32)
-	w.must(err)
-	if n := done.Load(); n != 0 {
-		t.Errorf("%d calls of the other user had ended by then", n)
-	}
+	begun.Wait()
+	others := w.commands(func() { w.must(second(modest.GenerateRandom(other, turns*32))) }) - turns
 	w.must(greedy.Finalize())
-	calls.Wait()
+	all.Wait()
+	if others < turns/2 || others > turns*calls/3 {
+		t.Errorf("%d commands of another user went before %d turns", others, turns)
+	}
 }
