@@ -78,8 +78,11 @@ const (
 	draftEnding = ".new"
 )
 
-// ours are the names of copies and drafts.
-var ours = regexp.MustCompile(`^[0-9a-f]{64}-([0-9a-f]{64}\.pem|[0-9]+\.new)$`)
+// Names of copies and of drafts.
+var (
+	copies = regexp.MustCompile(`^[0-9a-f]{64}-[0-9a-f]{64}` + regexp.QuoteMeta(copyEnding) + `$`)
+	drafts = regexp.MustCompile(`^[0-9a-f]{64}-[0-9]+` + regexp.QuoteMeta(draftEnding) + `$`)
+)
 
 func (n copyName) prefix() string { return hex.EncodeToString(n.question[:]) + "-" }
 
@@ -176,13 +179,18 @@ const (
 
 	openTimeout = 10 * time.Second // of what the TPM does for it
 	clockLoss   = 1 << 22          // milliseconds that a TPM's clock may go back when it loses power (TPM 2.0 Part 2, TPMS_CLOCK_INFO)
-	leastAge    = time.Hour        // of what is swept: no request takes as long
+	draftAge    = time.Hour        // after which a draft was left: no request takes as long
 )
 
 // keep has the TPM make a key for the PCRs and the term, and encrypts the secret with that key's MAC of the copy's name.
 func (o *offline) keep(ctx context.Context, name copyName, draft *os.File, s *Secret) error {
-	o.sweep()
-	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(o.TPM.PolicyState(ctx), false)
+	state := o.TPM.PolicyState(ctx)
+	now, err := state.Clock()
+	if err != nil {
+		return err
+	}
+	o.sweep(now.Clock)
+	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(state, false)
 	if err != nil {
 		return err
 	}
@@ -210,20 +218,28 @@ func (o *offline) keep(ctx context.Context, name copyName, draft *os.File, s *Se
 	return errors.New("meanwhile KMS refused what it had allowed")
 }
 
-// open is the way back.
-func (o *offline) open(ctx context.Context, name copyName) (*Secret, error) {
-	text, err := trusted.Read(o.path(name), maxCopy, trusted.Rules{Closed: trusted.Private, Owned: true, NoFollow: true})
+// readCopy gives a copy's key and what is encrypted.
+func readCopy(path string) (k tss2.Key, closed []byte, err error) {
+	text, err := trusted.Read(path, maxCopy, trusted.Rules{Closed: trusted.Private, Owned: true, NoFollow: true})
 	if err != nil {
-		return nil, err
+		return tss2.Key{}, nil, err
 	}
 	key, rest := pem.Decode(text)
-	closed, rest := pem.Decode(rest)
-	if key == nil || closed == nil || closed.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s: %w", o.path(name), errCopy)
+	block, rest := pem.Decode(rest)
+	if key == nil || block == nil || block.Type != copyBlock || len(bytes.TrimSpace(rest)) > 0 {
+		return tss2.Key{}, nil, fmt.Errorf("%s: %w", path, errCopy)
 	}
-	k, err := tss2.Decode(pem.EncodeToMemory(key))
+	if k, err = tss2.Decode(pem.EncodeToMemory(key)); err != nil {
+		return tss2.Key{}, nil, fmt.Errorf("%s: %w: %w", path, errCopy, err)
+	}
+	return k, block.Bytes, nil
+}
+
+// open is the way back.
+func (o *offline) open(ctx context.Context, name copyName) (*Secret, error) {
+	k, closed, err := readCopy(o.path(name))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", o.path(name), errCopy, err)
+		return nil, err
 	}
 	if err := o.allows(ctx, k.Policy); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.path(name), err)
@@ -232,7 +248,7 @@ func (o *offline) open(ctx context.Context, name copyName) (*Secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	plaintext, err := aead.Open(nil, nil, closed.Bytes, nil)
+	plaintext, err := aead.Open(nil, nil, closed, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s was changed: %w", o.path(name), errCopy)
 	}
@@ -244,20 +260,26 @@ var (
 	errTerms = errors.New("it was kept for other PCRs or a longer time than is asked for now; KMS's next answer makes another")
 )
 
-// allows tells whether a copy's policy is one that keep would give it now, or would have given it before. The file says what the
-// policy is, and the TPM whether it is met.
-func (o *offline) allows(ctx context.Context, p policy.Policy) error {
+// terms are those of a copy with this policy: its PCRs, and its end by the TPM's clock, 0 if keep gave it no such policy.
+func terms(p policy.Policy) (policy.PCR, uint64) {
 	nodes, _ := p.Root.(policy.All)
 	if len(nodes) != 2 {
-		return errTerms
+		return policy.PCR{}, 0
 	}
 	pcrs, _ := nodes[0].(policy.PCR)
 	end, _ := nodes[1].(policy.Clock)
-	if pcrs.Bank != o.PCRs.Bank || !slices.Equal(pcrs.Indices(), o.PCRs.Indices()) || end.Before == 0 {
+	return pcrs, end.Before
+}
+
+// allows tells whether a copy's policy is one that keep would give it now, or would have given it before. The file says what the
+// policy is, and the TPM whether it is met.
+func (o *offline) allows(ctx context.Context, p policy.Policy) error {
+	pcrs, end := terms(p)
+	if pcrs.Bank != o.PCRs.Bank || !slices.Equal(pcrs.Indices(), o.PCRs.Indices()) || end == 0 {
 		return errTerms
 	}
 	now, err := o.TPM.PolicyState(ctx).Clock()
-	if err == nil && end.Before > now.Clock+uint64(o.For.Milliseconds())+clockLoss {
+	if err == nil && end > now.Clock+uint64(o.For.Milliseconds())+clockLoss {
 		err = errTerms
 	}
 	return err
@@ -278,16 +300,25 @@ func (o *offline) aead(ctx context.Context, k tss2.Key, name copyName) (cipher.A
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sweep removes copies that are so old that they do not open any more, and drafts that were left. What else lies there is not ours.
-func (o *offline) sweep() {
+// sweep removes copies whose term is over by the TPM's clock, and drafts that were left. What else lies there is not ours.
+func (o *offline) sweep(now uint64) {
 	entries, err := os.ReadDir(o.Dir)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && ours.MatchString(e.Name()) && time.Since(info.ModTime()) > max(2*o.For, leastAge) {
-			_ = os.Remove(filepath.Join(o.Dir, e.Name()))
+		path, gone := filepath.Join(o.Dir, e.Name()), false
+		switch {
+		case copies.MatchString(e.Name()):
+			k, _, err := readCopy(path)
+			_, end := terms(k.Policy)
+			gone = err == nil && end != 0 && end <= now
+		case drafts.MatchString(e.Name()):
+			info, err := e.Info()
+			gone = err == nil && time.Since(info.ModTime()) > draftAge
+		}
+		if gone {
+			_ = os.Remove(path)
 		}
 	}
 }

@@ -184,6 +184,37 @@ func TestAnOfflineCopyIsForThisImageAndItsTerm(t *testing.T) {
 	})
 }
 
+// A machine that was off for long has its copies, old by the calendar as they are. Those whose term is over go when another one is made.
+func TestCopiesGoByTheTPMsClock(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	first := a.copies(t)[0]
+	if err := os.Chtimes(first, time.Time{}, time.Now().Add(-100*offlineTerm)); err != nil {
+		t.Fatal(err)
+	}
+	another := func() {
+		a.reachable(func() {
+			if _, _, err := a.offline(t).DataKey(t.Context(), context1); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	another()
+	if s, err := a.offline(t).Unwrap(t.Context(), a.ciphertext, context1); err != nil || string(s.Bytes()) != "a data key" {
+		t.Errorf("after it was off for long: %v", err)
+	}
+	now, err := a.key.tpm.PolicyState(t.Context()).Clock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.key.tpm.Release()
+	a.tpm.SetClock(t, now.Clock+uint64(offlineTerm.Milliseconds()))
+	another()
+	if copies := a.copies(t); len(copies) != 1 || copies[0] == first {
+		t.Errorf("after the term: %v", copies)
+	}
+}
+
 // What was kept by another configuration is used on no terms but those of now.
 func TestAnOfflineCopyIsOnTheTermsOfNow(t *testing.T) {
 	t.Parallel()
