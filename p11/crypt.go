@@ -12,7 +12,7 @@ type encryption struct {
 type decryption struct {
 	scheme cipher
 	key    *object
-	auth   ownAuth
+	auth   keyAuth
 	secret *passage
 }
 

@@ -47,11 +47,14 @@ func (s *session) passage(row *mechanism, how Flags, o *object, m Mechanism) (*p
 		return nil, err
 	}
 	p := &passage{s: s, key: o, how: how, begin: begin, block: block}
-	return p, p.hold(len(m.Parameter))
+	return p, p.keep(len(m.Parameter))
 }
 
-func (p *passage) hold(n int) error {
-	if err := p.s.lib.hold(n); err != nil {
+// keep counts n bytes more that the message keeps, or fewer.
+func (p *passage) keep(n int) error {
+	if n < 0 {
+		p.s.lib.release(-n)
+	} else if err := p.s.lib.hold(n); err != nil {
 		return err
 	}
 	p.held += n
@@ -143,7 +146,7 @@ func (p *passage) part(data []byte, out *Output) (over bool, err error) {
 	if done, err := out.Room(room); done {
 		return false, err
 	}
-	if err := p.hold(len(data) - room); err != nil {
+	if err := p.keep(len(data) - room); err != nil {
 		return true, err
 	}
 	p.work = work
@@ -185,7 +188,8 @@ func (p *passage) wipe() {
 		p.work.wipe()
 	}
 	clear(p.last)
-	_ = p.hold(-p.held) // fewer are never too many
+	p.s.lib.release(p.held)
+	p.held = 0
 }
 
 // mayRun is session.mayUse, of nil too.

@@ -144,7 +144,7 @@ func (m *Module) FindObjectsFinal(h SessionHandle) error {
 
 func (s *session) dropSearch() {
 	if s.search != nil {
-		_ = s.lib.hold(-s.search.held) // fewer are never too many
+		s.lib.release(s.search.held)
 	}
 	s.search = nil
 }

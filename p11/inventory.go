@@ -187,7 +187,7 @@ func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
 
 // shows tells whether the application may still see what was made for it.
 func (l *library) shows(s *slot, m *made) bool {
-	return l.guard == nil || l.guard.sees(s.token.Label(), m.entry.Label, m.objects[0].ways())
+	return l.guard.sees(s.token.Label(), m.entry.Label, m.objects[0].ways())
 }
 
 // lookupNow is lookup in the store as it is now.

@@ -131,7 +131,7 @@ func (s *session) authenticate(pin *secret.Bytes) error {
 }
 
 // waiting lists the private key operations that are active; session.mu is held.
-func (s *session) waiting() (auths []*ownAuth) {
+func (s *session) waiting() (auths []*keyAuth) {
 	if s.signing != nil {
 		auths = append(auths, &s.signing.auth)
 	}
@@ -147,15 +147,15 @@ func (s *session) waiting() (auths []*ownAuth) {
 	return auths
 }
 
-// ownAuth is what entitles an operation to its key: what the guard permits, and the PIN of a key's own.
-type ownAuth struct {
+// keyAuth is what entitles an operation to its key: what the guard permits, and the PIN of a key's own.
+type keyAuth struct {
 	ways   Flags // in which the key is used
 	needed bool  // the PIN
 	pin    *secret.Bytes
 }
 
-func authFor(o *object, ways Flags) ownAuth {
-	return ownAuth{ways: ways, needed: o.info == nil && o.entry.AsksOwnPIN()}
+func authFor(o *object, ways Flags) keyAuth {
+	return keyAuth{ways: ways, needed: o.info == nil && o.entry.AsksOwnPIN()}
 }
 
-func (a *ownAuth) wipe() { a.pin.Wipe() }
+func (a *keyAuth) wipe() { a.pin.Wipe() }

@@ -164,6 +164,7 @@ func (l *library) changeSessionObject(s *slot, h ObjectHandle, t template) error
 		changed.info = &info
 	}
 	maps.Copy(changed.attributes, attributes(t))
+	changed.shown = changed.size()
 	if !s.fits(&changed) {
 		return CKR_DEVICE_MEMORY
 	}

@@ -10,9 +10,8 @@ const (
 	maxOAEPLabel      = 4 << 10  // bytes
 )
 
-// fits tells whether a session object has its place beside the others of its token. library.mu is held.
+// fits tells whether a session object, whose size is known, has its place beside the others of its token. library.mu is held.
 func (s *slot) fits(o *object) bool {
-	o.shown = o.size()
 	n, hidden, shown := 1, o.value.Len(), o.shown
 	for _, other := range s.objects {
 		if other.handle != o.handle {
@@ -22,11 +21,13 @@ func (s *slot) fits(o *object) bool {
 	return n <= maxSessionObjects && hidden <= maxHidden && shown <= maxShown
 }
 
-// hold counts n bytes more that an operation keeps, fewer if n is negative.
+// hold counts n bytes more that an operation keeps, until it releases them; if they are too many it counts none.
 func (l *library) hold(n int) error {
-	if l.held.Add(int64(n)) > maxHeld && n > 0 {
-		l.held.Add(-int64(n))
+	if l.held.Add(int64(n)) > maxHeld {
+		l.release(n)
 		return CKR_DEVICE_MEMORY
 	}
 	return nil
 }
+
+func (l *library) release(n int) { l.held.Add(-int64(n)) }

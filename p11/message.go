@@ -12,7 +12,7 @@ type messages struct {
 type messageSigning struct {
 	messages
 	key  *object
-	auth ownAuth // for the next signature
+	auth keyAuth // for the next signature
 }
 
 // messageProving is the same for verification.

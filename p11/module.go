@@ -30,9 +30,8 @@ type Module struct {
 func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
 
 // NewForked is New for a forked child of the application that the configuration was written for. It may use keys and make session
-// objects, but it makes, changes and deletes nothing that the token keeps, sets no PIN and is no security officer unless the configuration
-// says so: then the answer is CKR_TOKEN_WRITE_PROTECTED. user is whose wrong
-// PINs those of all such children are; nil counts none.
+// objects, but it makes, changes and deletes nothing that the token keeps, sets no PIN and is no security officer, unless the configuration
+// says so: the answer is CKR_TOKEN_WRITE_PROTECTED. user is whose wrong PINs those of all such children are; nil counts none.
 func NewForked(load func() (*tokens.Set, error), user *User) *Module {
 	return &Module{load: load, forked: true, user: user}
 }

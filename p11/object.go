@@ -74,6 +74,7 @@ func (s *session) add(o *object) (ObjectHandle, error) {
 	s.lib.lastObject++
 	o.handle, o.owner = s.lib.lastObject, s.handle
 	o.attributes[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(ulong(uint64(o.handle))))
+	o.shown = o.size()
 	switch {
 	case s.lib.sessions[s.handle] == nil:
 		o.value.Wipe()

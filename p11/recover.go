@@ -17,7 +17,7 @@ type recoverable interface {
 type recovering struct {
 	scheme recoverable
 	key    *object
-	auth   ownAuth
+	auth   keyAuth
 }
 
 // SignRecoverInit is C_SignRecoverInit (PKCS #11 v3.2, section 5.14).

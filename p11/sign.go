@@ -7,7 +7,7 @@ type signing struct {
 	input
 	scheme signature
 	key    *object
-	auth   ownAuth
+	auth   keyAuth
 }
 
 // SignInit is C_SignInit (PKCS #11 v3.1, section 5.13).
@@ -102,7 +102,7 @@ func (m *Module) sign(function string, h SessionHandle, data []byte, final bool,
 }
 
 // useKey runs one private operation. No lock is held.
-func (s *session) useKey(o *object, auth *ownAuth, run func(*signer.Key) error) error {
+func (s *session) useKey(o *object, auth *keyAuth, run func(*signer.Key) error) error {
 	if auth.needed && auth.pin == nil {
 		return refuse(CKR_USER_NOT_LOGGED_IN, "key %q has a PIN of its own, which C_Login with CKU_CONTEXT_SPECIFIC gives for each use", o.entry.Label)
 	}
