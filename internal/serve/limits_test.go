@@ -249,6 +249,21 @@ func TestSlowClientsDelayNobody(t *testing.T) {
 	k.Close()
 }
 
+// However long the system's files take to say who somebody is that comes in, those that are in begin, use and end what is theirs.
+func TestWhoIsInDoesNotWaitAtTheDoor(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	r := h.dial()
+	r.answered(p11.CKR_CRYPTOKI_NOT_INITIALIZED, getInfo)
+	h.server.door.Lock()
+	defer h.server.door.Unlock()
+	waits := h.dial()
+	r.answered(p11.CKR_OK, initialize, 0)
+	r.answered(p11.CKR_OK, openSession, 0, 4)
+	r.Close()
+	waits.Close()
+}
+
 // A stop lets the call in work end, gives its answer, and takes no other one.
 func TestStopFinishesWhatWasBegun(t *testing.T) {
 	t.Parallel()
