@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +29,9 @@ same encryption context.`,
 		RunE: a.verb(func(ctx context.Context, _ []string) error {
 			if toStdout(ciphertextOut) {
 				return withHint(usagef("--ciphertext-out is missing"), "without its ciphertext a data key is lost once it is forgotten")
+			}
+			if !toStdout(out) && filepath.Clean(out) == filepath.Clean(ciphertextOut) {
+				return withHint(usagef("--out and --ciphertext-out are one file"), "keep the ciphertext: the key comes from it again")
 			}
 			if err := a.binaryFits(out); err != nil {
 				return err

@@ -30,6 +30,7 @@ func TestMistakesInAskingKMS(t *testing.T) {
 		{exitUsage, "kms decrypt --key-id= -i @in", "--key-id is empty", "--help"},
 		{exitUsage, "kms decrypt --recipient= -i @in", "--recipient is empty", "--help"},
 		{exitUsage, "kms data-key --no-context --key-id k", "--ciphertext-out is missing", "without its ciphertext"},
+		{exitUsage, "kms data-key --no-context --key-id k --out d --ciphertext-out ./d", "are one file", "keep the ciphertext"},
 		{exitUsage, "kms data-key --no-context --ciphertext-out @c", "the KMS key is missing", "--key-id KEY"},
 		{exitUsage, "kms open-cms -i @in", "the recipient key is missing", "--recipient KEY"},
 		{exitUsage, importKey, "import-key takes --in FILE or --generate SPEC", "--help"},
