@@ -1,8 +1,13 @@
 package keystore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,7 +54,8 @@ func ReadSigner(path string) ([]byte, error) {
 }
 
 // Approve puts a file with approved policies into the store's folder, under a name of letters, digits and ".-_" that ends in
-// .json or .toml. One of that name is replaced.
+// .json, .toml or .pcrsig. What others approved is never replaced: beside a file of that name with other content the new one has
+// "-" and 16 digits of its SHA-256 in its name. The same text again is there once, and is the newest.
 func (t *Token) Approve(ctx context.Context, name string, text []byte) (path string, err error) {
 	if name != filepath.Base(name) || strings.HasPrefix(name, ".") || strings.ContainsFunc(name, func(r rune) bool {
 		return r > 'z' || !(r >= 'a' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
@@ -61,30 +67,60 @@ func (t *Token) Approve(ctx context.Context, name string, text []byte) (path str
 		return "", err
 	}
 	defer w.close()
-	path = filepath.Join(t.Dir(), ApprovedFolder)
-	if err := makeFolder(path); err != nil {
+	folder := filepath.Join(t.Dir(), ApprovedFolder)
+	if err := makeFolder(folder); err != nil {
 		return "", writeError("making the folder of approved policies", err)
 	}
-	path = filepath.Join(path, name)
+	path, free := approvedFile(folder, name, text)
+	if path == "" && free == "" {
+		return "", fmt.Errorf("writing the approved policy: %w: %s", ErrOtherApproval, filepath.Join(folder, name))
+	}
+	path = cmp.Or(path, free)
 	if err := trusted.Replace(path, text, 0o644); err != nil {
 		return "", writeError("writing the approved policy", err)
 	}
 	return path, nil
 }
 
-// Disapprove removes a file from the store's folder of approved policies. An approval that others kept works on: only an NV
-// index revokes.
-func (t *Token) Disapprove(ctx context.Context, name string) error {
+// Disapprove removes the file that Approve made of this name and text from the store's folder, and gives its path. A nil text is
+// that of whatever has the name; one that the folder does not have is ErrOtherApproval if another file has the name. An approval
+// that others kept works on: only an NV index revokes.
+func (t *Token) Disapprove(ctx context.Context, name string, text []byte) (path string, err error) {
 	w, err := t.change(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer w.close()
 	if name != filepath.Base(name) {
-		return fmt.Errorf("%w: %s", ErrNotFound, name)
+		return "", fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
-	if err := os.Remove(filepath.Join(t.Dir(), ApprovedFolder, name)); err != nil {
-		return writeError("removing the approved policy", err)
+	folder := filepath.Join(t.Dir(), ApprovedFolder)
+	path = filepath.Join(folder, name)
+	if text != nil {
+		there, free := approvedFile(folder, name, text)
+		if there == "" && free != path {
+			return "", fmt.Errorf("removing the approved policy: %w: %s", ErrOtherApproval, path)
+		}
+		path = cmp.Or(there, path)
 	}
-	return nil
+	if err := os.Remove(path); err != nil {
+		return "", writeError("removing the approved policy", err)
+	}
+	return path, nil
+}
+
+// approvedFile is where the folder has a text that was approved by this name, or else the path that it can have; "" for neither.
+func approvedFile(folder, name string, text []byte) (there, free string) {
+	digest, ext := sha256.Sum256(text), filepath.Ext(name)
+	for _, name := range []string{name, fmt.Sprintf("%s-%x%s", strings.TrimSuffix(name, ext), digest[:8], ext)} {
+		path := filepath.Join(folder, name)
+		have, err := trusted.Read(path, trusted.MaxText, trusted.Rules{})
+		switch {
+		case err == nil && bytes.Equal(have, text):
+			return path, ""
+		case errors.Is(err, fs.ErrNotExist):
+			free = cmp.Or(free, path)
+		}
+	}
+	return "", free
 }

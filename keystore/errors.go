@@ -23,6 +23,7 @@ var (
 	ErrUnfinished     = errors.New("an interrupted change of the key is not finished")
 	ErrPolicyUnknown  = errors.New("the key's policy is not known")
 	ErrPolicyIgnored  = errors.New("the key's policy is not enforced") // userWithAuth is set: the policy is decoration
+	ErrOtherApproval  = errors.New("an approved policy of this name is there already, with other content")
 	ErrInvalid        = errors.New("invalid argument")
 	ErrOtherKey       = errors.New("the private key does not belong to the public key")
 )

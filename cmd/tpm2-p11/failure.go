@@ -71,6 +71,7 @@ var nextStep = []struct {
 	{keystore.ErrUnfinished, "run `tpm2-p11 doctor`"},
 	{keystore.ErrPolicyUnknown, "name its PCRs by --pcr; --force takes the key as it is, to be listed but not used"},
 	{keystore.ErrPolicyIgnored, "--force takes the key all the same"},
+	{keystore.ErrOtherApproval, "`tpm2-p11 policy approve PATH --remove` takes that one out, where PATH is this path in the store's folder"},
 	{policy.ErrResettable, "--force binds to this PCR all the same"},
 	{policy.ErrUnmeasured, "--force binds to these PCRs all the same"},
 	{provider.ErrLockout, "wait for the TPM's recovery time (`tpm2-p11 lockout show`) or run `tpm2-p11 lockout reset`"},

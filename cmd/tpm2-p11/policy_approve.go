@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -26,13 +27,15 @@ func policyApproveCommand(a *app) *cobra.Command {
 		Use:   "approve FILE",
 		Short: "Let this machine's keys use an approved policy",
 		Long: `approve puts a file that policy sign wrote, or systemd's tpm2-pcr-signature.json, into the store's folder approved.d. Keys whose
-policy has its signer use it from then on; the newest file that fits comes first.
+policy has its signer use it from then on; the newest file that fits comes first. An approval that is there is never replaced: the file
+of another one with the same name gets a name of its own, which approve prints.
 
 With --nv, FILE is a policy without a signature: its digest is written into the NV index, and keys whose policy is
 authorize_nv with that index can be used by it from then on, and by nothing else. The index is made if there is none. That
 takes the owner's authorisation.
 
-With --remove, FILE is taken out of the folder again. That revokes nothing: whoever has a copy can put it back.`,
+With --remove, what is in FILE is taken out of the folder again, or the folder's file of that name if there is no such FILE here. That
+revokes nothing: whoever has a copy can put it back.`,
 		Example: `  tpm2-p11 policy approve ami-2026-11-20.json
   tpm2-p11 policy approve ami-2026-11-20.toml --nv 0x01800001`,
 		Args: exactly("FILE"),
@@ -45,7 +48,7 @@ With --remove, FILE is taken out of the folder again. That revokes nothing: whoe
 			case nv != "" && remove:
 				return usagef("--nv and --remove exclude each other")
 			case remove:
-				return a.disapprove(ctx, t, filepath.Base(args[0]))
+				return a.disapprove(ctx, t, args[0])
 			case nv != "":
 				return a.approveInNV(ctx, t, args[0], nv, force)
 			}
@@ -60,11 +63,7 @@ With --remove, FILE is taken out of the folder again. That revokes nothing: whoe
 			if err != nil {
 				return err
 			}
-			name := filepath.Base(args[0])
-			if ext := filepath.Ext(name); ext != ".json" && ext != ".toml" && ext != ".pcrsig" {
-				name += ".json"
-			}
-			path, err := t.Approve(ctx, name, text)
+			path, err := a.approve(ctx, t, approvedName(args[0]), text)
 			if err != nil {
 				return err
 			}
@@ -77,10 +76,34 @@ With --remove, FILE is taken out of the folder again. That revokes nothing: whoe
 	return c
 }
 
-func (a *app) disapprove(ctx context.Context, t *keystore.Token, name string) error {
-	if err := t.Disapprove(ctx, name); err != nil {
+// approvedName is the name that a file has in the store's folder.
+func approvedName(path string) string {
+	name := filepath.Base(path)
+	if ext := filepath.Ext(name); ext != ".json" && ext != ".toml" && ext != ".pcrsig" {
+		name += ".json"
+	}
+	return name
+}
+
+// approve puts a file into the store's folder.
+func (a *app) approve(ctx context.Context, t *keystore.Token, name string, text []byte) (path string, err error) {
+	path, err = t.Approve(ctx, name, text)
+	if err == nil && filepath.Base(path) != name {
+		a.note("%s is kept: it is another approval", filepath.Join(filepath.Dir(path), name))
+	}
+	return path, err
+}
+
+func (a *app) disapprove(ctx context.Context, t *keystore.Token, file string) error {
+	text, err := a.read("FILE", file, maxInput)
+	if err != nil && !(errors.Is(err, fs.ErrNotExist) && file == filepath.Base(file)) {
 		return err
 	}
+	path, err := t.Disapprove(ctx, approvedName(file), text)
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(path)
 	return a.print(struct {
 		Removed string `json:"removed"`
 	}{name}, func(w io.Writer) { fmt.Fprintf(w, "%s is no longer among the approved policies\n", name) })
@@ -143,7 +166,7 @@ func (a *app) approveInNV(ctx context.Context, t *keystore.Token, path, nv strin
 		return err
 	}
 	// The file first: the index alone would keep every key from working.
-	file, err := t.Approve(ctx, name+".json", text)
+	file, err := a.approve(ctx, t, name+".json", text)
 	if err != nil {
 		return err
 	}

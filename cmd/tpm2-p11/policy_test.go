@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -120,6 +121,65 @@ func TestAKeyThatSurvivesUpdates(t *testing.T) {
 			m.refused(exitFailed, "no such file", "", "policy", "approve", "@tomorrow.json", "--remove")
 		})
 	}
+}
+
+// No approval takes the place of another one: files of one name, whoever wrote them and for whatever, are there side by side.
+func TestApprovalsOfOneName(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+	m.write("web.toml", "authorize = { signer = \"file:ci.pub\", ref = \"tls/v1\" }\n")
+	m.write("message", "hello")
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256", "--policy", "@web.toml")
+	m.tpm.Extend(t, "sha256", 7, []byte("a boot"))
+	m.pcrPolicy("img.toml", 7)
+	if err := os.Mkdir(m.path("other"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.run("policy", "sign", "@img.toml", "--key", "@ci.pem", "--ref", "tls/v1", "--out", "@img.json")
+	m.run("policy", "sign", "@img.toml", "--key", "@ci.pem", "--ref", "tls/v2", "--out", "@other/img.json")
+	approved := func(files int) {
+		t.Helper()
+		m.run("sign", "web", "--in", "@message", "--out", "@sig")
+		if there, err := os.ReadDir(m.path("store/approved.d")); err != nil || len(there) != files {
+			t.Errorf("%v, %v: want %d files", there, err, files)
+		}
+	}
+	first := m.path("store/approved.d/img.json")
+	for range 2 {
+		if r := m.try("policy", "approve", "@img.json"); r.stderr != "" || !strings.Contains(r.stdout, first) {
+			t.Errorf("%+v", r)
+		}
+		approved(1)
+	}
+	var second string
+	for range 2 {
+		r := m.try("policy", "approve", "@other/img.json")
+		_, second, _ = strings.Cut(strings.TrimSpace(r.stdout), " in ")
+		contains(t, "the note", r.stderr, first+" is kept: it is another approval")
+		if string(m.read("other/img.json")) != string(m.read("store/approved.d/"+filepath.Base(second))) {
+			t.Errorf("%+v", r)
+		}
+		approved(2)
+	}
+	for range 2 {
+		contains(t, "the note", m.try("policy", "approve", "@img.toml", "--nv", "0x01800001").stderr, first+" is kept: it is another approval")
+		approved(3)
+	}
+
+	// What is removed is what the file says, and nothing else of that name.
+	contains(t, "removed", m.run("policy", "approve", "@other/img.json", "--remove"), filepath.Base(second)+" is no longer ")
+	approved(2)
+	m.refused(exitFailed, "an approved policy of this name is there already, with other content: "+first, "policy approve PATH --remove` takes that one out",
+		"policy", "approve", "@other/img.json", "--remove")
+	m.refused(exitFailed, "no such file", "", "policy", "approve", "@nowhere/img.json", "--remove")
+	approved(2)
+	m.write(strings.TrimPrefix(second, m.dir), "somebody else's")
+	m.refused(exitFailed, "with other content", "", "policy", "approve", "@other/img.json")
+	approved(3)
+	m.run("policy", "approve", "img.json", "--remove")
+	m.refused(exitFailed, "bears its signature", "", "sign", "web", "--in", "@message")
 }
 
 func TestASealedSecretThatIsSealedAgain(t *testing.T) {
@@ -247,7 +307,7 @@ func TestWhatIsRevoked(t *testing.T) {
 	m.tool("tpm2_flushcontext", "nobody.ctx")
 	m.write("other.toml", "pin = true\n")
 	m.run("policy", "approve", "@other.toml", "--nv", "0x01800001")
-	m.run("policy", "approve", "@other.json", "--remove")
+	m.run("policy", "approve", "other.json", "--remove")
 	m.refused(exitFailed, `policy "web": none of 1 policies that were found has the digest in NV index 0x01800001, approved: `, "", "sign", "web", "--in", "@message")
 	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
 	m.run("sign", "web", "--in", "@message", "--out", "@sig")
