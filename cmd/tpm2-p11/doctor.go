@@ -207,7 +207,7 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), mend)
 	}
 	for _, err := range t.ApprovedProblems() {
-		d.warn("approved policies", "write the file anew, or remove it: it approves nothing", "%v", err)
+		d.warn("approved policies", "what is passed over approves nothing: write a broken file anew, remove files that are no longer needed", "%v", err)
 	}
 	if !tpmAnswers {
 		return

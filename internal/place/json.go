@@ -11,7 +11,7 @@ import (
 // values nested deeper than 100, places of more than 2 MiB together, and text after the value. The lines are known as far as the
 // text was read, and the error is about the line of the whole text's place, "".
 func DecodeJSON(text []byte) (any, Lines, error) {
-	d := decoder{text: text, Decoder: json.NewDecoder(bytes.NewReader(text)), marker: marker{lines: Lines{}}}
+	d := decoder{text: text, Decoder: json.NewDecoder(bytes.NewReader(text)), marker: marker{lines: Lines{}}, last: 1}
 	d.UseNumber()
 	value, err := d.value("", 0)
 	if err == nil {
@@ -31,11 +31,18 @@ func DecodeJSON(text []byte) (any, Lines, error) {
 type decoder struct {
 	*json.Decoder
 	marker
-	text []byte
+	text    []byte
+	counted int64 // bytes of text whose lines were counted
+	last    int   // the line that they end on
 }
 
 // line is where the last token ends.
-func (d *decoder) line() int { return 1 + bytes.Count(d.text[:d.InputOffset()], []byte("\n")) }
+func (d *decoder) line() int {
+	end := d.InputOffset()
+	d.last += bytes.Count(d.text[d.counted:end], []byte("\n"))
+	d.counted = end
+	return d.last
+}
 
 func (d *decoder) value(at string, depth int) (any, error) {
 	if depth > maxNesting {

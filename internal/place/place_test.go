@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -129,6 +130,21 @@ func TestTextsThatWouldExhaustAParser(t *testing.T) {
 		if err == nil || lines.Of("") != c.line || !strings.HasSuffix(err.Error(), c.want) {
 			t.Errorf("%s: line %d: %v, want line %d: %s", name, lines.Of(""), err, c.line, c.want)
 		}
+	}
+}
+
+// What reading allocates grows with the text, not with its square: no value makes a copy of what follows it.
+func TestALongListIsReadInOneGo(t *testing.T) { // alone: it counts what all of the process allocates
+	text := "a = [" + strings.Repeat("1,", 50000) + "]"
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	lines, err := place.TOML(text)
+	runtime.ReadMemStats(&after)
+	if err != nil || lines.Of("a[49999]") != 1 {
+		t.Fatalf("line %d, %v", lines.Of("a[49999]"), err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 50<<20 {
+		t.Errorf("%d bytes for a text of %d", n, len(text))
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 // more than 2 MiB together, and where it loses its way, as in a text that is not TOML. What it accepts need not be TOML yet. The lines
 // are known as far as the text was read, and the error is about the line of the whole text's place, "".
 //
-// A parser keeps positions by name alone, which is not enough where tables repeat.
+// It takes time in proportion to the text and its places. A parser keeps positions by name alone, which is not enough where tables repeat.
 func TOML(text string) (Lines, error) {
 	s := &scanner{rest: strings.TrimPrefix(text, "\ufeff"), line: 1, marker: marker{lines: Lines{}}}
 	arrays := make(map[string]int) // elements so far, by place
@@ -207,9 +207,18 @@ func (s *scanner) value(place string, depth int) {
 		}
 	case s.rest[0] == '"' || s.rest[0] == '\'':
 		s.quoted()
-	default: // at least one byte
-		s.skip(max(1, strings.IndexAny(s.rest+"\n", ",]}#\n")))
+	default:
+		s.bare()
 	}
+}
+
+// bare skips a number, a date or a word: at least one byte.
+func (s *scanner) bare() {
+	end := strings.IndexAny(s.rest, ",]}#\n")
+	if end < 0 {
+		end = len(s.rest)
+	}
+	s.skip(max(1, end))
 }
 
 // more goes to an array's or inline table's next element, or past its end.

@@ -20,8 +20,10 @@ import (
 // ErrNotApproved is of a file that ParseApproved understands, and that approves nothing: it has a policy alone.
 var ErrNotApproved = errors.New("there is no [[approved]] in it")
 
+var errTooMany = fmt.Errorf("a file has %d approved policies at most", MaxApproved)
+
 // ParseApproved reads a file of approved policies: one that Parse reads, or systemd's tpm2-pcr-signature.json. One without any
-// is ErrNotApproved.
+// is ErrNotApproved. It has at most MaxSize bytes and MaxApproved approved policies.
 func ParseApproved(name string, text []byte) ([]policy.Approved, error) {
 	d, err := decode(name, text)
 	if err != nil {
@@ -30,7 +32,7 @@ func ParseApproved(name string, text []byte) ([]policy.Approved, error) {
 	if d.isSystemd() {
 		return d.systemd()
 	}
-	f, err := Parse(name, text)
+	f, err := d.file()
 	if err == nil && len(f.Approved) == 0 {
 		err = d.errorf("", "%w", ErrNotApproved)
 	}
@@ -42,6 +44,9 @@ func (d *document) approved(at string, value any) ([]policy.Approved, error) {
 	list, ok := asTables(value)
 	if !ok || len(list) == 0 {
 		return nil, d.errorf(at, "approved is written [[approved]], and is not empty")
+	}
+	if len(list) > MaxApproved {
+		return nil, d.errorf(at, "%w, not %d", errTooMany, len(list))
 	}
 	var all []policy.Approved
 	for i, table := range list {
@@ -94,6 +99,14 @@ func (d *document) oneApproved(at string, table map[string]any) (a policy.Approv
 	return a, err
 }
 
+// fits tells whether what was written will be read.
+func fits(text []byte, approved int) ([]byte, error) {
+	if len(text) > MaxSize || approved > MaxApproved {
+		return nil, fmt.Errorf("%d approved policies of %d bytes together are more than a file may hold, %d of %d: write several files", approved, len(text), MaxApproved, MaxSize)
+	}
+	return text, nil
+}
+
 // EncodeApproved writes approved policies as ParseApproved reads them, one a line.
 func EncodeApproved(list []policy.Approved) ([]byte, error) {
 	type approved struct {
@@ -112,7 +125,7 @@ func EncodeApproved(list []policy.Approved) ([]byte, error) {
 		}
 		text = append(text, line...)
 	}
-	return append(text, "\n]}\n"...), nil
+	return fits(append(text, "\n]}\n"...), len(list))
 }
 
 // systemdEntry is an element of a bank in systemd's file.
@@ -144,6 +157,9 @@ func (d *document) systemd() ([]policy.Approved, error) {
 		}
 		if bank == tpm2.TPMAlgSHA1 {
 			continue
+		}
+		if len(all)+len(list) > MaxApproved {
+			return nil, d.errorf(name, "%w, not %d", errTooMany, len(all)+len(list))
 		}
 		for i := range list {
 			a, err := d.systemdEntry(name, place.Element(name, i), list[i])
@@ -203,7 +219,10 @@ func EncodeSystemd(list []policy.Approved, signer policy.Signer) ([]byte, error)
 		})
 	}
 	text, err := json.Marshal(banks)
-	return append(text, '\n'), err
+	if err != nil {
+		return nil, err
+	}
+	return fits(append(text, '\n'), len(list))
 }
 
 // alone is the one PCR node that a policy is.

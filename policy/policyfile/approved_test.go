@@ -8,8 +8,10 @@ import (
 	"crypto/rsa"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -175,8 +177,10 @@ func TestAFileThatWouldExhaustItsReader(t *testing.T) {
 	for name, text := range map[string]string{
 		"good.json":  `{"approved":[{"name":"good","pin":true,"sig":"AAAA"}]}`,
 		"names.toml": strings.Repeat("a.", 20000) + "a = 1",
-		"lists.toml": "a = " + strings.Repeat("[", 1<<19),
-		"names.json": `{"` + strings.Repeat("a", 1<<19) + `":{` + strings.Repeat(`"a":{`, 90),
+		"lists.toml": "a = " + strings.Repeat("[", 1<<15),
+		"names.json": `{"` + strings.Repeat("a", 1<<15) + `":{` + strings.Repeat(`"a":{`, 90),
+		"size.toml":  strings.Repeat("[", policyfile.MaxSize+1),
+		"many.json":  `{"approved":[` + strings.Repeat(`{"name":"x","pin":true},`, policyfile.MaxApproved) + `{"name":"x","pin":true}]}`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -187,9 +191,87 @@ func TestAFileThatWouldExhaustItsReader(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Name != "good" {
 		t.Errorf("%v, %v", all, err)
 	}
-	for i, want := range []string{"lists.toml:1: values nest deeper than 100", "names.json:1: the names of its tables", "names.toml:1: the names of its tables"} {
-		if problems := f.Problems(); len(problems) != 3 || !strings.Contains(problems[i].Error(), want) {
+	for i, want := range []string{
+		"lists.toml:1: values nest deeper than 100", "many.json:1: a file has 256 approved policies at most, not 257",
+		"names.json:1: the names of its tables", "names.toml:1: the names of its tables", "size.toml: it is too long: more than 65536 bytes",
+	} {
+		if problems := f.Problems(); len(problems) != 5 || !strings.Contains(problems[i].Error(), want) {
 			t.Errorf("%q, want %s", problems, want)
+		}
+	}
+}
+
+// A policy that is too long is refused before anything decodes it, wherever it comes from; and what would be is not written.
+func TestATextOrListThatIsTooLong(t *testing.T) {
+	t.Parallel()
+	if _, err := policyfile.Parse("p", []byte(strings.Repeat("{", policyfile.MaxSize+1))); err == nil || err.Error() != "p: a policy file has 65536 bytes at most, not 65537" {
+		t.Errorf("too long: %v", err)
+	}
+	entry := `{"pcrs":[11],"pol":"` + strings.Repeat("ab", 32) + `","sig":"AAAA"},`
+	systemd := `{"sha256":[` + strings.Repeat(entry, policyfile.MaxApproved) + strings.TrimSuffix(entry, ",") + "]}"
+	if _, err := policyfile.ParseApproved("p", []byte(systemd)); err == nil || err.Error() != "p:1: a file has 256 approved policies at most, not 257" {
+		t.Errorf("too many in systemd's: %v", err)
+	}
+	one := policy.Approved{Name: "x", Policy: policy.Policy{Root: policy.PIN{}}}
+	if _, err := policyfile.EncodeApproved(slices.Repeat([]policy.Approved{one}, policyfile.MaxApproved)); err != nil {
+		t.Errorf("as many as there may be: %v", err)
+	}
+	long := one
+	long.Name = strings.Repeat("x", policyfile.MaxSize)
+	for _, list := range [][]policy.Approved{slices.Repeat([]policy.Approved{one}, policyfile.MaxApproved+1), {long}} {
+		if _, err := policyfile.EncodeApproved(list); err == nil || !strings.Contains(err.Error(), "write several files") {
+			t.Errorf("%d are written: %v", len(list), err)
+		}
+	}
+}
+
+// Whoever fills a folder does not make each use of a key read it all: the newest files count, and doctor is told of the others.
+func TestAFolderThatIsTooFull(t *testing.T) {
+	t.Parallel()
+	approvals := func(n int) string {
+		one := `{"name":"x","pin":true},`
+		return `{"approved":[` + strings.Repeat(one, n-1) + strings.TrimSuffix(one, ",") + "]}"
+	}
+	for name, c := range map[string]struct {
+		files, want int
+		text        string
+		ext         string
+	}{
+		"all there may be": {256, 256, approvals(1), ".json"},
+		"files":            {257, 256, approvals(1), ".json"},
+		"bytes":            {9, 8, approvals(1) + strings.Repeat(" ", 32<<10-len(approvals(1))), ".json"},
+		"approvals":        {6, 250, approvals(50), ".json"},
+		"entries":          {4096 + 1, 0, "", ".txt"},
+	} {
+		dir, other := t.TempDir(), t.TempDir()
+		now := time.Now().Add(-time.Hour)
+		for i := range c.files {
+			path := filepath.Join(dir, fmt.Sprint(i)+c.ext)
+			if err := errors.Join(os.WriteFile(path, []byte(c.text), 0o644), os.Chtimes(path, now, now.Add(-time.Duration(i)*time.Second))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(other, "other.json"), []byte(strings.Replace(approvals(1), "x", "other", 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		complaints := 0
+		f := policyfile.NewFolders(func(error) { complaints++ }, dir, other)
+		for range 2 {
+			all, err := f.Approved()
+			if err != nil || len(all) != c.want+1 || all[0].Name != "other" {
+				t.Errorf("%s: %d, %v, want %d and those of the other folder", name, len(all), err, c.want)
+			}
+		}
+		problems := f.Problems()
+		if name == "all there may be" {
+			if len(problems)+complaints != 0 {
+				t.Errorf("%s: %q", name, problems)
+			}
+			continue
+		}
+		want := fmt.Sprintf("approved policies: %s holds more than 256 files, 256 KiB or 256 approved policies: its oldest files are passed over", dir)
+		if len(problems) != 1 || problems[0].Error() != want || complaints != 1 {
+			t.Errorf("%s: %q, told %d times", name, problems, complaints)
 		}
 	}
 }

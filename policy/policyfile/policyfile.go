@@ -23,6 +23,13 @@ import (
 // Version is the only version of the format.
 const Version = 1
 
+// MaxSize is the longest policy file in bytes. One approval takes some hundred, so that it is far from what anybody writes, and
+// reading a file takes milliseconds whatever is in it.
+const MaxSize = 64 << 10
+
+// MaxApproved bounds the approved policies of a file: each use of a key verifies their signatures until one is its own.
+const MaxApproved = 256
+
 // File is a policy file.
 //
 //	version = 1
@@ -47,13 +54,18 @@ type File struct {
 // Error is what is wrong with a policy file, and where.
 type Error = place.Error
 
-// Parse reads a policy file's text; name stands for the file in errors, which are *Error.
+// Parse reads a policy file's text, of at most MaxSize bytes; name stands for the file in errors, which are *Error.
 func Parse(name string, text []byte) (File, error) {
 	d, err := decode(name, text)
 	if err != nil {
 		return File{}, err
 	}
-	f := File{Hash: tpm2.TPMAlgSHA256}
+	return d.file()
+}
+
+// file reads the decoded file.
+func (d *document) file() (f File, err error) {
+	f = File{Hash: tpm2.TPMAlgSHA256}
 	if d.isNode() {
 		f.Policy, err = d.policy("", d.tree)
 		return f, err
@@ -103,6 +115,9 @@ type document struct {
 
 func decode(name string, text []byte) (*document, error) {
 	d := &document{name: name}
+	if len(text) > MaxSize {
+		return nil, d.errorf("", "a policy file has %d bytes at most, not %d", MaxSize, len(text))
+	}
 	if !utf8.Valid(text) {
 		return nil, d.errorf("", "it is not UTF-8 text")
 	}
