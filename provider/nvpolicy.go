@@ -32,7 +32,8 @@ func (t *TPM) WritePolicyIndex(ctx context.Context, index Handle, digest []byte)
 }
 
 // AdvanceCounter adds one to a counter in an NV index (0x01…) and gives its value. It makes the counter if there is none: a new
-// one begins above all that the TPM ever had. It takes the owner's authorisation.
+// one begins above all that the TPM ever had. What is there and is no such counter is ErrOtherIndex. It takes the owner's
+// authorisation.
 func (t *TPM) AdvanceCounter(ctx context.Context, index Handle) (value uint64, err error) {
 	attributes := policyIndexAttributes
 	attributes.NT = tpm2.TPMNTCounter
@@ -94,7 +95,7 @@ func (t *TPM) withPolicyIndex(ctx context.Context, what string, index Handle, at
 			case err != nil:
 				return err
 			case string(x.written().name) != string(want.written().name):
-				return fmt.Errorf("%w: the NV index is another one: it is neither removed nor written", ErrHandleTaken)
+				return fmt.Errorf("%w: %s", ErrOtherIndex, x.notOf(want.kind()))
 			}
 			return work(c, x, owner)
 		})
@@ -103,6 +104,27 @@ func (t *TPM) withPolicyIndex(ctx context.Context, what string, index Handle, at
 		return fmt.Errorf("%s NV index 0x%08X: %w", what, uint32(index), err)
 	}
 	return nil
+}
+
+// kind says what an index that policies look at is for.
+func (x nvIndex) kind() string {
+	attributes, size := x.area.Attributes, x.area.DataSize
+	attributes.Written = false
+	switch {
+	case attributes.NT == tpm2.TPMNTCounter:
+		return "a counter"
+	case attributes == policyIndexAttributes && (size == 2+32 || size == 2+48):
+		return "an index of approvals"
+	}
+	return "an index for something else"
+}
+
+// notOf says why an index is not the one of a kind that is wanted.
+func (x nvIndex) notOf(kind string) string {
+	if is := x.kind(); is != kind {
+		return fmt.Sprintf("it is %s, not %s", is, kind)
+	}
+	return fmt.Sprintf("it is %s, but of another size or with other attributes", kind)
 }
 
 // ReadPolicyIndex reads an NV index that policies look at; policy.ErrNoIndex when it is not there or not written yet.

@@ -78,6 +78,7 @@ var nextStep = []struct {
 	{provider.ErrAuth, "each wrong try counts towards the TPM's lockout: `tpm2-p11 lockout show`"},
 	{provider.ErrHandleTaken, "`tpm2-p11 handles` shows what is where; without --handle the first free one is taken"},
 	{provider.ErrOtherObject, "`tpm2-p11 handles` shows what is where"},
+	{provider.ErrOtherIndex, "name a free NV index, or the one that was made for this: `tpm2_getcap handles-nv-index` and `tpm2_nvreadpublic` show what there is"},
 	{provider.ErrNoObject, "`tpm2-p11 handles` shows the persistent handles"},
 	{provider.ErrPolicy, "it works again once the PCRs have the approved values: `tpm2-p11 pcr read` shows them"},
 	{provider.ErrParentChanged, "the TPM was cleared or is another one: begin a new store with `tpm2-p11 init --force`, its wrapped keys are lost"},

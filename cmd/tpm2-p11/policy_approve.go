@@ -220,7 +220,14 @@ approved policies to a counter: nv = { index = …, op = "le", value = N }, and 
 			if remove {
 				err = t.RemovePolicyIndex(ctx, index)
 			} else {
-				err = t.WritePolicyIndex(ctx, index, policy.NoPolicy(max(len(x.Data)-2, 0)))
+				size := 32
+				if len(x.Data) == 2+48 {
+					size = 48
+				}
+				err = t.WritePolicyIndex(ctx, index, policy.NoPolicy(size))
+			}
+			if errors.Is(err, provider.ErrOtherIndex) {
+				return withHint(err, "name an index that policy approve --nv made; what is bound to a counter's value ends by `tpm2-p11 policy counter %s --advance`", args[0])
 			}
 			if err != nil {
 				return err

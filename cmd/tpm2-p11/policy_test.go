@@ -323,6 +323,22 @@ func TestWhatIsRevoked(t *testing.T) {
 	}
 	m.run("policy", "counter", "0x01800010", "--advance")
 	m.refused(exitFailed, `policy "old": NV index 0x01800010 is `, "", "sign", "old", "--in", "@message")
+
+	// Neither takes the place of the other.
+	counter := "0x01800010: another NV index is there: it is a counter, not an index of approvals"
+	m.refused(exitFailed, counter, "ends by `tpm2-p11 policy counter 0x01800010 --advance", "policy", "revoke", "0x01800010")
+	m.refused(exitFailed, counter, "name a free NV index", "policy", "approve", "@image.toml", "--nv", "0x01800010")
+	m.refused(exitFailed, "0x01800001: another NV index is there: it is an index of approvals, not a counter", "name a free NV index", "policy", "counter", "0x01800001", "--advance")
+	m.write("sha384.toml", "hash = \"sha384\"\n[policy]\npin = true\n")
+	m.refused(exitFailed, "0x01800001: another NV index is there: it is an index of approvals, but of another size", "name a free NV index",
+		"policy", "approve", "@sha384.toml", "--nv", "0x01800001")
+	m.tool("tpm2_nvdefine", "0x01800020", "-C", "o", "-s", "8", "-a", "ownerwrite|ownerread|authread|no_da")
+	m.refused(exitFailed, "0x01800020: another NV index is there: it is an index for something else, not an index of approvals", "name a free NV index",
+		"policy", "approve", "@image.toml", "--nv", "0x01800020")
+	m.run("policy", "approve", "@sha384.toml", "--nv", "0x01800003")
+	m.run("policy", "revoke", "0x01800003")
+	m.run("sign", "web", "--in", "@message", "--out", "@sig")
+
 	m.run("policy", "revoke", "0x01800001", "--remove")
 	m.run("policy", "approve", "@image.toml", "--nv", "0x01800001")
 	m.run("sign", "web", "--in", "@message", "--out", "@sig") // the index made again has the Name of the old one
