@@ -13,7 +13,7 @@ type Guard func(token, key, purpose string) bool
 
 // NewServed is New for an application of another user's. It sees only keys that it may use for something, and uses them for that; it
 // makes, changes and deletes them only in tokens that it may manage, and logs in only to those that it may use something of. Session
-// objects are its own, and it has at most some sessions open. user has it with its other connections; nil counts no wrong PINs.
+// objects are its own, and it has at most some sessions open. user has it with its other connections; nil holds up no wrong PINs.
 func NewServed(load func() (*tokens.Set, error), guard Guard, sessions int, user *User) *Module {
 	return &Module{load: load, guard: guard, sessions: sessions, user: user}
 }

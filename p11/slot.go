@@ -140,10 +140,10 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 }
 
 // lockout asks for the TPM's counters, for a moment.
-func (l *library) lockout(t *provider.TPM) (provider.Properties, error) {
+func (l *library) lockout(t *provider.TPM) (provider.Lockout, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, 2*time.Second)
 	defer cancel()
-	return t.Properties(ctx)
+	return t.Lockout(ctx)
 }
 
 // countTries adds to a wrong PIN how many more the TPM takes, as far as it can be asked: it is where the log's reader learns it.
@@ -164,15 +164,20 @@ func (l *library) countTries(t *provider.TPM, err error) error {
 // lockoutFlags tells how near the TPM is to its lockout, which user and security officer share. A TPM that does not answer soon tells nothing.
 func (l *library) lockoutFlags(t *provider.TPM) Flags {
 	p, err := l.lockout(t)
-	switch {
-	case err != nil:
+	if err != nil {
 		l.log.Debug("lockout counters are not known", "reason", err.Error())
 		return 0
-	case p.InLockout:
+	}
+	left := p.MaxAuthFail - min(p.LockoutCounter, p.MaxAuthFail)
+	if l.user != nil {
+		left = triesOfUsers(p)
+	}
+	switch {
+	case p.InLockout || left == 0:
 		return CKF_USER_PIN_LOCKED | CKF_SO_PIN_LOCKED
 	case p.LockoutCounter == 0:
 		return 0
-	case p.LockoutCounter+1 >= p.MaxAuthFail:
+	case left == 1:
 		return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
 	}
 	return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW

@@ -3,42 +3,76 @@ package p11
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// User is one user of a service, with all its connections. Before the wrong PINs of one user lead a TPM to its lockout, which takes the
-// PINs of all others too, that user's are refused: at half of what the TPM takes (one at least), until the TPM has forgiven some. Two users
-// can still do it together. Users take turns at the TPM. Safe for concurrent use.
+// Users are those of a service. None of their wrong PINs brings a TPM to its lockout, which would take everybody's: the last one that the
+// TPM takes is left to who asks the TPM itself. They give PINs to a TPM one after the other. Safe for concurrent use.
+type Users struct {
+	mu    sync.Mutex
+	turns map[string]turn // by the TPM's address
+}
+
+// turn is of whoever gives a PIN: of two at once, one could be one too many.
+type turn chan struct{}
+
+// NewUsers are the users of a service that begins.
+func NewUsers() *Users { return &Users{turns: map[string]turn{}} }
+
+func (all *Users) turn(t *provider.TPM) turn {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	its := all.turns[t.String()]
+	if its == nil {
+		its = make(turn, 1)
+		all.turns[t.String()] = its
+	}
+	return its
+}
+
+// User is one user of a service, with all its connections. Of the wrong PINs that lead a TPM to its lockout one user has half (one at
+// least); beyond, that user's are refused until the TPM has forgiven some. Users take turns at the TPM. Safe for concurrent use.
 type User struct {
-	turn  chan struct{}     // of whoever gives a PIN: of two at once, one could be one too many
+	all   *Users
+	turn  turn              // among the user's connections, so that only one of them waits for the turn among all users
 	wrong map[string]uint32 // PINs at most, of those that the TPM at an address counts; its reader has the turn
 }
 
-// NewUser is a user who gave no wrong PIN.
-func NewUser() *User { return &User{turn: make(chan struct{}, 1), wrong: map[string]uint32{}} }
+// New is a user who gave no wrong PIN.
+func (all *Users) New() *User {
+	return &User{all: all, turn: make(turn, 1), wrong: map[string]uint32{}}
+}
 
-// mayTry refuses a PIN where another wrong one would be more than the user's share; the turn is the caller's.
+// mayTry refuses a PIN where a wrong one would be more than users of a service have, or this one; the turns are the caller's. The TPM is
+// asked each time, since others give it PINs too, and what this process knows ends with it.
 func (u *User) mayTry(ctx context.Context, t *provider.TPM) error {
-	mine := u.wrong[t.String()]
-	if mine == 0 {
-		return nil
-	}
-	p, err := t.Properties(ctx)
+	p, err := t.Lockout(ctx)
 	if err != nil {
 		return err
 	}
-	if mine = min(mine, p.LockoutCounter); mine == 0 {
-		delete(u.wrong, t.String())
-		return nil
-	}
+	mine := min(u.wrong[t.String()], p.LockoutCounter)
 	u.wrong[t.String()] = mine
-	if p.InLockout || mine < (p.MaxAuthFail+1)/2 {
-		return nil
+	switch {
+	case p.MaxAuthFail < 2:
+		return refuse(CKR_PIN_LOCKED, "the first wrong PIN locks this TPM for everybody: a service takes none for it, until its lockout authorisation "+
+			"lets it take more (tpm2_dictionarylockout --setup-parameters)")
+	case triesOfUsers(p) == 0:
+		return refuse(CKR_PIN_LOCKED, "the TPM counts %d wrong PINs, %d lock it for everybody, and users of a service do not get the last one: "+
+			"their PINs are taken when it has forgiven one, each %d s, or after `tpm2-p11 lockout reset`", p.LockoutCounter, p.MaxAuthFail, p.LockoutInterval)
+	case mine >= max(p.MaxAuthFail/2, 1):
+		return refuse(CKR_PIN_LOCKED, "of the wrong PINs that the TPM takes until it locks everybody out, half are of this user: it takes another one "+
+			"when the TPM has forgiven one, each %d s, or after `tpm2-p11 lockout reset`", p.LockoutInterval)
 	}
-	return refuse(CKR_PIN_LOCKED, "of the wrong PINs that the TPM takes until it locks everybody out, half are of this user: it takes another one "+
-		"when the TPM has forgiven one, each %d s, or after `tpm2-p11 lockout reset`", p.LockoutInterval)
+	return nil
+}
+
+// triesOfUsers are how many more wrong PINs a TPM gets from users of a service.
+func triesOfUsers(p provider.Lockout) uint32 {
+	most := max(p.MaxAuthFail, 1) - 1
+	return most - min(p.LockoutCounter, most)
 }
 
 // tryPIN does what gives a TPM a PIN. A wrong one counts for the application's user too.
@@ -47,11 +81,13 @@ func (l *library) tryPIN(t *provider.TPM, try func() error) error {
 	if u == nil {
 		return l.countTries(t, try())
 	}
-	select {
-	case u.turn <- struct{}{}:
-		defer func() { <-u.turn }()
-	case <-l.ctx.Done():
-		return l.ctx.Err()
+	for _, its := range []turn{u.turn, u.all.turn(t)} {
+		select {
+		case its <- struct{}{}:
+			defer func() { <-its }()
+		case <-l.ctx.Done():
+			return l.ctx.Err()
+		}
 	}
 	if err := u.mayTry(l.ctx, t); err != nil {
 		return err

@@ -26,7 +26,8 @@ func TestOneUsersWrongPINsLockNobodyOut(t *testing.T) {
 	t.Parallel()
 	w := guarded(t)
 	all := func(_, _, purpose string) bool { return purpose != "manage" }
-	mallory := NewUser()
+	users := NewUsers()
+	mallory := users.New()
 	var guesses sync.WaitGroup
 	for range 6 {
 		c := w.client(mallory, all)
@@ -39,7 +40,7 @@ func TestOneUsersWrongPINsLockNobodyOut(t *testing.T) {
 	}
 	guesses.Wait()
 	counted, most := w.tries()
-	if counted != (most+1)/2 {
+	if counted != max(most/2, 1) {
 		t.Errorf("one user had %d of %d tries", counted, most)
 	}
 	c := w.client(mallory, all)
@@ -49,13 +50,104 @@ func TestOneUsersWrongPINsLockNobodyOut(t *testing.T) {
 		t.Errorf("the log does not tell why:\n%s", w.log)
 	}
 
-	alice := w.client(NewUser(), all)
+	alice := w.client(users.New(), all)
 	theirs := alice.session(false)
 	w.must(alice.Login(theirs, CKU_USER, []byte(userPIN)))
 	w.must(alice.Logout(theirs))
 
 	w.must(w.token.TPM().ResetLockout(t.Context(), nil))
 	w.must(c.Login(s, CKU_USER, []byte(userPIN)))
+}
+
+// Many users who guess at once, before and after the service was restarted, bring the TPM near its lockout and never to it: the operator's
+// command takes the right PIN, and after it has forgiven them the users' are taken too.
+func TestUsersOfAServiceDoNotLockTheTPM(t *testing.T) {
+	t.Parallel()
+	for name, most := range map[string]uint32{"of two tries": 2, "of three tries": 3, "of many tries": 8} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := fresh(t)
+			w.machine.SetMaxTries(t, most)
+			w.givePINs()
+			var last *world
+			for range 3 {
+				users := NewUsers()
+				var guesses sync.WaitGroup
+				for range 6 {
+					last = w.client(users.New(), nil)
+					c, s := last, last.session(true)
+					guesses.Go(func() {
+						for _, guess := range []func() error{
+							func() error { return c.Login(s, CKU_USER, []byte("wrong-pin")) },
+							func() error { return c.Login(s, CKU_SO, []byte("wrong-pin")) },
+							func() error { return c.SetPIN(s, []byte("wrong-pin"), []byte("another")) },
+						} {
+							if rv := RVOf(guess()); rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED {
+								t.Errorf("a guess is answered with %v", rv)
+							}
+						}
+					})
+				}
+				guesses.Wait()
+			}
+			if counted, _ := w.tries(); counted != most-1 {
+				t.Errorf("users had %d of %d tries", counted, most)
+			}
+			info, err := last.GetTokenInfo(0)
+			w.must(err)
+			if info.Flags&(CKF_USER_PIN_LOCKED|CKF_SO_PIN_LOCKED) != CKF_USER_PIN_LOCKED|CKF_SO_PIN_LOCKED {
+				t.Errorf("a user is not told that no PIN is taken: flags 0x%x", info.Flags)
+			}
+			alice := w.client(NewUsers().New(), nil)
+			theirs := alice.session(false)
+			w.refused(alice.Login(theirs, CKU_USER, []byte(userPIN)), CKR_PIN_LOCKED)
+			if !strings.Contains(w.log.String(), "users of a service do not get the last one") {
+				t.Errorf("the log does not tell why:\n%s", w.log)
+			}
+
+			s := w.session(false)
+			w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+			w.must(w.Logout(s))
+			w.must(w.token.TPM().ResetLockout(t.Context(), nil))
+			w.must(alice.Login(theirs, CKU_USER, []byte(userPIN)))
+		})
+	}
+}
+
+// A TPM that the first wrong PIN locks takes none from a service's users, right or wrong.
+func TestUsersOfAServiceGiveNoPINToATPMOfOneTry(t *testing.T) {
+	t.Parallel()
+	w := fresh(t)
+	w.machine.SetMaxTries(t, 1)
+	w.givePINs()
+	c := w.client(NewUsers().New(), nil)
+	s := c.session(false)
+	for _, pin := range []string{"wrong-pin", userPIN} {
+		w.refused(c.Login(s, CKU_USER, []byte(pin)), CKR_PIN_LOCKED)
+	}
+	if counted, _ := w.tries(); counted != 0 || !strings.Contains(w.log.String(), "the first wrong PIN locks this TPM") {
+		t.Errorf("%d tries were counted, and the log is\n%s", counted, w.log)
+	}
+	own := w.session(false)
+	w.must(w.Login(own, CKU_USER, []byte(userPIN)))
+}
+
+// A user's right PIN costs one command more than the PIN of who has the TPM: it reads the TPM's count.
+func TestPINsOfUsersCostOneCommandMore(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	login := func(u *User) (commands int) {
+		c := w.client(u, nil)
+		s := c.session(false)
+		commands = w.commands(func() { w.must(c.Login(s, CKU_USER, []byte(userPIN))) })
+		w.must(c.Logout(s))
+		return commands
+	}
+	user := NewUsers().New()
+	login(user) // what only the first login of a process sends is sent
+	if alone, served := login(nil), login(user); served != alone+1 {
+		t.Errorf("a login takes %d commands, a user's %d", alone, served)
+	}
 }
 
 // Who may use nothing of a token gives it no PIN, and who may not manage it is no security officer: it would do them no good, and a wrong
@@ -104,7 +196,8 @@ func TestUsersOfAServiceTakeTurns(t *testing.T) {
 	t.Parallel()
 	const calls, turns = 30, 20 // each 32 bytes are a turn
 	w := open(t)
-	greedy, modest := w.client(NewUser(), nil), w.client(NewUser(), nil)
+	users := NewUsers()
+	greedy, modest := w.client(users.New(), nil), w.client(users.New(), nil)
 	s, other := greedy.session(false), modest.session(false)
 	var begun, all sync.WaitGroup
 	begun.Add(calls)

@@ -13,11 +13,16 @@ import (
 // Properties are facts about the TPM.
 type Properties struct {
 	Manufacturer, Vendor, Firmware, Revision string
-	InLockout                                bool
-	LockoutCounter, MaxAuthFail              uint32
-	LockoutInterval, LockoutRecovery         uint32 // seconds
-	PersistentAvailable                      uint32 // how many more persistent objects fit, by the TPM's own guess
-	OwnerAuthSet, LockoutAuthSet             bool
+	Lockout
+	PersistentAvailable          uint32 // how many more persistent objects fit, by the TPM's own guess
+	OwnerAuthSet, LockoutAuthSet bool
+}
+
+// Lockout is how near a TPM is to the lockout that wrong authorisations lead to, and for how long (Part 1, section 19.8).
+type Lockout struct {
+	InLockout                        bool
+	LockoutCounter, MaxAuthFail      uint32 // wrong ones that it counts, and how many lock it
+	LockoutInterval, LockoutRecovery uint32 // seconds
 }
 
 // Bits of TPMA_PERMANENT (TPM 2.0 Part 2, section 8.6).
@@ -30,17 +35,9 @@ const (
 
 // Properties reads them.
 func (t *TPM) Properties(ctx context.Context) (Properties, error) {
-	have := make(map[tpm2.TPMPT]uint32)
-	err := t.do(ctx, func(ctx context.Context, c *connection) error {
-		for _, group := range []tpm2.TPMPT{tpm2.TPMPTFamilyIndicator, tpm2.TPMPTPermanent} {
-			if err := c.properties(ctx, group, have); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	have, err := t.groups(ctx, tpm2.TPMPTFamilyIndicator, tpm2.TPMPTPermanent)
 	if err != nil {
-		return Properties{}, fmt.Errorf("read the TPM's properties: %w", err)
+		return Properties{}, err
 	}
 	permanent := have[tpm2.TPMPTPermanent]
 	revision := have[tpm2.TPMPTRevision]
@@ -50,15 +47,44 @@ func (t *TPM) Properties(ctx context.Context) (Properties, error) {
 		Vendor:              text(have[tpm2.TPMPTVendorString1], have[tpm2.TPMPTVendorString2], have[tpm2.TPMPTVendorString3], have[tpm2.TPMPTVendorString4]),
 		Firmware:            fmt.Sprintf("%d.%d.%d.%d", fw1>>16, fw1&0xFFFF, fw2>>16, fw2&0xFFFF),
 		Revision:            fmt.Sprintf("%d.%02d", revision/100, revision%100),
-		InLockout:           permanent&permanentInLockout != 0,
-		LockoutCounter:      have[tpm2.TPMPTLockoutCounter],
-		MaxAuthFail:         have[tpm2.TPMPTMaxAuthFail],
-		LockoutInterval:     have[tpm2.TPMPTLockoutInterval],
-		LockoutRecovery:     have[tpm2.TPMPTLockoutRecovery],
+		Lockout:             lockout(have),
 		PersistentAvailable: have[tpm2.TPMPTHRPersistentAvail],
 		OwnerAuthSet:        permanent&permanentOwnerAuthSet != 0,
 		LockoutAuthSet:      permanent&permanentLockoutAuthSet != 0,
 	}, nil
+}
+
+// Lockout reads it, with one command.
+func (t *TPM) Lockout(ctx context.Context) (Lockout, error) {
+	have, err := t.groups(ctx, tpm2.TPMPTPermanent)
+	return lockout(have), err
+}
+
+func lockout(have map[tpm2.TPMPT]uint32) Lockout {
+	return Lockout{
+		InLockout:       have[tpm2.TPMPTPermanent]&permanentInLockout != 0,
+		LockoutCounter:  have[tpm2.TPMPTLockoutCounter],
+		MaxAuthFail:     have[tpm2.TPMPTMaxAuthFail],
+		LockoutInterval: have[tpm2.TPMPTLockoutInterval],
+		LockoutRecovery: have[tpm2.TPMPTLockoutRecovery],
+	}
+}
+
+// groups reads the groups of properties that begin with some.
+func (t *TPM) groups(ctx context.Context, first ...tpm2.TPMPT) (map[tpm2.TPMPT]uint32, error) {
+	have := make(map[tpm2.TPMPT]uint32)
+	err := t.do(ctx, func(ctx context.Context, c *connection) error {
+		for _, group := range first {
+			if err := c.properties(ctx, group, have); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the TPM's properties: %w", err)
+	}
+	return have, nil
 }
 
 // properties reads the group of properties that begins with first (Part 2, section 6.13).

@@ -37,7 +37,7 @@ func Helper(control *os.File, source *Source, log *slog.Logger) error {
 	}
 	var clients sync.WaitGroup
 	places := make(chan struct{}, maxClients)
-	host := p11.NewUser()
+	host := p11.NewUsers().New()
 	for {
 		places <- struct{}{}
 		p, err := receive(conn)

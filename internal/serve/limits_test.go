@@ -45,6 +45,7 @@ const (
 	initialize  = 1
 	getInfo     = 3
 	openSession = 13
+	login       = 19
 	signInit    = 43
 	generate    = 60
 	resume      = 1 << 31
@@ -60,6 +61,9 @@ func (r *raw) ask(function uint32, arguments ...uint64) (p11.RV, error) {
 	}
 	for _, a := range arguments {
 		w.Uint64(a)
+	}
+	if function == login {
+		w.Bytes([]byte("a guess"))
 	}
 	message, err := w.Message()
 	if err != nil {
@@ -401,6 +405,45 @@ func TestMetrics(t *testing.T) {
 			stop()
 			t.Errorf("numbers are given at %s", address)
 		}
+	}
+}
+
+// A login to a token of which the client may use nothing is turned down for want of access, and no policy's refusal.
+func TestMetricsOfLogins(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "123456", webKey)
+	elsewhere := func(token, _, _ string) bool { return token == "another" }
+	app := p11.NewServed(h.server.source.OpenFor(func(log *slog.Logger) *slog.Logger { return log }), elsewhere, 1, p11.NewUsers().New())
+	here, there := net.Pipe()
+	terms := defaultTerms
+	terms.metrics = h.metrics
+	go newClient(there, app, terms, h.log.logger()).serve()
+	t.Cleanup(func() { here.Close() })
+	stranger := &raw{t: t, Conn: here}
+	stranger.answered(p11.CKR_OK, initialize, 0)
+	stranger.answered(p11.CKR_OK, openSession, 0, 4)
+	stranger.answered(p11.CKR_FUNCTION_REJECTED, login, 1, uint64(p11.CKU_USER))
+	if numbers := h.numbers(); !strings.Contains(numbers, `tpm2_p11_refusals_total{reason="access"} 1`) || strings.Contains(numbers, `reason="policy"`) {
+		t.Errorf("it is counted so:\n%s", numbers)
+	}
+}
+
+// Who guesses PINs and has the server started again, time after time, does not bring the TPM to its lockout.
+func TestGuessesDoNotLockTheTPMAfterRestarts(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "123456", webKey)
+	h.tpm.SetMaxTries(t, 3)
+	for _, want := range []p11.RV{p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_LOCKED, p11.CKR_PIN_LOCKED} {
+		h.stop()
+		h.start()
+		mallory := h.dial()
+		mallory.answered(p11.CKR_OK, initialize, 0)
+		mallory.answered(p11.CKR_OK, openSession, 0, 4)
+		mallory.answered(want, login, 1, uint64(p11.CKU_USER))
+	}
+	h.stop()
+	if n := h.tpm.FailedTries(t); n != 2 {
+		t.Errorf("%d of 3 tries were had", n)
 	}
 }
 

@@ -122,7 +122,10 @@ func (m *Metrics) called(function string, rv p11.RV, took time.Duration) {
 	}
 	m.set.GetOrCreateCounter(fmt.Sprintf("tpm2_p11_calls_total{function=%q,rv=%q}", function, rv.Error())).Inc()
 	m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("tpm2_p11_call_seconds{function=%q}", function), buckets).Update(took.Seconds())
-	if reason, ok := refusals[rv]; ok {
+	switch reason, refused := refusals[rv]; {
+	case rv == p11.CKR_FUNCTION_REJECTED && (function == "C_Login" || function == "C_LoginUser"): // logins have no policy: the token is not the client's
+		m.refused("access")
+	case refused:
 		m.refused(reason)
 	}
 }

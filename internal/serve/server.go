@@ -31,6 +31,7 @@ const (
 // Server answers whoever connects to a socket and may use keys.
 type Server struct {
 	source  *Source
+	pins    *p11.Users
 	metrics *Metrics
 	log     *slog.Logger
 
@@ -85,7 +86,7 @@ type rights struct {
 // NewServer makes a server. metrics may be nil.
 func NewServer(c config.Config, metrics *Metrics, log *slog.Logger) *Server {
 	s := &Server{
-		config: c, metrics: metrics, log: log,
+		config: c, metrics: metrics, log: log, pins: p11.NewUsers(),
 		decisions: make(map[identity]decision), clients: make(map[*client]*rights), users: make(map[uint32]*usage),
 		strangers: make(chan struct{}, maxStrangers),
 	}
@@ -265,7 +266,7 @@ func (s *Server) admit(conn *net.UnixConn, who peer) (*client, *refusal) {
 	limits := s.config.Limits
 	u := s.users[who.uid]
 	if u == nil {
-		u = &usage{pins: p11.NewUser(), lines: newLines()}
+		u = &usage{pins: s.pins.New(), lines: newLines()}
 		s.users[who.uid] = u
 	}
 	switch {

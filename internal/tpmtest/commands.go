@@ -55,15 +55,32 @@ func (p *TPM) Extend(t testing.TB, bank string, pcr uint, event []byte) {
 func (p *TPM) SetClock(t testing.TB, to uint64) {
 	t.Helper()
 	command := []byte{0x80, 0x02, 0, 0, 0, 35, 0, 0, 0x01, 0x28, 0x40, 0, 0, 1, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0}
+	p.send(t, "setting the TPM's clock", binary.BigEndian.AppendUint64(command, to))
+}
+
+// SetMaxTries sets how many wrong authorisations lock the TPM, of which it
+// forgives one an hour (TPM2_DictionaryAttackParameters).
+func (p *TPM) SetMaxTries(t testing.TB, n uint32) {
+	t.Helper()
+	command := []byte{0x80, 0x02, 0, 0, 0, 39, 0, 0, 0x01, 0x3a, 0x40, 0, 0, 0x0a, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0}
+	for _, parameter := range []uint32{n, 3600, 3600} {
+		command = binary.BigEndian.AppendUint32(command, parameter)
+	}
+	p.send(t, "setting the TPM's tries", command)
+}
+
+// send has the TPM carry out a command.
+func (p *TPM) send(t testing.TB, what string, command []byte) {
+	t.Helper()
 	err := withClient(p.Socket(), func(c *client) error {
-		answer, err := c.Send(binary.BigEndian.AppendUint64(command, to))
+		answer, err := c.Send(command)
 		if err == nil && binary.BigEndian.Uint32(answer[6:]) != 0 {
 			err = fmt.Errorf("response code %x", answer[6:10])
 		}
 		return err
 	})
 	if err != nil {
-		t.Fatalf("setting the TPM's clock: %v", err)
+		t.Fatalf("%s: %v", what, err)
 	}
 }
 
