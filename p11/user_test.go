@@ -73,10 +73,12 @@ func TestUsersOfAServiceDoNotLockTheTPM(t *testing.T) {
 			for range 3 {
 				users := NewUsers()
 				var guesses sync.WaitGroup
+				begin := make(chan struct{})
 				for range 6 {
 					last = w.client(users.New(), nil)
 					c, s := last, last.session(true)
 					guesses.Go(func() {
+						<-begin
 						for _, guess := range []func() error{
 							func() error { return c.Login(s, CKU_USER, []byte("wrong-pin")) },
 							func() error { return c.Login(s, CKU_SO, []byte("wrong-pin")) },
@@ -88,6 +90,7 @@ func TestUsersOfAServiceDoNotLockTheTPM(t *testing.T) {
 						}
 					})
 				}
+				close(begin)
 				guesses.Wait()
 			}
 			if counted, _ := w.tries(); counted != most-1 {
