@@ -93,7 +93,7 @@ func (l *library) tryPIN(t *provider.TPM, try func() error) error {
 		return err
 	}
 	err := try()
-	if errors.Is(err, provider.ErrAuth) {
+	if errors.Is(err, provider.ErrAuth) || err != nil && l.ctx.Err() != nil { // who leaves meanwhile may have guessed wrong
 		u.wrong[t.String()]++
 	}
 	return l.countTries(t, err)

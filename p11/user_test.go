@@ -1,11 +1,16 @@
 package p11
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // tries are the wrong PINs that the TPM counts, and how many it takes.
@@ -114,6 +119,34 @@ func TestUsersOfAServiceDoNotLockTheTPM(t *testing.T) {
 			w.must(w.token.TPM().ResetLockout(t.Context(), nil))
 			w.must(alice.Login(theirs, CKU_USER, []byte(userPIN)))
 		})
+	}
+}
+
+// Who hangs up before a guess is answered has made it all the same.
+func TestGuessesOfWhoLeavesCount(t *testing.T) {
+	t.Parallel()
+	w := fresh(t)
+	w.machine.SetMaxTries(t, 4)
+	w.givePINs()
+	mallory := NewUsers().New()
+	for range 2 {
+		c := w.client(mallory, nil)
+		l := c.lib
+		err := l.tryPIN(w.token.TPM(), func() error {
+			if err := w.token.Login(t.Context(), keystore.User, secret.From([]byte("wrong-pin"))); !errors.Is(err, provider.ErrAuth) {
+				t.Errorf("a guess: %v", err)
+			}
+			w.must(c.Finalize())
+			return l.ctx.Err()
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("who left is answered: %v", err)
+		}
+	}
+	c := w.client(mallory, nil)
+	w.refused(c.Login(c.session(false), CKU_USER, []byte(userPIN)), CKR_PIN_LOCKED)
+	if !strings.Contains(w.log.String(), "half are of this user") {
+		t.Errorf("the log does not tell why:\n%s", w.log)
 	}
 }
 
