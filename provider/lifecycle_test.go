@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
@@ -208,9 +209,9 @@ func TestHandlesOfABrokenConnectionAreForgottenInTheEnd(t *testing.T) {
 			}
 			return nil, io.ErrUnexpectedEOF
 		}}
-		tpm := provider.New(s, provider.WithOwnerAuth(pin("value")))
-		tpm.UseSRK(provider.SRK{})
-		if _, err := tpm.CreateKey(t.Context(), signKey, nil); !errors.Is(err, provider.ErrUnavailable) {
+		tpm := provider.New(s)
+		use := provider.Auth{Policy: policy.Policy{Root: policy.Command{Code: ccSign}}}
+		if _, _, err := tpm.PolicyDigests(t.Context(), tpm2.TPMAlgSHA256, use); !errors.Is(err, provider.ErrUnavailable) {
 			t.Errorf("managed %v: %v", managed, err)
 		}
 		for range 3 {
