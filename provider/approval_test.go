@@ -189,6 +189,8 @@ func TestATicketOfAnotherTimeIsRenewed(t *testing.T) {
 	if n := b.wire.Count(tpm2.TPMCCVerifySignature); n != 1 {
 		t.Errorf("the signature was verified %d times", n)
 	}
+	provider.Rest(b.TPM)
+	b.Release() // of what was executed ahead
 	b.wire.Inject(at(tpm2.TPMCCPolicyAuthorize, -1, faulttpm.Answer(0x4C4)))
 	if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "did not take an approval") {
 		t.Errorf("a TPM that never takes its ticket: %v", err)
