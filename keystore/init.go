@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // InitOptions of a new token.
@@ -70,6 +72,43 @@ func (t *Token) init(ctx context.Context, o InitOptions) error {
 		t.log.Warn("an interrupted change is not finished", "store", t.Dir(), "error", err)
 	}
 	return t.saveAnchor(w, a)
+}
+
+// RestoreSRK brings the token's storage root key back after another program took it from its handle, and tells where it is then, or 0
+// when it never was away. Keys, PINs and secrets are as they were. provider.ErrParentChanged when the TPM makes another key: it was
+// cleared, or is another one, and nothing was changed.
+func (t *Token) RestoreSRK(ctx context.Context) (provider.Handle, error) {
+	h, err := t.restoreSRK(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("the store %s: %w", t.Dir(), err)
+	}
+	return h, nil
+}
+
+func (t *Token) restoreSRK(ctx context.Context) (provider.Handle, error) {
+	a, err := t.initialized()
+	if err != nil {
+		return 0, err
+	}
+	public, found, err := t.at(ctx, a.srk.Handle)
+	if err != nil || found && bytes.Equal(public.Name(), a.SRK.Name) {
+		return 0, err
+	}
+	srk, err := t.tpm.RestoreSRK(ctx, a.srk)
+	if err != nil || srk.Handle == a.srk.Handle {
+		return srk.Handle, err
+	}
+	w, err := t.changeOf(ctx, a)
+	if err != nil {
+		return 0, err
+	}
+	defer w.close()
+	if a, err = t.initialized(); err != nil {
+		return 0, err
+	}
+	moved := *a
+	moved.srk, moved.SRK.Handle = srk, handleText(srk.Handle)
+	return srk.Handle, t.saveAnchor(w, &moved)
 }
 
 func (o InitOptions) check() error {

@@ -34,7 +34,7 @@ var (
 	ErrOtherObject = errors.New("another object is at this handle")
 	// ErrOtherIndex: an NV index of another kind has the number; it is left as it is.
 	ErrOtherIndex = errors.New("another NV index is there")
-	// ErrParentChanged: the storage root key's Name is not the pinned one. No secret was sent.
+	// ErrParentChanged: the storage root key's Name is not the pinned one, or nothing is at its handle. No secret was sent.
 	ErrParentChanged = errors.New("the storage root key is not the one this store was made with")
 	// ErrWrongTPM: the TPM refused to load an object (TPM_RC_INTEGRITY, TPM_RC_BINDING).
 	ErrWrongTPM = errors.New("the object was made in another TPM or under another parent")

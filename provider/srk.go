@@ -73,21 +73,50 @@ func (t *TPM) UseSRK(s SRK) { t.pinned.Store(&s) }
 // or makes it and persists it at 0x81000001, or the next free handle below 0x81000100. The SRK that was pinned before does
 // not count.
 func (t *TPM) ProvisionSRK(ctx context.Context) (SRK, error) {
+	srk, err := t.provisionSRK(ctx, nil)
+	if err != nil {
+		return SRK{}, fmt.Errorf("provision the storage root key: %w", err)
+	}
+	return srk, nil
+}
+
+// RestoreSRK is ProvisionSRK for an SRK that somebody took from its handle: it comes back there, or to the next free handle. Where
+// the TPM makes another key, since it was cleared or is another one, that is ErrParentChanged and nothing is persisted.
+func (t *TPM) RestoreSRK(ctx context.Context, lost SRK) (SRK, error) {
+	srk, err := t.provisionSRK(ctx, &lost)
+	if err != nil {
+		return SRK{}, fmt.Errorf("restore the storage root key: %w", err)
+	}
+	return srk, nil
+}
+
+// provisionSRK provides whatever SRK the TPM makes, or none but the one that was lost.
+func (t *TPM) provisionSRK(ctx context.Context, lost *SRK) (SRK, error) {
 	var srk SRK
 	err := t.do(ctx, func(ctx context.Context, c *connection) (err error) {
 		c.forgetSRK()
 		c.pinned = nil
-		if srk, err = c.findSRK(ctx); err != nil || srk.Handle != 0 {
+		if srk, err = c.findSRK(ctx); err != nil {
 			return err
+		}
+		from := firstSRKHandle
+		if lost != nil {
+			if err := checkSRK(*lost, srk.Public); err != nil {
+				return err
+			}
+			from = max(from, lost.Handle)
+		}
+		if srk.Handle != 0 {
+			return nil
 		}
 		return c.withPrimary(ctx, func(primary *loadedKey) error {
 			taken, err := c.persistentHandles(ctx)
 			if err != nil {
 				return err
 			}
-			h := firstFree(taken, firstSRKHandle)
+			h := firstFree(taken, from)
 			if h > lastSRKHandle {
-				return fmt.Errorf("%w: all of 0x%08X to 0x%08X", ErrHandleTaken, uint32(firstSRKHandle), uint32(lastSRKHandle))
+				return fmt.Errorf("%w: all of 0x%08X to 0x%08X", ErrHandleTaken, uint32(from), uint32(lastSRKHandle))
 			}
 			if err := c.evictControl(ctx, primary.entity(), h); err != nil {
 				return err
@@ -96,10 +125,7 @@ func (t *TPM) ProvisionSRK(ctx context.Context) (SRK, error) {
 			return nil
 		})
 	})
-	if err != nil {
-		return SRK{}, fmt.Errorf("provision the storage root key: %w", err)
-	}
-	return srk, nil
+	return srk, err
 }
 
 // findSRK finds the SRK by the Name that its template gives in this TPM. Its Handle is 0 when it is not persistent.

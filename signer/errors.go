@@ -34,7 +34,7 @@ var (
 	ErrMalformed     = provider.ErrMalformed     // an answer was none
 	ErrNoMemory      = provider.ErrNoMemory      // programs have too much loaded in the TPM
 	ErrWrongTPM      = provider.ErrWrongTPM      // the key was made in another TPM
-	ErrParentChanged = provider.ErrParentChanged // the TPM was cleared, or is another one
+	ErrParentChanged = provider.ErrParentChanged // the TPM was cleared or is another one, or a program removed its storage root key
 	ErrNoObject      = provider.ErrNoObject      // the key is no longer at its persistent handle
 	ErrOtherObject   = provider.ErrOtherObject   // another one is there now
 	ErrUnsupported   = provider.ErrUnsupported   // this TPM lacks the algorithm

@@ -323,6 +323,10 @@ func TestDoctorOnKeysOfAFormerTPM(t *testing.T) {
 	m.tpm = tpmtest.Start(t)
 	m.configure("")
 	m.diagnosed("fail  storage root key: ", "`tpm2-p11 init --force`")
+	m.refused(exitFailed, "the storage root key is not the one this store was made with", "begin a new store with `tpm2-p11 init --force`", "init")
+	if held := m.tpm.Count(t).Persistent; held != 0 {
+		t.Errorf("init put %d objects into a TPM that is not the store's", held)
+	}
 	m.run("init", "--no-pin", "--force")
 	m.diagnosed(`fail  key "web": `, `fail  key "mail": `, `fail  secret "backup": `,
 		"run `tpm2-p11 key delete web`, and `tpm2-p11 key create web` for a new one", "run `tpm2-p11 key delete backup`, and make it anew")
@@ -334,6 +338,38 @@ func TestDoctorOnKeysOfAFormerTPM(t *testing.T) {
 	}
 	m.run("key", "create", "web", "--type", "p256")
 	contains(t, "doctor", m.run("doctor"), `ok    key "web": usable now`)
+}
+
+// Whoever tidies up a TPM may take its storage root key for nobody's. The TPM makes the same key again: nothing is lost.
+func TestARemovedStorageRootKeyComesBack(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("pin", "user pin\n")
+	m.write("so", "so pin\n")
+	m.write("in", "we agree")
+	m.run("init", "--pin-file", "@pin", "--so-pin-file", "@so")
+	m.run("key", "create", "mail", "--type", "p256", "--wrapped", "--pin-file", "@pin")
+	sign := []string{"sign", "mail", "--in", "@in", "--out", "@signature", "--pin-file", "@pin"}
+	remove := func() { m.tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000001") }
+
+	remove()
+	m.refused(exitFailed, "there is none at 0x81000001", "if a program removed it, `tpm2-p11 init` brings it back", sign...)
+	m.diagnosed("fail  storage root key: ", "`tpm2-p11 init` brings it back")
+	contains(t, "init", m.run("init"), "again, at 0x81000001: keys and PINs are as they were")
+	m.run(sign...)
+	m.refused(exitFailed, "the store is initialised already", "use it as it is", "init")
+
+	// Another tool's key came into its place meanwhile.
+	remove()
+	m.tool("tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa", "-c", m.path("primary"))
+	m.tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", m.path("primary"), "0x81000001")
+	m.tool("tpm2_flushcontext", "-t")
+	m.refused(exitFailed, "storage root key", "`tpm2-p11 init` brings it back", sign...)
+	if at := m.json("init")["restored_storage_root_key"]; at != "0x81000002" {
+		t.Errorf("it is back at %v", at)
+	}
+	m.run(sign...)
+	contains(t, "doctor", m.run("doctor"), "ok    storage root key: ", `ok    key "mail": usable now`)
 }
 
 // A key that only lost its handle is still in its file.

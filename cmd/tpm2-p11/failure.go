@@ -81,7 +81,7 @@ var nextStep = []struct {
 	{provider.ErrOtherIndex, "name a free NV index, or the one that was made for this: `tpm2_getcap handles-nv-index` and `tpm2_nvreadpublic` show what there is"},
 	{provider.ErrNoObject, "`tpm2-p11 handles` shows the persistent handles"},
 	{provider.ErrPolicy, "it works again once the PCRs have the approved values: `tpm2-p11 pcr read` shows them"},
-	{provider.ErrParentChanged, "the TPM was cleared or is another one: begin a new store with `tpm2-p11 init --force`, its wrapped keys are lost"},
+	{provider.ErrParentChanged, "if a program removed it, `tpm2-p11 init` brings it back, and all is as before; " + beginAnew},
 	{provider.ErrWrongTPM, "what is wrapped opens only in the TPM that it was wrapped for"},
 	{provider.ErrWrongUse, "`tpm2-p11 key show` says what a key may do"},
 	{provider.ErrDecrypt, "check that it was encrypted to this key, with OAEP and the same hash and label; openssl's hash is sha1 unless it is told otherwise: --oaep-hash sha1"},
@@ -120,6 +120,8 @@ var nextStep = []struct {
 	{cms.ErrMalformed, "it is no answer of KMS to a request with a document, as --cms-out keeps it"},
 	{cms.ErrUnsupported, "it is no answer of KMS to a request with a document, as --cms-out keeps it"},
 }
+
+const beginAnew = "if the TPM was cleared or is another one, begin a new store with `tpm2-p11 init --force`: its wrapped keys are lost"
 
 // pinRule is what a token's PIN may be.
 var pinRule = fmt.Sprintf("a PIN has %d to %d bytes, a key's own at most %d", keystore.MinPIN, keystore.MaxPIN, keystore.MaxOwnPIN)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
 // defaultLabel names a token that nobody named.
@@ -28,7 +29,8 @@ func initCommand(a *app) *cobra.Command {
 PIN files are for their owner's eyes: mode 0600. A PIN has 4 to 64 bytes.
 With --force a store begins anew and keeps its label; the keys that need the former token's PIN are lost.
 
-The name of the TPM's storage root key is written down, and only that key is trusted from then on.
+The name of the TPM's storage root key is written down, and only that key is trusted from then on. If another program
+removed it, init brings it back in the store that was made with it, and keys and PINs are as they were.
 With a PIN, the keys' secret is sealed in the TPM under it and under the security officer's PIN.
 Without one, whoever may use the TPM and read the store may use the keys, as far as their policies allow.`,
 		Example: `  tpm2-p11 init --no-pin
@@ -46,7 +48,7 @@ Without one, whoever may use the TPM and read the store may use the keys, as far
 			o.Label = cmp.Or(o.Label, t.Label(), a.set.Config.Tokens[index].Label, defaultLabel)
 			switch err := t.Check(); {
 			case err == nil && !force:
-				return fmt.Errorf("%s: %w", t.Dir(), keystore.ErrInitialized)
+				return a.restore(ctx, t)
 			case err != nil && !errors.Is(err, keystore.ErrNotInitialized):
 				return err // --force is not for files that may be mended
 			}
@@ -77,6 +79,26 @@ Without one, whoever may use the TPM and read the store may use the keys, as far
 	f.BoolVar(&noPIN, "no-pin", false, "make a token that needs no PIN")
 	f.BoolVar(&force, "force", false, "begin an initialised store anew; its keys that need the former PIN are lost")
 	return c
+}
+
+// restore brings the storage root key of an initialised store back, if it was removed.
+func (a *app) restore(ctx context.Context, t *keystore.Token) error {
+	h, err := t.RestoreSRK(ctx)
+	switch {
+	case errors.Is(err, provider.ErrParentChanged):
+		return withHint(err, beginAnew)
+	case err != nil:
+		return err
+	case h == 0:
+		return fmt.Errorf("%s: %w", t.Dir(), keystore.ErrInitialized)
+	}
+	answer := struct {
+		Token    tokenJSON `json:"token"`
+		Restored string    `json:"restored_storage_root_key"`
+	}{tokenOf(t), formatHandle(h)}
+	return a.print(answer, func(w io.Writer) {
+		fmt.Fprintf(w, "token %q has its storage root key again, at %s: keys and PINs are as they were\n", t.Label(), formatHandle(h))
+	})
 }
 
 // tokenToInit is the token that --token selects, or the only one, or the one that label is meant for in the configuration.
@@ -125,6 +147,10 @@ type tokenJSON struct {
 	PIN    bool   `json:"pin"`
 }
 
+func tokenOf(t *keystore.Token) tokenJSON {
+	return tokenJSON{t.Label(), t.Serial(), t.Dir(), t.TPM().String(), t.HasPIN()}
+}
+
 // former are the keys of a store that begins anew.
 type former struct {
 	Kept []string `json:"kept_keys,omitempty"`
@@ -163,7 +189,7 @@ func (a *app) printToken(t *keystore.Token, keys *former) error {
 	answer := struct {
 		Token tokenJSON `json:"token"`
 		*former
-	}{tokenJSON{t.Label(), t.Serial(), t.Dir(), t.TPM().String(), t.HasPIN()}, keys}
+	}{tokenOf(t), keys}
 	return a.print(answer, func(w io.Writer) {
 		pin := "with a PIN"
 		if !t.HasPIN() {

@@ -68,8 +68,8 @@ var machine = Section{
 		Row{
 			Fault: "another storage root key is at the place of the token's: a PIN is given", Name: "another SRK", Token: Guarded, Use: Use{Key: "web", PIN: PIN},
 			Begin: replaceSRK, Apart: true, Lost: true,
-			After: "it is refused before the PIN or anything else that is secret is sent",
-			Shown: []string{"TestAnotherSRKIsRefusedBeforeAnySecretIsSent"},
+			After: "it is refused before the PIN or anything else that is secret is sent; `tpm2-p11 init` brings the token's own back, keys and PINs are as they were",
+			Shown: []string{"TestAnotherSRKIsRefusedBeforeAnySecretIsSent", "TestARemovedStorageRootKeyComesBack"},
 		}.as(usurped),
 		Row{
 			Fault: "the same: a wrapped key signs", Name: "another SRK, wrapped key", Use: Use{Key: "wrapped"}, Begin: replaceSRK, Apart: true, Lost: true,
