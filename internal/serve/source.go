@@ -42,7 +42,11 @@ func (s *Source) open(logger func(*slog.Logger) *slog.Logger) (*tokens.Set, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current == nil || !reflect.DeepEqual(s.current.Config, c) {
-		set, err := tokens.Open(c, s.options...)
+		open := tokens.Open
+		if s.current != nil {
+			open = s.current.Next
+		}
+		set, err := open(c, s.options...)
 		if err != nil {
 			return nil, err
 		}

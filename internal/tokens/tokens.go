@@ -21,7 +21,7 @@ type Set struct {
 	Tokens []*keystore.Token
 	Logger *slog.Logger
 
-	tpms  []*provider.TPM
+	tpms  []*provider.TPM // that it opened
 	auths []*secret.Bytes // of hierarchies
 }
 
@@ -31,11 +31,19 @@ type Set struct {
 // An owner_auth_file or endorsement_auth_file that this process may not read is passed over: few uses need it, and
 // they fail with provider.ErrHierarchyAuth then. More options are for every TPM.
 func Open(c config.Config, more ...provider.Option) (*Set, error) {
+	return openWith(c, more, func(string) *provider.TPM { return nil })
+}
+
+// openWith takes the TPMs that shared gives, and opens those that it does not.
+func openWith(c config.Config, more []provider.Option, shared func(address string) *provider.TPM) (*Set, error) {
 	s := &Set{Config: c, Logger: newLogger(c.Log, c.Debug)}
 	tpms := make(map[string]*provider.TPM)
 	for _, t := range c.Tokens {
-		tpm, ok := tpms[t.TPM]
-		if !ok {
+		tpm := tpms[t.TPM]
+		if tpm == nil {
+			tpm = shared(t.TPM)
+		}
+		if tpm == nil {
 			var err error
 			if tpm, err = s.openTPM(t.TPM, more); err != nil {
 				line := t.Line
@@ -44,8 +52,8 @@ func Open(c config.Config, more ...provider.Option) (*Set, error) {
 				}
 				return nil, errors.Join(s.errorf(line, "%w", err), s.Close())
 			}
-			tpms[t.TPM] = tpm
 		}
+		tpms[t.TPM] = tpm
 		token, err := keystore.Open(s.options(t, tpm))
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
