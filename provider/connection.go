@@ -38,6 +38,7 @@ type connection struct {
 	policy  *policySession
 	kept    []keptKey // wrapped keys, the one that was used last at the end
 	resting int       // uses of policies until one's steps are taken ahead again
+	sent    *ahead    // a command whose response was not read yet
 }
 
 // shownName is the Name of the object at a persistent handle, and when the TPM last showed it.
@@ -90,7 +91,7 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 	}
 	began := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		raw, err := c.conn.Transmit(send, cmd)
+		raw, err := c.exchange(send, cmd)
 		if err != nil {
 			c.broken = true
 			return nil, lostError(send, name, err)

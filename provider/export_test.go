@@ -14,8 +14,8 @@ func PretendFork(t *TPM) { t.pid = -1 }
 
 // Age makes what was shown of the persistent objects a TPM knows older.
 func Age(t *TPM, by time.Duration) {
-	_ = t.queue.enter(context.Background())
-	defer t.queue.leave()
+	_ = t.queue.enter(context.Background(), nil)
+	defer t.queue.leave(nil)
 	for h, shown := range t.conn.names {
 		t.conn.names[h] = shownName{shown.name, shown.at.Add(-by)}
 	}
@@ -23,8 +23,8 @@ func Age(t *TPM, by time.Duration) {
 
 // Rest waits until a TPM has done what it does between operations.
 func Rest(t *TPM) {
-	_ = t.queue.enter(context.Background())
-	t.queue.leave()
+	_ = t.queue.enter(context.Background(), nil)
+	t.queue.leave(nil)
 }
 
 // CpHash is the hash that authorises NitroTPM's command for an NV index with a Name.

@@ -305,6 +305,7 @@ func TestACancelledOperationLeavesNothing(t *testing.T) {
 func TestSequencesOfManyGoroutinesDoNotMix(t *testing.T) {
 	t.Parallel()
 	b := newStore(t)
+	b.TakeTurns() // no policy is executed ahead then, before another's operation
 	p := b.bound(t, currentPCRs(7))
 	key := b.boundKey(t, p, "")
 	wrapped := b.key(t, signKey, "value")

@@ -19,9 +19,9 @@ func (l *link) TakeTurns() { l.polite.Store(true) }
 // Hold waits until no operation runs, lets go of the connection, and keeps operations waiting until resume is called: between the
 // two this process has no descriptor of the TPM that a fork could copy.
 func (l *link) Hold(ctx context.Context) (resume func(), err error) {
-	if err := l.queue.enter(ctx); err != nil {
+	if err := l.queue.enter(ctx, nil); err != nil {
 		return nil, fmt.Errorf("wait for the TPM: %w", err)
 	}
 	l.letGo(closeTimeout)
-	return l.queue.leave, nil
+	return func() { l.queue.leave(nil) }, nil
 }

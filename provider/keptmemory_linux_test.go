@@ -20,7 +20,7 @@ func TestWhatTravelsEncryptedIsNotLeftOnTheHeap(t *testing.T) {
 	b := newStore(t)
 	key := b.key(t, signKey, "")
 	// The test itself knows the secret by its complement alone.
-	value := make([]byte, 32)
+	value := onlyOnHeap(32)
 	rand.Read(value)
 	complement := make([]byte, len(value))
 	for i := range value {
@@ -46,6 +46,11 @@ func TestWhatTravelsEncryptedIsNotLeftOnTheHeap(t *testing.T) {
 		t.Error("the new key's authValue is still on the heap")
 	}
 }
+
+// onlyOnHeap gives memory that is not on the test's stack, of which there are copies when it grew.
+//
+//go:noinline
+func onlyOnHeap(n int) []byte { return make([]byte, n) }
 
 // onHeap looks for a value on this process's heap, whether in use or not.
 func onHeap(t *testing.T, complement []byte) bool {

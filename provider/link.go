@@ -167,17 +167,17 @@ func (l *link) depart() {
 	default:
 		l.idle.Reset(idleTime)
 	}
-	l.queue.leave()
+	l.queue.leave(l.sendAhead)
 }
 
 // Close waits for the operations that came before it, flushes what is kept in the TPM and closes the
 // connection. Operations that begin later fail with ErrClosed. It may be called more than once.
 func (l *link) Close() error {
 	l.closed.Store(true)
-	if err := l.queue.enter(context.Background()); err != nil {
+	if err := l.queue.enter(context.Background(), nil); err != nil {
 		return err
 	}
-	defer l.queue.leave()
+	defer l.queue.leave(nil)
 	if l.idle != nil {
 		l.idle.Stop()
 	}
@@ -194,7 +194,7 @@ func (l *link) Release() {
 	if !l.queue.tryEnter() {
 		return
 	}
-	defer l.queue.leave()
+	defer l.queue.leave(nil)
 	l.letGo(closeTimeout)
 }
 

@@ -20,6 +20,7 @@ type queue struct {
 type waiter struct {
 	turn  chan struct{}
 	round uint64
+	first *ahead // what may be sent for it before it wakes up; nil for nothing
 }
 
 type userKey struct{}
@@ -30,10 +31,17 @@ func ForUser(ctx context.Context, user any) context.Context {
 	return context.WithValue(ctx, userKey{}, user)
 }
 
-// enter waits for a turn. Whoever got one must call leave.
-func (q *queue) enter(ctx context.Context) error {
+// enter waits for a turn. Whoever got one must call leave. Only who has to wait makes first, which may be nil.
+func (q *queue) enter(ctx context.Context, first func() *ahead) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if q.tryEnter() {
+		return nil
+	}
+	w := waiter{turn: make(chan struct{})}
+	if first != nil {
+		w.first = first()
 	}
 	q.mu.Lock()
 	if !q.busy {
@@ -41,36 +49,36 @@ func (q *queue) enter(ctx context.Context) error {
 		q.mu.Unlock()
 		return nil
 	}
-	turn := q.line(ctx.Value(userKey{}))
+	q.line(w, ctx.Value(userKey{}))
 	q.mu.Unlock()
 
 	select {
-	case <-turn:
+	case <-w.turn:
 		return nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	i := slices.IndexFunc(q.waiting, func(w waiter) bool { return w.turn == turn })
+	i := slices.IndexFunc(q.waiting, func(other waiter) bool { return other.turn == w.turn })
 	if i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
 	q.mu.Unlock()
-	if i < 0 { // the turn came at the same moment: pass it on
-		q.leave()
+	if i < 0 { // the turn comes at the same moment: pass it on
+		<-w.turn
+		q.leave(nil)
 	}
 	return ctx.Err()
 }
 
 // line puts a user's next waiter in its place; the caller holds q.mu.
-func (q *queue) line(user any) (turn chan struct{}) {
+func (q *queue) line(w waiter, user any) {
 	if q.last == nil {
 		q.last = make(map[any]uint64)
 	}
-	w := waiter{make(chan struct{}), max(q.round, q.last[user]) + 1}
+	w.round = max(q.round, q.last[user]) + 1
 	q.last[user] = w.round
 	behind, _ := slices.BinarySearchFunc(q.waiting, w.round+1, func(w waiter, round uint64) int { return cmp.Compare(w.round, round) })
 	q.waiting = slices.Insert(q.waiting, behind, w)
-	return w.turn
 }
 
 // tryEnter takes a turn only if nobody has it.
@@ -91,16 +99,21 @@ func (q *queue) awaited() bool {
 	return len(q.waiting) > 0
 }
 
-// leave hands the turn to the one who is next.
-func (q *queue) leave() {
+// leave hands the turn to the one who is next. If that one has something to send, send is called with it first, unless it is nil.
+func (q *queue) leave(send func(*ahead)) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if len(q.waiting) == 0 {
 		q.busy = false
 		clear(q.last)
+		q.mu.Unlock()
 		return
 	}
-	q.round = q.waiting[0].round
-	close(q.waiting[0].turn)
+	next := q.waiting[0]
+	q.round = next.round
 	q.waiting = slices.Delete(q.waiting, 0, 1)
+	q.mu.Unlock()
+	if send != nil && next.first != nil {
+		send(next.first)
+	}
+	close(next.turn)
 }

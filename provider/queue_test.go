@@ -15,7 +15,7 @@ func TestUsersOfATPMTakeTurns(t *testing.T) {
 		var order []string
 		wait := func(ctx context.Context, name string) {
 			go func() {
-				if q.enter(ctx) == nil {
+				if q.enter(ctx, nil) == nil {
 					order = append(order, name)
 				}
 			}()
@@ -23,12 +23,12 @@ func TestUsersOfATPMTakeTurns(t *testing.T) {
 		}
 		turns := func(n int) {
 			for range n {
-				q.leave()
+				q.leave(nil)
 				synctest.Wait()
 			}
 		}
 		greedy, modest := ForUser(t.Context(), "greedy"), ForUser(t.Context(), "modest")
-		if err := q.enter(greedy); err != nil {
+		if err := q.enter(greedy, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"g1", "g2", "g3", "g4", "g5"} {
@@ -47,7 +47,7 @@ func TestUsersOfATPMTakeTurns(t *testing.T) {
 		if want := []string{"g1", "m1", "g2", "g3", "m2", "n1", "g4", "m3", "g5"}; !slices.Equal(order, want) {
 			t.Errorf("the turns are %q, want %q", order, want)
 		}
-		if q.leave(); q.busy || q.awaited() || len(q.last) != 0 {
+		if q.leave(nil); q.busy || q.awaited() || len(q.last) != 0 {
 			t.Errorf("when all is done the queue is %+v", &q)
 		}
 		if !q.tryEnter() {

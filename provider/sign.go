@@ -55,7 +55,7 @@ func (t *TPM) Sign(ctx context.Context, o Object, a Auth, s SignScheme, h crypto
 	}
 	var signature []byte
 	proven := false
-	err = t.do(ctx, func(ctx context.Context, c *connection) error {
+	err = t.turn(ctx, signAhead(o, a, s, h, digest), true, func(ctx context.Context, c *connection) error {
 		return c.use(ctx, o, a, tpm2.TPMCCSign, crypt{}, func(object entity, auths []authorization) (err error) {
 			if signature, err = c.sign(ctx, object, auths, key, s, h, digest); err != nil || !c.proofDue(object.handle) {
 				return err
@@ -118,15 +118,36 @@ func checkSign(p Public, s SignScheme, h crypto.Hash, digest []byte) (crypto.Pub
 	return key, nil
 }
 
-// sign is TPM2_Sign with an unrestricted key, which needs no ticket.
-func (c *connection) sign(ctx context.Context, object entity, auths []authorization, key crypto.PublicKey, s SignScheme, h crypto.Hash, digest []byte) ([]byte, error) {
+// signAhead makes TPM2_Sign with a persistent key that needs no more than an empty password; nil for any other use.
+func signAhead(o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) func() *ahead {
+	if !isPersistent(o.Handle) || !a.Policy.IsZero() || len(authValue(a.Value)) > 0 {
+		return nil
+	}
+	return func() *ahead {
+		object := entity{o.Handle, o.Public.name}
+		cmd := signCommand(object, []authorization{{}}, s, h, digest)
+		b, err := cmd.marshal()
+		if err != nil {
+			return nil
+		}
+		return &ahead{object, b}
+	}
+}
+
+// signCommand is TPM2_Sign (Part 3, section 20.2) with an unrestricted key, which needs no ticket.
+func signCommand(object entity, auths []authorization, s SignScheme, h crypto.Hash, digest []byte) command {
 	p := put2B(make([]byte, 0, 128), digest)
 	p = put16(p, uint16(schemeAlgs[s]))
 	p = put16(p, uint16(hashAlgs[h]))
 	p = put16(p, uint16(tpm2.TPMSTHashCheck))
 	p = put32(p, uint32(tpm2.TPMRHNull))
 	p = put2B(p, nil)
-	r, err := c.run(ctx, command{code: tpm2.TPMCCSign, in: []entity{object}, auths: auths, params: p})
+	return command{code: tpm2.TPMCCSign, in: []entity{object}, auths: auths, params: p}
+}
+
+// sign has the TPM sign, and takes the signature apart.
+func (c *connection) sign(ctx context.Context, object entity, auths []authorization, key crypto.PublicKey, s SignScheme, h crypto.Hash, digest []byte) ([]byte, error) {
+	r, err := c.run(ctx, signCommand(object, auths, s, h, digest))
 	if err != nil {
 		return nil, err
 	}

@@ -73,19 +73,19 @@ func (t *TPM) Share() *TPM { return &TPM{link: t.link} }
 // do runs an operation when its turn comes. It runs it once more, from its beginning, when the connection was
 // lost or the TPM had been reset under us: operations converge when repeated.
 func (t *TPM) do(ctx context.Context, op func(context.Context, *connection) error) error {
-	return t.turn(ctx, true, op)
+	return t.turn(ctx, nil, true, op)
 }
 
 // doOnce is do for an operation that must not be repeated when its outcome is unknown.
 func (t *TPM) doOnce(ctx context.Context, op func(context.Context, *connection) error) error {
-	return t.turn(ctx, false, op)
+	return t.turn(ctx, nil, false, op)
 }
 
-func (t *TPM) turn(ctx context.Context, repeatable bool, op func(context.Context, *connection) error) error {
+func (t *TPM) turn(ctx context.Context, first func() *ahead, repeatable bool, op func(context.Context, *connection) error) error {
 	if t.closed.Load() {
 		return ErrClosed
 	}
-	if err := t.queue.enter(ctx); err != nil {
+	if err := t.queue.enter(ctx, first); err != nil {
 		return fmt.Errorf("wait for the TPM: %w", err)
 	}
 	defer t.leave()

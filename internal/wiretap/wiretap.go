@@ -2,7 +2,9 @@
 package wiretap
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
@@ -16,6 +18,8 @@ type Dialer struct {
 
 	mu    sync.Mutex
 	dials int
+	ahead int
+	sent  func()
 	last  transport.Conn
 }
 
@@ -32,7 +36,7 @@ func (d *Dialer) Dial(ctx context.Context) (transport.Conn, error) {
 	defer d.mu.Unlock()
 	d.dials++
 	d.last = c
-	return &conn{c, d}, nil
+	return &conn{Conn: c, dialer: d}, nil
 }
 
 // Aside sends a command of somebody else over the connection in use. A Fault may call it.
@@ -48,7 +52,7 @@ func (d *Dialer) Reset() {
 	d.Tap.Reset()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dials = 0
+	d.dials, d.ahead = 0, 0
 }
 
 // Dials is how many connections were opened.
@@ -58,16 +62,75 @@ func (d *Dialer) Dials() int {
 	return d.dials
 }
 
+// WhenSent has f called when a command was sent ahead.
+func (d *Dialer) WhenSent(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sent = f
+}
+
+// Ahead is how many commands were sent ahead.
+func (d *Dialer) Ahead() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ahead
+}
+
+func (d *Dialer) wasSent() {
+	d.mu.Lock()
+	d.ahead++
+	sent := d.sent
+	d.mu.Unlock()
+	if sent != nil {
+		sent()
+	}
+}
+
 type conn struct {
 	transport.Conn
 	dialer *Dialer
+	sent   []byte
 }
 
 func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
-	if _, ok := ctx.Deadline(); !ok { // what waits in a fault does not wait for ever
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, transport.CommandTimeout(command))
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx, command)
+	defer cancel()
 	return c.dialer.Carry(ctx, command, func() ([]byte, error) { return c.Conn.Transmit(ctx, command) })
+}
+
+// Send is not tapped: the command and its response are when that is received.
+func (c *conn) Send(command []byte) error {
+	sender, ok := c.Conn.(transport.Sender)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	err := sender.Send(command)
+	if err == nil {
+		c.sent = bytes.Clone(command)
+		c.dialer.wasSent()
+	}
+	return err
+}
+
+func (c *conn) Receive(ctx context.Context) ([]byte, error) {
+	ctx, cancel := bounded(ctx, c.sent)
+	defer cancel()
+	received := false
+	receive := func() ([]byte, error) {
+		received = true
+		return c.Conn.(transport.Sender).Receive(ctx)
+	}
+	response, err := c.dialer.Carry(ctx, c.sent, receive)
+	if err == nil && !received { // a fault's answer stands for the TPM's, which comes all the same
+		_, err = receive()
+	}
+	return response, err
+}
+
+// bounded has what waits in a fault not wait for ever.
+func bounded(ctx context.Context, command []byte) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, transport.CommandTimeout(command))
 }

@@ -26,14 +26,46 @@ type conn struct {
 	socket  *socket
 	buf     [maxSize + 16]byte // the response, and room to see that more follows
 	broken  error              // why the connection cannot be used any more
+
+	patience time.Duration // with a response that was not received yet
 }
 
 func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
-	if err := checkCommand(command); err != nil {
+	if err := c.ready(ctx, command); err != nil {
 		return nil, err
 	}
+	return c.exchange(ctx, CommandTimeout(command), func() error { return c.write(command) })
+}
+
+func (c *conn) Send(command []byte) error {
+	if err := c.ready(context.Background(), command); err != nil {
+		return err
+	}
+	c.patience = CommandTimeout(command)
+	err := c.socket.limit(c.patience)
+	if err == nil {
+		err = c.write(command)
+	}
+	if err != nil {
+		return c.fail(context.Background(), err)
+	}
+	return nil
+}
+
+func (c *conn) Receive(ctx context.Context) ([]byte, error) {
+	if c.broken != nil {
+		return nil, fmt.Errorf("%s: %w", c.address, c.broken)
+	}
+	return c.exchange(ctx, c.patience, func() error { return nil })
+}
+
+// ready finds out whether a command can be sent now.
+func (c *conn) ready(ctx context.Context, command []byte) error {
+	if err := checkCommand(command); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.address, err)
+		return fmt.Errorf("%s: %w", c.address, err)
 	}
 	if c.broken == nil {
 		if err := c.socket.quiet(); err != nil {
@@ -41,36 +73,38 @@ func (c *conn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 		}
 	}
 	if c.broken != nil {
-		return nil, fmt.Errorf("%s: %w: %w", c.address, ErrBroken, c.broken)
+		return fmt.Errorf("%s: %w: %w", c.address, ErrBroken, c.broken)
 	}
-
-	response, err := c.exchange(ctx, command)
-	if err != nil {
-		return nil, c.fail(ctx, err)
-	}
-	return response, nil
+	return nil
 }
 
-// exchange sends a command and reads its response.
-func (c *conn) exchange(ctx context.Context, command []byte) (response []byte, err error) {
-	timeout := CommandTimeout(command)
+func (c *conn) write(command []byte) error {
+	_, err := c.socket.Write(c.frame(command))
+	return err
+}
+
+// exchange reads the response to what send sends. Without a deadline in ctx it takes no longer than the timeout.
+func (c *conn) exchange(ctx context.Context, timeout time.Duration, send func() error) (response []byte, err error) {
 	if _, ok := ctx.Deadline(); ok {
 		timeout = 0
 	}
-	if err := c.socket.limit(timeout); err != nil {
-		return nil, err
+	var ended bool
+	if err = c.socket.limit(timeout); err == nil {
+		ended, err = c.socket.during(ctx, func() error {
+			err := send()
+			if err == nil {
+				response, err = c.read(c.socket, c.buf[:])
+			}
+			return err
+		})
 	}
-	ended, err := c.socket.during(ctx, func() error {
-		_, err := c.socket.Write(c.frame(command))
-		if err == nil {
-			response, err = c.read(c.socket, c.buf[:])
-		}
-		return err
-	})
-	if ended && err == nil { // just after the response: that one still counts
+	switch {
+	case err != nil:
+		return nil, c.fail(ctx, err)
+	case ended: // just after the response: that one still counts
 		_ = c.fail(ctx, ctx.Err())
 	}
-	return response, err
+	return response, nil
 }
 
 // fail breaks the connection, remembers why, and puts the cause into words.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // deviceDialer opens a Linux TPM device.
@@ -118,38 +119,57 @@ type deviceConn struct {
 	command [maxSize]byte
 	buf     [maxSize + 1]byte
 	broken  error
+
+	running  chan deviceResult // the exchange whose response was not received yet, nil for none
+	patience time.Duration     // with it
+}
+
+type deviceResult struct {
+	response []byte
+	err      error
 }
 
 // Transmit hands the command to the driver. The driver cannot be interrupted: a
 // command whose context ends is abandoned, and the device stays open, until the
 // TPM has answered or the driver's own timeout has passed.
 func (c *deviceConn) Transmit(ctx context.Context, command []byte) ([]byte, error) {
-	if err := checkCommand(command); err != nil {
-		return nil, err
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.address, err)
 	}
-	if c.broken != nil {
-		return nil, fmt.Errorf("%s: %w: %w", c.address, ErrBroken, c.broken)
+	if err := c.Send(command); err != nil {
+		return nil, err
 	}
-	ctx, cancel := withDeadline(ctx, CommandTimeout(command))
-	defer cancel()
+	return c.Receive(ctx)
+}
 
-	type result struct {
-		response []byte
-		err      error
+func (c *deviceConn) Send(command []byte) error {
+	if err := checkCommand(command); err != nil {
+		return err
 	}
-	done := make(chan result, 1)
+	if c.broken != nil {
+		return fmt.Errorf("%s: %w: %w", c.address, ErrBroken, c.broken)
+	}
+	done := make(chan deviceResult, 1)
+	c.running, c.patience = done, CommandTimeout(command)
 	// An abandoned exchange may outlive the caller's own slice.
 	own := c.command[:copy(c.command[:], command)]
 	go func() {
 		response, err := c.exchange(own)
-		done <- result{response, err}
+		done <- deviceResult{response, err}
 	}()
-	var r result
+	return nil
+}
+
+func (c *deviceConn) Receive(ctx context.Context) ([]byte, error) {
+	if c.broken != nil {
+		return nil, fmt.Errorf("%s: %w", c.address, c.broken)
+	}
+	ctx, cancel := withDeadline(ctx, c.patience)
+	defer cancel()
+	var r deviceResult
 	select {
-	case r = <-done:
+	case r = <-c.running:
+		c.running = nil
 	case <-ctx.Done():
 		r.err = ctx.Err()
 	}
@@ -173,7 +193,9 @@ func (c *deviceConn) Close() error {
 		return nil
 	}
 	c.broken = errClosed
-	clear(c.command[:])
-	clear(c.buf[:])
+	if c.running == nil {
+		clear(c.command[:])
+		clear(c.buf[:])
+	}
 	return c.file.Close()
 }

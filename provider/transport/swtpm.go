@@ -61,6 +61,14 @@ func (c *swtpmConn) Transmit(ctx context.Context, command []byte) ([]byte, error
 	return c.conn.Transmit(ctx, command)
 }
 
+// Send refuses to send to an swtpm that may not listen yet.
+func (c *swtpmConn) Send(command []byte) error {
+	if !c.listens {
+		return fmt.Errorf("%s: %w: no command was answered yet", c.address, ErrBusy)
+	}
+	return c.conn.Send(command)
+}
+
 // getTestResult is TPM2_GetTestResult, which every TPM answers in every state
 // and which changes none (TPM 2.0 Part 3).
 var getTestResult = []byte{0x80, 0x01, 0, 0, 0, headerSize, 0, 0, 0x01, 0x7c}

@@ -28,6 +28,16 @@ type Conn interface {
 	Close() error
 }
 
+// Sender is a Conn that can send a command without waiting for its response. In swtpm's and the reference simulator's case it can once
+// Transmit succeeded.
+type Sender interface {
+	Conn
+	// Send sends one whole command and does not wait. If it fails nothing was sent, or the connection is broken.
+	Send(command []byte) error
+	// Receive gives the response to the command that was sent, in the way of Transmit, and is called before anything else is sent.
+	Receive(ctx context.Context) (response []byte, err error)
+}
+
 // Dialer opens connections to one TPM. It is safe for concurrent use.
 type Dialer interface {
 	// Dial connects. While another client holds the TPM it waits, until ctx's
