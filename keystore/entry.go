@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 
@@ -162,8 +163,12 @@ func keyType(key crypto.PublicKey) provider.KeyType {
 func checkUsable(p provider.Public) error {
 	attributes := p.Attributes()
 	if p.IsStorageKey() || p.IsSealed() || attributes.Restricted || !attributes.SignEncrypt && !attributes.Decrypt {
-		return fmt.Errorf("%w: it is %s, not a key that signs or decrypts freely", ErrInvalid, p.Describe())
+		return fmt.Errorf("%w: what is given (%s) is not a key that signs or decrypts freely", ErrInvalid, p.Describe())
 	}
-	_, err := p.Key()
-	return err
+	if _, err := p.Key(); errors.Is(err, provider.ErrWrongUse) {
+		return fmt.Errorf("%w: what is given (%s) is not an RSA or elliptic-curve key", ErrInvalid, p.Describe())
+	} else if err != nil {
+		return err
+	}
+	return nil
 }

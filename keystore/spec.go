@@ -162,7 +162,7 @@ func (t *Token) foreign(ctx context.Context, s KeySpec, public provider.Public, 
 	case !has && !p.IsZero():
 		return "", none, fmt.Errorf("%w: a policy is given (%s), and the key has none", ErrInvalid, p)
 	case has && !p.IsZero() && !givesDigest(p, public):
-		return "", none, fmt.Errorf("%w: the policy given (%s) is not the key's, whose digest is %x", ErrInvalid, p, public.AuthPolicy())
+		return "", none, fmt.Errorf("%w: the policy given (%s) is not the key's, whose digest is %x: it is to be the one that the key was made with, each PCR with its value of then", ErrInvalid, p, public.AuthPolicy())
 	case has && public.Attributes().UserWithAuth && !s.Force:
 		return "", none, fmt.Errorf("%w: its authorisation value opens it without the policy (userWithAuth is set): force it to take it in nevertheless",
 			ErrPolicyIgnored)

@@ -15,6 +15,8 @@ type limits struct{ keyuse.Use }
 // allowSign tells why the TPM would refuse to sign this way, before it is asked.
 func (l limits) allowSign(scheme tpm2.TPMAlgID, h crypto.Hash) error {
 	switch {
+	case !l.Sign && scheme == tpm2.TPMAlgECDSA:
+		return fmt.Errorf("%w: it was made for key agreement (derive), not to sign: make one with `tpm2-p11 key create --use sign`", ErrWrongUse)
 	case !l.Sign:
 		return fmt.Errorf("%w: it was made to decrypt, not to sign: make one with `tpm2-p11 key create --use sign`", ErrWrongUse)
 	case l.Restricted:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -200,6 +201,9 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 		d.fail("store", err, "")
 	}
 	for _, p := range problems {
+		if errors.Is(p.Err, provider.ErrWrongTPM) && tpmAnswers && d.lost(ctx, t, entries, p.File) {
+			continue // it is told of the key
+		}
 		mend := "restore the file from a backup, or move it away"
 		if errors.Is(p.Err, provider.ErrWrongTPM) {
 			mend = "nothing brings it back here: `tpm2-p11 key delete` removes it"
@@ -232,6 +236,12 @@ func contents(t *keystore.Token) (entries []keystore.Entry, held string, err err
 		held += ", " + count(len(secrets), "secret or data object", "secrets and data objects")
 	}
 	return append(keys, secrets...), held, nil
+}
+
+// lost tells a key or secret that neither the TPM nor this file of it has any more.
+func (d *doctor) lost(ctx context.Context, t *keystore.Token, entries []keystore.Entry, file string) bool {
+	i := slices.IndexFunc(entries, func(e keystore.Entry) bool { return strings.HasPrefix(file, e.ID+".") })
+	return i >= 0 && errors.Is(present(ctx, t.TPM(), entries[i]), provider.ErrWrongTPM)
 }
 
 func (d *doctor) add(f finding) { d.findings = append(d.findings, f) }

@@ -332,6 +332,8 @@ func TestDoctorOnKeysOfAFormerTPM(t *testing.T) {
 		"run `tpm2-p11 key delete web`, and `tpm2-p11 key create web` for a new one", "run `tpm2-p11 key delete backup`, and make it anew")
 	if out := m.try("doctor").stdout; strings.Contains(out, "key persist") || strings.Contains(out, "from a backup") {
 		t.Errorf("doctor's cure cannot help:\n%s", out)
+	} else if n := strings.Count(out, "\nfail"); n != 3 {
+		t.Errorf("three keys are lost, and doctor told %d times:\n%s", n, out)
 	}
 	for _, label := range []string{"web", "mail", "backup"} {
 		m.run("key", "delete", label, "--yes")

@@ -227,10 +227,14 @@ func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []key
 	}
 }
 
-// present checks that the TPM has the key, or takes it. Of one that is not at its handle, ErrWrongTPM tells that its wrapped form is lost too.
+// errNoParent: a wrapped key's parent, another tool's, is no more at its handle.
+var errNoParent = errors.New("the storage key that it is wrapped to is gone")
+
+// present checks that the TPM has the key, or takes it. Of one that is not at its handle, ErrWrongTPM and errNoParent tell that its wrapped
+// form does not bring it back either.
 func present(ctx context.Context, t *provider.TPM, e keystore.Entry) error {
 	if e.Object.Handle == 0 {
-		return t.Load(ctx, e.Object)
+		return loads(ctx, t, e.Object)
 	}
 	public, err := t.ReadPublic(ctx, e.Object.Handle)
 	switch {
@@ -244,9 +248,18 @@ func present(ctx context.Context, t *provider.TPM, e keystore.Entry) error {
 	if !e.Linked() {
 		wrapped := e.Object
 		wrapped.Handle = 0
-		if lost := t.Load(ctx, wrapped); errors.Is(lost, provider.ErrWrongTPM) {
+		if lost := loads(ctx, t, wrapped); errors.Is(lost, provider.ErrWrongTPM) || errors.Is(lost, errNoParent) {
 			return fmt.Errorf("%w; the file's: %w", err, lost)
 		}
+	}
+	return err
+}
+
+// loads checks that the TPM takes a wrapped key.
+func loads(ctx context.Context, t *provider.TPM, o provider.Object) error {
+	err := t.Load(ctx, o)
+	if errors.Is(err, provider.ErrNoObject) {
+		return fmt.Errorf("%w: %w", errNoParent, err)
 	}
 	return err
 }
@@ -257,6 +270,9 @@ func absentMend(err error, e keystore.Entry) string {
 	remove := fmt.Sprintf("run `tpm2-p11 key delete %s`", label)
 	lost := errors.Is(err, provider.ErrWrongTPM)
 	switch {
+	case errors.Is(err, errNoParent):
+		return fmt.Sprintf("have the tool that made the storage key make it again at %s; if the TPM was cleared or is another one, %s",
+			formatHandle(e.Object.Parent), remove)
 	case lost && e.Secret != nil:
 		return remove + ", and make it anew: it opens only in the TPM that it was made in"
 	case lost:

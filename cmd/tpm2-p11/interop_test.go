@@ -58,6 +58,49 @@ func TestKeysGoToTPM2ToolsAndBack(t *testing.T) {
 	m.run("verify", "--public", "@web.pem", "-i", "@in", "--signature", "@sig")
 }
 
+// A key that tpm2-tools made under a primary key of theirs: what they call it, and what it lacks here, is said.
+func TestKeysUnderAParentOfOtherToolsAreImported(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("in", "what is signed")
+	m.write("data", "the secret")
+	m.run("init", "--no-pin")
+	tool := func(name string, args ...string) {
+		t.Helper()
+		m.tool(name, args...)
+		m.tool("tpm2_flushcontext", "-t")
+	}
+	tool("tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa", "-c", "primary.ctx")
+	tool("tpm2_create", "-Q", "-C", "primary.ctx", "-G", "ecc256", "-u", "their.pub", "-r", "their.priv")
+	tool("tpm2_create", "-Q", "-C", "primary.ctx", "-G", "hmac", "-u", "hmac.pub", "-r", "hmac.priv")
+	tool("tpm2_create", "-Q", "-C", "primary.ctx", "-G", "ecc256:ecdh", "-u", "ecdh.pub", "-r", "ecdh.priv")
+	tool("tpm2_create", "-Q", "-C", "primary.ctx", "-i", "data", "-u", "data.pub", "-r", "data.priv")
+	theirs := []string{"key", "import", "--public", "@their.pub", "--private", "@their.priv", "--label", "theirs"}
+	m.refused(exitFailed, "made in another TPM or under another parent", "that was `tpm2_create -C`'s by --parent HANDLE", theirs...)
+	m.refused(exitFailed, "made in another TPM or under another parent", "by --parent HANDLE", "unseal", "--public", "@data.pub", "--private", "@data.priv")
+	// as that hint says
+	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "primary.ctx", "0x81000002")
+	r := m.try(append(theirs, "--parent", "0x81000002")...)
+	contains(t, "import", r.stdout, `key "theirs": p256 for sign and derive`)
+	contains(t, "import", r.stderr, "if it has a password after all, each use counts as a wrong try. Then delete it, and import it with --own-pin-file")
+	m.run("sign", "theirs", "-i", "@in", "-o", "@sig")
+	m.run("verify", "theirs", "-i", "@in", "--signature", "@sig")
+
+	m.refused(exitFailed, "what is given (keyed hash sign) is not an RSA or elliptic-curve key", "",
+		"key", "import", "--public", "@hmac.pub", "--private", "@hmac.priv", "--label", "hmac", "--parent", "0x81000002")
+	m.run("key", "import", "--public", "@ecdh.pub", "--private", "@ecdh.priv", "--label", "ecdh", "--parent", "0x81000002")
+	m.refused(exitFailed, "it was made for key agreement (derive), not to sign", "", "sign", "ecdh", "-i", "@in")
+
+	// The parent, and with it the key, is taken away.
+	for _, h := range []string{"0x81000002", "0x81000100"} {
+		tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", h)
+	}
+	m.diagnosed(`fail  key "theirs": `, "the storage key that it is wrapped to is gone: parent: 0x81000002",
+		"have the tool that made the storage key make it again at 0x81000002; if the TPM was cleared or is another one, run `tpm2-p11 key delete theirs`")
+	tool("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "primary.ctx", "0x81000002")
+	m.diagnosed("run `tpm2-p11 key evict theirs`, then `tpm2-p11 key persist theirs`")
+}
+
 func TestABoundKeyKeepsItsPolicyThroughAFile(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

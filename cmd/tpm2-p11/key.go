@@ -97,8 +97,12 @@ func (a *app) use(ctx context.Context, k target, do func(*signer.Key) error) err
 		return errors.Join(do(key), key.Close())
 	})
 	if errors.Is(err, provider.ErrAuth) && k.entry.EmptyAuth {
-		return withHint(err, "the key has an authorisation of its own, and each use without it counts as a wrong PIN: "+
-			"take it in again with --own-pin-file FILE, after `tpm2-p11 key delete %s`, which leaves a linked key in the TPM", shellWord(k.entry.Label))
+		counts := ""
+		if counted(k.entry) {
+			counts = ", and each use without it counts as a wrong PIN"
+		}
+		return withHint(err, "the key has an authorisation of its own%s: take it in again with --own-pin-file FILE, after "+
+			"`tpm2-p11 key delete %s`, which leaves a linked key in the TPM", counts, shellWord(k.entry.Label))
 	}
 	return err
 }

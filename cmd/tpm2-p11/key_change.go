@@ -54,8 +54,11 @@ A key that takes a password is linked with --own-pin-file; one with a PCR policy
 }
 
 // guessed tells a key that is taken to have no password, as nobody gave one, and whose wrong tries the TPM would count.
-func guessed(e keystore.Entry) bool {
-	return e.Linked() && e.EmptyAuth && !e.Object.Public.Attributes().NoDA && (len(e.Object.Public.AuthPolicy()) == 0 || e.PolicyIgnored())
+func guessed(e keystore.Entry) bool { return e.Linked() && counted(e) }
+
+// counted tells a key that is used without a password, and where the TPM would count that as a wrong one if it had any.
+func counted(e keystore.Entry) bool {
+	return e.EmptyAuth && !e.Object.Public.Attributes().NoDA && (len(e.Object.Public.AuthPolicy()) == 0 || e.PolicyIgnored())
 }
 
 func keyPersistCommand(a *app) *cobra.Command {

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -66,14 +65,19 @@ func (a *app) importSource(args []string, public, private, parent string, emptyA
 		if err != nil {
 			return nil, err
 		}
-		return importObject(o, emptyAuth), nil
+		return a.importObject(o, emptyAuth), nil
 	}
 	return nil, usagef("import takes one FILE, or --public and --private")
 }
 
-func importObject(o provider.Object, emptyAuth bool) importer {
+func (a *app) importObject(o provider.Object, emptyAuth bool) importer {
 	return func(ctx context.Context, t *keystore.Token, spec keystore.KeySpec) (keystore.Entry, error) {
-		return t.AddObject(ctx, o, emptyAuth, spec)
+		e, err := t.AddObject(ctx, o, emptyAuth, spec)
+		if err == nil && counted(e) {
+			a.note("the key is under the TPM's dictionary-attack protection: if it has a password after all, each use counts as a wrong try. " +
+				"Then delete it, and import it with --own-pin-file")
+		}
+		return e, otherParent(err)
 	}
 }
 
@@ -87,13 +91,17 @@ func (a *app) importPEM(path string) (importer, error) {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
 		if block == nil {
-			return nil, withHint(fmt.Errorf("%s: no private key in PEM form", inputName(path)), "it begins with a line like -----BEGIN PRIVATE KEY-----")
+			return nil, withHint(fmt.Errorf("%s: no private key in PEM form", inputName(path)), "it begins with a line like -----BEGIN PRIVATE KEY-----; "+
+				"one in DER or PKCS #12 is brought into it on the way: "+fromOpenSSL, shellWord(path))
 		}
 		defer clear(block.Bytes)
 		switch block.Type {
 		case "TSS2 PRIVATE KEY":
 			return importTSS2(path, text)
 		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
+			if block.Headers["DEK-Info"] != "" {
+				return nil, encrypted(path)
+			}
 			key, err := parsePrivateKey(block)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", inputName(path), err)
@@ -109,9 +117,19 @@ func (a *app) importPEM(path string) (importer, error) {
 				return t.ImportKey(ctx, key, spec)
 			}, nil
 		case "ENCRYPTED PRIVATE KEY":
-			return nil, withHint(fmt.Errorf("%s: the private key is encrypted", inputName(path)), "decrypt it on the way: `openssl pkey -in %s | tpm2-p11 key import - --label …`", path)
+			return nil, encrypted(path)
+		case "OPENSSH PRIVATE KEY":
+			return nil, withHint(fmt.Errorf("%s: a private key in OpenSSH's own form", inputName(path)),
+				"have a copy of it written in PKCS #8, and import that: `ssh-keygen -p -m PKCS8 -f COPY`, with an empty passphrase")
 		}
 	}
+}
+
+// fromOpenSSL takes a file of another form.
+const fromOpenSSL = "`openssl pkey -in %s | tpm2-p11 key import - --label …`"
+
+func encrypted(path string) error {
+	return withHint(fmt.Errorf("%s: the private key is encrypted", inputName(path)), "decrypt it on the way: "+fromOpenSSL, shellWord(path))
 }
 
 func importTSS2(path string, text []byte) (importer, error) {
@@ -148,9 +166,6 @@ func importable(key crypto.PrivateKey) (provider.KeyType, error) {
 
 // parsePrivateKey reads a private key's block by what its type says.
 func parsePrivateKey(block *pem.Block) (crypto.PrivateKey, error) {
-	if block.Headers["DEK-Info"] != "" {
-		return nil, errors.New("the private key is encrypted")
-	}
 	switch block.Type {
 	case "RSA PRIVATE KEY":
 		return x509.ParsePKCS1PrivateKey(block.Bytes)

@@ -117,6 +117,15 @@ func TestFilesThatAreCorrupt(t *testing.T) {
 	m.refused(exitFailed, "size", "tpm2_create -u", "key", "import", "--public", m.write("c", "short"), "--private", "@c", "--label", "c")
 	m.tool("openssl", "genpkey", "-algorithm", "RSA", "-aes256", "-pass", "pass:secret", "-out", "encrypted")
 	m.refused(exitFailed, "the private key is encrypted", "openssl pkey", "key", "import", "@encrypted", "--label", "d")
+	m.tool("openssl", "rsa", "-in", "encrypted", "-passin", "pass:secret", "-traditional", "-aes128", "-passout", "pass:secret", "-out", "traditional")
+	m.refused(exitFailed, "the private key is encrypted", "`openssl pkey -in "+m.path("traditional")+" | ", "key", "import", "@traditional", "--label", "d")
+	m.tool("openssl", "pkey", "-in", "encrypted", "-passin", "pass:secret", "-outform", "DER", "-out", "der")
+	m.refused(exitFailed, "no private key in PEM form", "in DER or PKCS #12 is brought into it on the way: `openssl pkey -in "+m.path("der")+" | ",
+		"key", "import", "@der", "--label", "d")
+	m.tool("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", "ssh")
+	m.refused(exitFailed, "a private key in OpenSSH's own form", "`ssh-keygen -p -m PKCS8 -f COPY`", "key", "import", "@ssh", "--label", "d")
+	m.tool("ssh-keygen", "-q", "-p", "-m", "PKCS8", "-N", "", "-f", "ssh")
+	m.run("key", "import", "@ssh", "--label", "ssh")
 	m.refused(exitFailed, "no certificate in PEM form", "", "key", "certificate", "web", "@a")
 	m.tool("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "foreign.crt", "-subj", "/CN=foreign")
 	if r := m.try("key", "certificate", "web", "@foreign.crt"); r.code != exitFailed {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 
@@ -38,6 +39,15 @@ func (a *app) readTools(public, private, parent string) (o provider.Object, err 
 		return o, withHint(fmt.Errorf("%s: %w", inputName(private), err), hint)
 	}
 	return o, nil
+}
+
+// otherParent adds to an error about the two files what their parent may have been.
+func otherParent(err error) error {
+	if errors.Is(err, provider.ErrWrongTPM) {
+		return withHint(err, "name the storage key that was `tpm2_create -C`'s by --parent HANDLE: `tpm2-p11 handles` shows those of this TPM, and "+
+			"`tpm2_evictcontrol -C o -c primary.ctx 0x81000002` gives a handle to one that is but a context file")
+	}
+	return err
 }
 
 // writeTools writes stem.pub and stem.priv as tpm2-tools read them, stem.policy with the policy if there is one, and says so.

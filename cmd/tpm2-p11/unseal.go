@@ -52,6 +52,9 @@ readable by its owner alone.`,
 				defer auth.Value.Wipe()
 			}
 			data, err := t.TPM().Unseal(ctx, k.Object, auth)
+			if f.public != "" {
+				err = otherParent(err)
+			}
 			if err != nil {
 				return err
 			}
