@@ -21,7 +21,7 @@ type Auth struct {
 	// Policy is the policy the object was made with; zero when userWithAuth alone decides.
 	Policy policy.Policy
 	// Approved gives the policies that somebody approved, for a policy that asks for one; nil when there are none. It is
-	// called for each use, and must be safe for concurrent use.
+	// called for each use, and must be safe for concurrent use. What it gave is not changed afterwards.
 	Approved func() ([]policy.Approved, error)
 	// Label names the object in errors.
 	Label string

@@ -47,11 +47,10 @@ func (t *TPM) PolicyDigests(ctx context.Context, alg tpm2.TPMIAlgHash, a Auth) (
 	if err != nil {
 		return nil, nil, err
 	}
-	u := &policyUse{nameAlg: alg, hash: hash, auth: a, pcrs: make(pcrValues)}
+	u := &policyUse{nameAlg: alg, hash: hash, auth: a}
 	err = t.do(ctx, func(ctx context.Context, c *connection) error {
 		for kind, digest := range map[tpm2.TPMSE]*[]byte{tpm2.TPMSETrial: &trial, tpm2.TPMSEPolicy: &policy} {
-			steps, err := a.Policy.Plan(alg, c.policyState(ctx, u))
-			if err != nil {
+			if err := c.makePlan(ctx, u, make(pcrValues)); err != nil {
 				return err
 			}
 			s, err := c.startSession(ctx, kind, hash, nil)
@@ -59,7 +58,7 @@ func (t *TPM) PolicyDigests(ctx context.Context, alg tpm2.TPMIAlgHash, a Auth) (
 				return err
 			}
 			defer c.end(ctx, s)
-			for _, step := range steps {
+			for _, step := range u.plan.steps {
 				if err := c.policyStep(ctx, s, step); err != nil {
 					return fmt.Errorf("%T in a session of kind %d: %w", step, kind, err)
 				}

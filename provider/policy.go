@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,22 +12,6 @@ import (
 
 // maxPolicyRuns is how often a policy is executed when PCRs change under it. Any extended PCR counts, the policy's or not.
 const maxPolicyRuns = 16
-
-// policyUse is one use of an object with a policy.
-type policyUse struct {
-	nameAlg tpm2.TPMIAlgHash
-	hash    crypto.Hash // of nameAlg
-	auth    Auth
-	code    tpm2.TPMCC // the command that is to be authorised
-	hide    crypt
-	broken  map[string]error // signatures of approved policies that the TPM did not take, and why
-	pcrs    pcrValues        // what is known of the PCRs
-}
-
-// plan gives the commands that satisfy the policy.
-func (u *policyUse) plan(now policy.State) ([]policy.Step, error) {
-	return u.auth.Policy.Plan(u.nameAlg, now)
-}
 
 // withPolicy executes the policy in a session of its own and calls use, over again as long as PCRs change, and with the next
 // approved policy where the TPM does not take the approval of one. The session's hash is the object's nameAlg: a TPM
@@ -57,10 +40,11 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 // With a hierarchy's consent in it the session is salted too, lest the consent serve somebody else who sees the session's handle;
 // a policy that asks for neither anybody meets, and its session needs no key.
 func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]authorization) error) (err error) {
-	steps, ahead, err := c.planPolicy(ctx, u)
+	ahead, err := c.planPolicy(ctx, u)
 	if err != nil {
 		return u.refused(err)
 	}
+	steps := u.plan.steps
 	pin, consent := slices.Contains(steps, policy.Step(policy.AuthValueStep{})), slices.ContainsFunc(steps, isSecret)
 	hidden := u.hide != (crypt{}) && !pin // by the HMAC session
 	var p *policySession
@@ -84,7 +68,7 @@ func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]au
 	defer func() {
 		switch {
 		case err == nil:
-			c.keepPolicy(ctx, p, steps, u.pcrs)
+			c.keepPolicy(ctx, p, u.plan)
 		case isCode(err, tpm2.TPMRCPCRChanged):
 			if ahead {
 				c.resting = restingUses
@@ -197,7 +181,7 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 	if !refused || isStale(said) || errors.Is(said, ErrNoMemory) {
 		return said
 	}
-	u.pcrs = make(pcrValues)
+	u.plan = plan{pcrs: make(pcrValues)}
 	if err := u.auth.Policy.Check(c.policyState(ctx, u)); err != nil {
 		return u.refused(err)
 	}

@@ -16,31 +16,14 @@ import (
 // taken ahead serves a use of the same steps only, and the TPM refuses it when a PCR was extended since.
 type policySession struct {
 	*session
-	steps []policy.Step // of the last use
-	pcrs  pcrValues     // that they were chosen by
-	due   bool          // the steps are to be taken ahead
-	ahead bool          // and they were
+	plan  plan // of the last use
+	due   bool // its steps are to be taken ahead
+	ahead bool // and they were
 }
 
 // restingUses is how many uses take their steps themselves after PCRs changed under steps that were taken ahead: where PCRs are
 // extended all the time, as by IMA, that is lost work.
 const restingUses = 16
-
-// planPolicy gives the steps of a use, and whether the session that waits took them ahead.
-func (c *connection) planPolicy(ctx context.Context, u *policyUse) (steps []policy.Step, ahead bool, err error) {
-	if p := c.policy; p != nil && p.ahead {
-		u.pcrs = p.pcrs // if they are others by now, the TPM refuses the session
-		if steps, err = u.plan(c.policyState(ctx, u)); err == nil && p.hash == u.hash && reflect.DeepEqual(steps, p.steps) {
-			return steps, true, nil
-		}
-		if c.policy == p { // planning may have needed its place
-			c.restartPolicy(ctx, p)
-		}
-	}
-	u.pcrs = make(pcrValues)
-	steps, err = u.plan(c.policyState(ctx, u))
-	return steps, false, err
-}
 
 // takePolicy takes the session that waits, if it is of the kind that is asked for, or gives a new one. Whoever takes it hands it back by
 // keepPolicy, or else ends it.
@@ -58,12 +41,12 @@ func (c *connection) takePolicy(ctx context.Context, hash crypto.Hash, salt *loa
 }
 
 // keepPolicy keeps a session that was used for its next use.
-func (c *connection) keepPolicy(ctx context.Context, p *policySession, steps []policy.Step, pcrs pcrValues) {
+func (c *connection) keepPolicy(ctx context.Context, p *policySession, used plan) {
 	c.endPolicy(ctx)
-	due := c.resting == 0 && takenAhead(steps) && reflect.DeepEqual(steps, p.steps)
+	due := c.resting == 0 && takenAhead(used.steps) && reflect.DeepEqual(used.steps, p.plan.steps)
 	c.resting = max(0, c.resting-1)
 	p.authValue = false
-	c.policy = &policySession{session: p.session, steps: steps, pcrs: pcrs, due: due}
+	c.policy = &policySession{session: p.session, plan: used, due: due}
 }
 
 // takenAhead tells steps that may be taken before they are needed. What others than the TPM's PCRs decide is asked at the use itself:
@@ -100,7 +83,7 @@ func changesCount(selection tpm2.TPMLPCRSelection) bool {
 func (c *connection) getAhead(ctx context.Context) {
 	p := c.policy
 	p.due = false
-	for _, step := range p.steps {
+	for _, step := range p.plan.steps {
 		if err := c.policyStep(ctx, p.session, step); err != nil {
 			c.tpm.log.Debug("a policy was not executed ahead", "error", err)
 			c.endPolicy(ctx)

@@ -58,28 +58,31 @@ func (c *connection) authorised(ctx context.Context, hierarchy Handle) (bool, er
 	return have[tpm2.TPMPTPermanent]&set == 0, nil
 }
 
-// policyState is PolicyState within a use of an object. What is asked twice is read once, and of PCRs all in a bank that the
-// policy and the approved ones name, unless the use knows them already.
+// policyState is PolicyState within a use of an object, and notes in its plan what it is asked. What is asked twice is read once, and of
+// PCRs all in a bank that the policy and the approved ones name, unless the plan has them already.
 func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State {
 	indices := make(map[Handle]policy.NVIndex)
-	approved := u.approved()
 	return policy.State{
 		Hash:     u.nameAlg,
 		Command:  u.code,
 		NoPIN:    u.auth.Value == nil,
-		Approved: approved,
-		Clock:    func() (policy.ClockInfo, error) { return c.readClock(ctx) },
-		PCRs: func(bank tpm2.TPMIAlgHash, _ []uint) (map[uint][]byte, error) {
-			if values, known := u.pcrs[bank]; known {
+		Approved: u.approved,
+		Clock: func() (policy.ClockInfo, error) {
+			u.plan.passing = true
+			return c.readClock(ctx)
+		},
+		PCRs: func(bank tpm2.TPMIAlgHash, wanted []uint) (map[uint][]byte, error) {
+			if values, known := u.plan.pcrs[bank]; known && (values == nil || hasAll(values, wanted)) {
 				return values, nil
 			}
-			values, err := c.readPCRs(ctx, bank, u.selected(bank, approved))
+			values, err := c.readPCRs(ctx, bank, u.selected(bank))
 			if err == nil || errors.Is(err, policy.ErrBankInactive) {
-				u.pcrs[bank] = values
+				u.plan.pcrs[bank] = values
 			}
 			return values, err
 		},
 		NV: func(index Handle) (policy.NVIndex, error) {
+			u.plan.passing = true
 			if x, known := indices[index]; known {
 				return x, nil
 			}
@@ -89,32 +92,45 @@ func (c *connection) policyState(ctx context.Context, u *policyUse) policy.State
 			}
 			return x, err
 		},
-		Authorised: func(hierarchy Handle) (bool, error) { return c.authorised(ctx, hierarchy) },
+		Authorised: func(hierarchy Handle) (bool, error) {
+			u.plan.passing = true
+			return c.authorised(ctx, hierarchy)
+		},
 	}
 }
 
-// approved gives the approved policies that the TPM may take; they are read once.
-func (u *policyUse) approved() func() ([]policy.Approved, error) {
-	var all []policy.Approved
-	read := false
-	return func() (_ []policy.Approved, err error) {
-		if read || u.auth.Approved == nil {
-			return all, nil
-		}
-		if all, err = u.auth.Approved(); err != nil {
-			return nil, err
-		}
-		all = slices.DeleteFunc(slices.Clone(all), func(a policy.Approved) bool { return u.broken[string(a.Signature)] != nil })
-		read = true
-		return all, nil
+func hasAll(values map[uint][]byte, wanted []uint) bool {
+	return !slices.ContainsFunc(wanted, func(i uint) bool { return values[i] == nil })
+}
+
+// approved gives the approved policies that the TPM may take; a plan reads them once.
+func (u *policyUse) approved() (all []policy.Approved, err error) {
+	if u.plan.looked {
+		return u.plan.approved, nil
 	}
+	if all, err = u.readApproved(); err != nil {
+		return nil, err
+	}
+	u.plan.looked, u.plan.approved = true, all
+	return all, nil
+}
+
+func (u *policyUse) readApproved() ([]policy.Approved, error) {
+	if u.auth.Approved == nil {
+		return nil, nil
+	}
+	all, err := u.auth.Approved()
+	if err != nil || len(u.broken) == 0 {
+		return all, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(a policy.Approved) bool { return u.broken[string(a.Signature)] != nil }), nil
 }
 
 // selected are the PCRs of a bank that the policy or an approved one names.
-func (u *policyUse) selected(bank tpm2.TPMIAlgHash, approved func() ([]policy.Approved, error)) []uint {
+func (u *policyUse) selected(bank tpm2.TPMIAlgHash) []uint {
 	pcrs := u.auth.Policy.PCRs()
 	if u.auth.Policy.NeedsApproval() {
-		all, _ := approved() // whose error the plan tells
+		all, _ := u.approved() // whose error the plan tells
 		for _, a := range all {
 			pcrs = append(pcrs, a.Policy.PCRs()...)
 		}
