@@ -67,6 +67,12 @@ func (e Entry) TakesPIN() bool {
 // AsksOwnPIN tells whether a use of the key takes a PIN of its own, which whoever uses it must be asked for.
 func (e Entry) AsksOwnPIN() bool { return e.OwnPIN && e.AsksPIN() }
 
+// CountsPINs tells a key that the TPM counts wrong PINs of, whatever it is that the store says of its authValue: one under
+// dictionary-attack protection, unless its policy never asks for that value.
+func (e Entry) CountsPINs() bool {
+	return !e.Object.Public.Attributes().NoDA && (e.Policy.IsZero() || e.PolicyIgnored() || e.Policy.NeedsPIN())
+}
+
 // String names the key for people.
 func (e Entry) String() string { return called(e.Label, e.ID, e.Object.Handle) }
 

@@ -61,8 +61,11 @@ func (m *Module) DeriveKey(h SessionHandle, mechanism Mechanism, base ObjectHand
 		return 0, err
 	}
 	defer auth.Value.Wipe()
-	z, err := s.slot.token.TPM().ECDH(s.lib.ctx, o.entry.Object, auth, a.peer)
-	if err != nil {
+	var z *secret.Bytes
+	if err := s.lib.use(s.slot.token.TPM(), o.entry, func() (err error) {
+		z, err = s.slot.token.TPM().ECDH(s.lib.ctx, o.entry.Object, auth, a.peer)
+		return err
+	}); err != nil {
 		return 0, keyFault(err)
 	}
 	defer z.Wipe()

@@ -1,6 +1,9 @@
 package p11
 
 import (
+	"context"
+	"crypto"
+	"io"
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/config"
@@ -76,7 +79,7 @@ func (s *session) unwrapper(o *object, c config.KMS) (u *kms.Unwrapper, done fun
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := attested.Stored(s.lib.ctx, s.slot.token.TPM(), o.entry.Object, key)
+	r, err := attested.Stored(s.lib.ctx, s.slot.token.TPM(), o.entry.Object, recipient{key, s.lib, s.slot.token.TPM(), o.entry})
 	if err != nil {
 		key.Close()
 		return nil, nil, err
@@ -165,9 +168,33 @@ func (s *session) recipient(c config.KMS) (r attested.Recipient, done func(), er
 	if err != nil {
 		return r, nil, err
 	}
-	if r, err = attested.Stored(s.lib.ctx, s.slot.token.TPM(), found.Entry.Object, key); err != nil {
+	if r, err = attested.Stored(s.lib.ctx, s.slot.token.TPM(), found.Entry.Object, recipient{key, s.lib, s.slot.token.TPM(), found.Entry}); err != nil {
 		key.Close()
 		return r, nil, err
 	}
 	return r, func() { key.Close() }, nil
+}
+
+// recipient is a key of the token as the application's user has it.
+type recipient struct {
+	key   *signer.Key
+	lib   *library
+	tpm   *provider.TPM
+	entry keystore.Entry
+}
+
+func (r recipient) Public() crypto.PublicKey { return r.key.Public() }
+
+// Decrypt implements crypto.Decrypter.
+func (r recipient) Decrypt(_ io.Reader, ciphertext []byte, opts crypto.DecrypterOpts) ([]byte, error) {
+	return r.DecryptContext(r.lib.ctx, ciphertext, opts)
+}
+
+// DecryptContext is Decrypt with a context.
+func (r recipient) DecryptContext(ctx context.Context, ciphertext []byte, opts crypto.DecrypterOpts) (plaintext []byte, err error) {
+	err = r.lib.use(r.tpm, r.entry, func() (err error) {
+		plaintext, err = r.key.DecryptContext(ctx, ciphertext, opts)
+		return err
+	})
+	return plaintext, err
 }

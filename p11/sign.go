@@ -117,12 +117,7 @@ func (s *session) useKey(o *object, auth *keyAuth, run func(*signer.Key) error) 
 		return err
 	}
 	defer key.Close()
-	use := func() error { return run(key) }
-	if auth.needed {
-		err = s.lib.tryPIN(s.slot.token.TPM(), use)
-	} else {
-		err = s.lib.countTries(s.slot.token.TPM(), use())
-	}
+	err = s.lib.use(s.slot.token.TPM(), o.entry, func() error { return run(key) })
 	s.noteRefusal(o, err)
 	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
 		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)

@@ -3,6 +3,7 @@ package p11
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -14,13 +15,14 @@ import (
 type Users struct {
 	mu    sync.Mutex
 	turns map[string]turn // by the TPM's address
+	shown map[string]bool // Names of keys that a use has shown to be as the store says
 }
 
 // turn is of whoever gives a PIN: of two at once, one could be one too many.
 type turn chan struct{}
 
 // NewUsers are the users of a service that begins.
-func NewUsers() *Users { return &Users{turns: map[string]turn{}} }
+func NewUsers() *Users { return &Users{turns: map[string]turn{}, shown: map[string]bool{}} }
 
 func (all *Users) turn(t *provider.TPM) turn {
 	all.mu.Lock()
@@ -97,6 +99,37 @@ func (l *library) tryPIN(t *provider.TPM, try func() error) error {
 		u.wrong[t.String()]++
 	}
 	return l.countTries(t, err)
+}
+
+// use does what uses a key of the TPM's. That is a try where the key has a PIN of its own. It may be one where wrong PINs count, until a
+// use shows that the key takes what the store says: none, say, of a key that another tool made.
+func (l *library) use(t *provider.TPM, e keystore.Entry, use func() error) error {
+	switch {
+	case e.AsksOwnPIN():
+		return l.tryPIN(t, use)
+	case l.user == nil || !e.CountsPINs() || l.user.all.saw(e):
+		return l.countTries(t, use())
+	}
+	err := l.tryPIN(t, use)
+	switch {
+	case err == nil:
+		l.user.all.see(e)
+	case RVOf(err) == CKR_PIN_LOCKED:
+		err = fmt.Errorf("wrong PINs of key %q count, and no use has shown yet that it takes none: %w", e.Label, err)
+	}
+	return err
+}
+
+func (all *Users) saw(e keystore.Entry) bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return all.shown[string(e.Object.Public.Name())]
+}
+
+func (all *Users) see(e keystore.Entry) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.shown[string(e.Object.Public.Name())] = true
 }
 
 // mayGivePIN refuses a token's PIN from an application that a login would be of no use to: a wrong one costs all who use the TPM.

@@ -2,6 +2,8 @@ package p11
 
 import (
 	"context"
+	"crypto"
+	"crypto/rsa"
 	"errors"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
+	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
 // tries are the wrong PINs that the TPM counts, and how many it takes.
@@ -255,5 +258,90 @@ func TestUsersOfAServiceTakeTurns(t *testing.T) {
 	all.Wait()
 	if others < turns/2 || others > turns*calls/3 {
 		t.Errorf("%d commands of another user went before %d turns", others, turns)
+	}
+}
+
+// linked is a key that another tool made, under dictionary-attack protection, with a password or without. The store says that it has none.
+func (w *world) linked(name string, tmpl provider.Template, password string) keystore.Entry {
+	w.t.Helper()
+	tpm, ctx := w.token.TPM(), w.t.Context()
+	tmpl.DictionaryAttack = true
+	object, err := tpm.CreateKey(ctx, tmpl, secret.From([]byte(password)))
+	w.must(err)
+	h, err := tpm.FreeHandle(ctx, keystore.FirstHandle)
+	w.must(err)
+	w.must(tpm.Persist(ctx, object, h))
+	e, err := w.token.Link(ctx, h, keystore.KeySpec{Label: name})
+	w.must(err)
+	return e
+}
+
+// A key that has a password of which the store does not know is a wrong PIN at each use. By using it a service's users come no nearer to the
+// TPM's lockout than by guessing.
+func TestUsesOfAKeyWhosePasswordNobodyKnowsDoNotLockTheTPM(t *testing.T) {
+	t.Parallel()
+	for name, tmpl := range map[string]provider.Template{
+		"signs":              {Type: provider.P256, Use: provider.Use{Sign: true}},
+		"derives":            {Type: provider.P256, Use: provider.Use{Derive: true}},
+		"receives KMS's key": {Type: provider.RSA2048, Use: provider.Use{Decrypt: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := open(t)
+			e := w.linked("locked", tmpl, "a password")
+			c := w.client(NewUsers().New(), nil)
+			s := c.session(false)
+			locked := c.one(s, CKO_PRIVATE_KEY)
+			use := map[string]func() error{
+				"signs": func() error { return second(c.sign(s, Mechanism{Type: CKM_ECDSA}, locked, make([]byte, 32))) },
+				"derives": func() error {
+					point := c.attribute(s, c.one(s, CKO_PUBLIC_KEY), CKA_EC_POINT)
+					return second(c.DeriveKey(s, agreementOf(CKD_NULL, nil, point), locked, nil))
+				},
+				"receives KMS's key": func() error {
+					key, err := signer.ForEntry(w.token, e, nil)
+					w.must(err)
+					return second(recipient{key, c.lib, w.token.TPM(), e}.Decrypt(nil, make([]byte, 256), &rsa.OAEPOptions{Hash: crypto.SHA256}))
+				},
+			}[name]
+			_, most := w.tries()
+			for range most {
+				if rv := RVOf(use()); rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED {
+					t.Errorf("a use is answered with %v", rv)
+				}
+			}
+			if counted, _ := w.tries(); counted != max(most/2, 1) {
+				t.Errorf("uses of a key made the TPM count %d wrong PINs of %d", counted, most)
+			}
+			if err := use(); !strings.Contains(err.Error(), `"locked" count, and no use has shown yet that it takes none`) {
+				t.Errorf("the refusal does not tell why: %v", err)
+			}
+		})
+	}
+}
+
+// A key of another tool's without a password, once it was used, costs a service's users no command more than it costs others, also after
+// some have guessed until no more PINs are taken.
+func TestKeysWithoutAPasswordAreUsedOn(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	w.linked("free", provider.Template{Type: provider.P256, Use: provider.Use{Sign: true}}, "")
+	users := NewUsers()
+	uses := func() (commands int) {
+		c := w.client(users.New(), nil)
+		s := c.session(false)
+		free := c.one(s, CKO_PRIVATE_KEY)
+		return w.commands(func() { w.must(second(c.sign(s, Mechanism{Type: CKM_ECDSA}, free, make([]byte, 32)))) })
+	}
+	uses()
+	for range 3 {
+		c := w.client(users.New(), nil)
+		s := c.session(false)
+		if rv := RVOf(c.Login(s, CKU_USER, []byte("wrong-pin"))); rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED {
+			t.Errorf("a guess is answered with %v", rv)
+		}
+	}
+	if n := uses(); n != 1 {
+		t.Errorf("a use takes %d commands", n)
 	}
 }
