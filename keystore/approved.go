@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
@@ -22,7 +23,10 @@ import (
 func (t *Token) ApprovedFor(more []policy.Approved) func() ([]policy.Approved, error) {
 	return func() ([]policy.Approved, error) {
 		all, err := t.folders.Approved()
-		return append(all, more...), err
+		if len(more) > 0 {
+			all = slices.Concat(all, more)
+		}
+		return all, err
 	}
 }
 

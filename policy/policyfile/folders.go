@@ -1,19 +1,12 @@
 package policyfile
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -26,16 +19,17 @@ type Folders struct {
 	broken func(error) // told of each file that cannot be read, once for each state of it
 
 	mu    sync.Mutex
-	files map[string]file
+	seen  []listing         // of the paths, when they were looked at last
+	again bool              // a file could not be read then
+	files map[string]file   // what was read,
+	all   []policy.Approved // and what counts of it
 }
 
 // file is what was read from one, and in which state it was.
 type file struct {
-	modified time.Time
-	size     int64
+	stamp    stamp
 	approved []policy.Approved
 	err      error // why it has none
-	fresh    bool  // so young when it was read that it may have changed again without another time
 }
 
 // What a folder may have, counted from its newest file on: whoever writes into it must not make each use of a key wait. What is
@@ -47,9 +41,6 @@ const (
 	maxInFolder = MaxApproved // approved policies in them together
 )
 
-// settle is how old a change is that every later one can be told from.
-const settle = time.Second
-
 // NewFolders are files or folders (of which each *.json, *.toml and *.pcrsig counts, from the newest on until they are 256, have
 // 256 KiB or hold MaxApproved approved policies). What is not there is passed over. broken is told of files that cannot be read, and
 // of folders that hold too much; it may be nil.
@@ -60,35 +51,54 @@ func NewFolders(broken func(error), paths ...string) *Folders {
 	return &Folders{paths: paths, broken: broken, files: make(map[string]file)}
 }
 
-// Approved are the policies of all files, the newest file's first. A file that is broken does not keep the others away.
+// Approved are the policies of all files, the newest file's first. A file that is broken does not keep the others away. While nothing
+// changes it is the same list, which nobody changes.
 func (f *Folders) Approved() ([]policy.Approved, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.look() {
+		return f.all, nil
+	}
+	f.again = false
 	files := make(map[string]file)
 	var counted []found
-	for _, path := range f.paths {
-		counted = append(counted, f.readPath(path, files)...)
+	for i, path := range f.paths {
+		counted = append(counted, f.readPath(path, f.seen[i], files)...)
 	}
 	f.files = files
 	slices.SortStableFunc(counted, newestFirst)
-	var all []policy.Approved
+	f.all = nil
 	for _, one := range counted {
-		all = append(all, files[one.name].approved...)
+		f.all = append(f.all, files[one.name].approved...)
 	}
-	return all, nil
+	return f.all, nil
+}
+
+// look tells whether all is as it was seen, and sees it.
+func (f *Folders) look() (same bool) {
+	same = f.seen != nil && !f.again
+	if f.seen == nil {
+		f.seen = make([]listing, len(f.paths))
+	}
+	for i, path := range f.paths {
+		now := list(path, f.seen[i])
+		same = same && now.same(f.seen[i])
+		f.seen[i] = now
+	}
+	return same
 }
 
 // readPath reads the files of a path into files, and gives those that count.
-func (f *Folders) readPath(path string, files map[string]file) (counted []found) {
-	all, whole := list(path)
-	slices.SortStableFunc(all, newestFirst)
+func (f *Folders) readPath(path string, there listing, files map[string]file) (counted []found) {
+	whole := there.whole
+	all := slices.SortedStableFunc(slices.Values(there.files), newestFirst)
 	text, approved := 0, 0
 	for _, one := range all {
 		if _, twice := files[one.name]; twice {
 			continue
 		}
-		if size := one.info.Size(); size <= MaxSize { // a longer one is refused unread
-			text += int(size)
+		if one.stamp.size <= MaxSize { // a longer one is refused unread
+			text += int(one.stamp.size)
 		}
 		if len(counted) == maxFiles || text > maxText {
 			whole = false
@@ -125,54 +135,22 @@ func (f *Folders) Problems() (problems []error) {
 	return problems
 }
 
-// found is a file that there is.
-type found struct {
-	name string
-	info fs.FileInfo
-}
-
-func newestFirst(a, b found) int {
-	return cmp.Or(b.info.ModTime().Compare(a.info.ModTime()), strings.Compare(b.name, a.name))
-}
-
-// list are the regular files of a path, and whether these are all.
-func list(path string) (files []found, whole bool) {
-	names, whole := []string{path}, true // a file, or nothing
-	if folder, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-		defer folder.Close()
-		entries, _ := folder.ReadDir(maxEntries + 1) // as many as can be read
-		whole = len(entries) <= maxEntries
-		names = nil
-		for _, e := range entries {
-			switch filepath.Ext(e.Name()) {
-			case ".json", ".toml", ".pcrsig":
-				names = append(names, filepath.Join(path, e.Name()))
-			}
-		}
-	}
-	for _, name := range names {
-		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-			files = append(files, found{name, info})
-		}
-	}
-	return files, whole
-}
-
 // read reads a file, unless it is as it was.
 func (f *Folders) read(one found) file {
 	have, known := f.files[one.name]
-	modified, size := one.info.ModTime(), one.info.Size()
-	if known && !have.fresh && have.modified.Equal(modified) && have.size == size {
+	if known && have.stamp.same(one.stamp) {
 		return have
 	}
-	now := file{modified: modified, size: size, fresh: time.Since(modified) < settle}
+	now := file{stamp: one.stamp}
 	text, err := trusted.Read(one.name, MaxSize, trusted.Rules{})
 	if err == nil {
 		now.approved, err = ParseApproved(one.name, text)
+	} else {
+		now.stamp.settled, f.again = false, true // as it may be only now that it cannot be read
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		now.err = fmt.Errorf("approved policies: %w", err)
-		if !(known && have.modified.Equal(now.modified)) {
+		if !(known && have.stamp.modified == now.stamp.modified) {
 			f.broken(now.err)
 		}
 	}
