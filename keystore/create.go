@@ -310,7 +310,7 @@ func (w *writer) saveSidecar(id string, s sidecar) error {
 
 // entry reads a key that was just written.
 func (t *Token) entry(d *dir, id string) (Entry, error) {
-	r, _ := readRecord(d, id)
+	r, _ := readRecord(d, id, nil)
 	if !r.listed {
 		return Entry{}, fmt.Errorf("%w: reading back %s: %v", ErrCorrupt, id, r.problems)
 	}
@@ -332,7 +332,7 @@ func (t *Token) rereadUnfinished(w *writer, e Entry) (record, error) {
 	if err := checkID(e.ID); err != nil {
 		return record{}, err
 	}
-	r, _ := readRecord(w.dir, e.ID)
+	r, _ := readRecord(w.dir, e.ID, nil)
 	if !r.listed || !bytes.Equal(r.entry.Object.Public.Name(), e.Object.Public.Name()) {
 		return record{}, fmt.Errorf("%w: %s is no longer in %s", ErrNotFound, e, t.Dir())
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,17 +66,11 @@ type watch struct {
 	looked time.Time
 }
 
-// sure tells whether the files need not be looked at again yet.
-func (w *watch) sure(f folder) bool {
+// sure tells whether the files need not be looked at again yet, their folder being so now.
+func (w *watch) sure(now stamp) bool {
 	w.mu.Lock()
-	folder, looked := w.folder, w.looked
-	w.mu.Unlock()
-	if !folder.exists() || time.Since(looked) > looksLast {
-		return false
-	}
-	var st unix.Stat_t
-	err := uninterrupted(func() error { return unix.Stat(string(f), &st) })
-	return err == nil && folder.same(stampOf(&st))
+	defer w.mu.Unlock()
+	return w.folder.exists() && time.Since(w.looked) <= looksLast && w.folder.same(now)
 }
 
 // note takes down that the files are as they were, and their folder so.
@@ -83,6 +78,15 @@ func (w *watch) note(folder stamp) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.folder, w.looked = folder, time.Now()
+}
+
+// now is the folder's stamp, the zero one where there is none to be seen.
+func (f folder) now() stamp {
+	var st unix.Stat_t
+	if uninterrupted(func() error { return unix.Stat(string(f), &st) }) != nil {
+		return stamp{}
+	}
+	return stampOf(&st)
 }
 
 // open opens the folder and refuses one that somebody other than root and this user can change. fs.ErrNotExist when there
@@ -210,9 +214,9 @@ func (d *dir) stat(name string) stamp {
 	return stampOf(&st)
 }
 
-// read reads a file with the stamp it had then. fs.ErrNotExist when there is none; symbolic links, whatever is not a regular
-// file, and what others can change (ErrUnsafe) are refused.
-func (d *dir) read(name string) ([]byte, stamp, error) {
+// read reads a file with the stamp it had then, into the buffer where it fits. fs.ErrNotExist when there is none; symbolic links, whatever
+// is not a regular file, and what others can change (ErrUnsafe) are refused.
+func (d *dir) read(name string, buffer []byte) ([]byte, stamp, error) {
 	fail := func(op string, err error) ([]byte, stamp, error) {
 		return nil, stamp{}, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 	}
@@ -242,11 +246,12 @@ func (d *dir) read(name string) ([]byte, stamp, error) {
 	if st.Size > maxFile {
 		return fail("read", fmt.Errorf("%w: it has %d bytes", ErrCorrupt, st.Size))
 	}
-	content := make([]byte, 0, st.Size+1)
-	for len(content) < cap(content) {
+	most := int(st.Size) + 1
+	content := slices.Grow(buffer[:0], most)
+	for len(content) < most {
 		var n int
 		err := uninterrupted(func() (err error) {
-			n, err = unix.Read(fd, content[len(content):cap(content)])
+			n, err = unix.Read(fd, content[len(content):most])
 			return err
 		})
 		if err != nil {

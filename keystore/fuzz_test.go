@@ -21,6 +21,7 @@ func FuzzSidecar(f *testing.F) {
 	must(f, err)
 	f.Add(text)
 	f.Fuzz(func(t *testing.T, text []byte) {
+		samePlain(t, text)
 		side, err := parseSidecar(text)
 		if err != nil {
 			return

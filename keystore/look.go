@@ -1,11 +1,13 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +36,9 @@ type scanner struct {
 	log    *slog.Logger
 
 	mu     sync.Mutex
-	known  map[string]*known
+	listed listing
+	known  map[string]*known // by ID, of those listed
+	stale  bool              // who is a copy of whom must be found out again
 	clock  uint64            // counts uses of records
 	srks   map[string]string // each Name of an SRK once
 	warned map[string]string // by file: the problem that the log has already
@@ -65,6 +69,14 @@ type known struct {
 // there tells which of a key's files are there.
 type there struct{ pem, side, cert bool }
 
+// listing is what a folder's list of files says, which is read when the folder changed.
+type listing struct {
+	folder  stamp
+	ids     []string // of the keys, sorted
+	present map[string]there
+	left    bool // a writer that died left something
+}
+
 // sight is what a key was read from: the list of the store's files, and the key's own.
 type sight struct {
 	folder stamp
@@ -76,10 +88,14 @@ type sight struct {
 type look struct {
 	*scanner
 	dir     *dir
-	names   []string
 	ids     []string // of the keys, sorted
 	present map[string]there
+	records int    // that were read
+	buffer  []byte // for one file's content
 }
+
+// firstBuffer is how long a key's files mostly are at most, in bytes.
+const firstBuffer = 4 << 10
 
 // look has use look at the folder as it is now. A folder that does not exist has nothing to look at: use is not called.
 func (s *scanner) look(use func(*look) error) error {
@@ -87,18 +103,19 @@ func (s *scanner) look(use func(*look) error) error {
 	defer s.mu.Unlock()
 	d, err := s.folder.open()
 	if errors.Is(err, fs.ErrNotExist) {
-		s.known = nil
+		s.known, s.listed = nil, listing{}
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	l := &look{scanner: s, dir: d}
-	if l.names, err = d.names(); err != nil {
-		return err
+	if !s.listed.folder.same(d.stamp) {
+		if s.listed, err = d.listing(); err != nil {
+			return err
+		}
 	}
-	l.ids, l.present = stems(l.names)
+	l := &look{scanner: s, dir: d, ids: s.listed.ids, present: s.listed.present, buffer: make([]byte, firstBuffer)}
 	l.glance()
 	defer l.forget()
 	defer l.warn()
@@ -121,7 +138,7 @@ func (s *scanner) again(id string) (*record, error) {
 	}
 	defer d.close()
 	f := d.filesOf(id)
-	l := &look{scanner: s, dir: d, present: map[string]there{id: {f.pem.exists(), f.side.exists(), f.cert.exists()}}}
+	l := &look{scanner: s, dir: d, buffer: make([]byte, firstBuffer), present: map[string]there{id: {f.pem.exists(), f.side.exists(), f.cert.exists()}}}
 	defer l.forget()
 	if k := l.whole(id); k.listed {
 		r := *k.record
@@ -130,16 +147,21 @@ func (s *scanner) again(id string) (*record, error) {
 	return nil, nil
 }
 
-// stems are the IDs of the keys whose files are in a list of names, sorted, and which files these are.
-func stems(names []string) (ids []string, present map[string]there) {
-	present = make(map[string]there, len(names)/2)
+// listing lists the folder.
+func (d *dir) listing() (listing, error) {
+	names, err := d.names()
+	if err != nil {
+		return listing{}, err
+	}
+	l := listing{folder: d.stamp, present: make(map[string]there, len(names)/2)}
 	for _, name := range names {
+		l.left = l.left || strings.HasPrefix(name, tempPrefix)
 		dot := strings.LastIndexByte(name, '.')
 		if dot < 0 || checkID(name[:dot]) != nil {
 			continue
 		}
 		id := name[:dot]
-		has, listed := present[id]
+		has, listed := l.present[id]
 		switch name[dot:] {
 		case pemSuffix:
 			has.pem = true
@@ -151,17 +173,17 @@ func stems(names []string) (ids []string, present map[string]there) {
 			continue
 		}
 		if !listed {
-			ids = append(ids, id)
+			l.ids = append(l.ids, id)
 		}
-		present[id] = has
+		l.present[id] = has
 	}
-	slices.Sort(ids)
-	return ids, present
+	slices.Sort(l.ids)
+	return l, nil
 }
 
 // checkID refuses what cannot be a key's file stem: hidden files, other folders, and the anchor's own.
 func checkID(id string) error {
-	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') || id+sidecarSuffix == anchorFile {
+	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') || id == strings.TrimSuffix(anchorFile, sidecarSuffix) {
 		return fmt.Errorf("%w: %q is not a key's ID", ErrInvalid, id)
 	}
 	return nil
@@ -169,16 +191,21 @@ func checkID(id string) error {
 
 // glance brings what is known of each key up to what its sidecar says now.
 func (l *look) glance() {
-	before := l.known
-	l.known = make(map[string]*known, len(l.ids))
-	for _, id := range l.ids {
-		k := before[id]
-		if k == nil || !l.isAsBefore(id, k) {
-			k = l.glanceAt(id)
-		}
-		l.known[id] = k
+	if l.known == nil {
+		l.known = make(map[string]*known, len(l.ids))
 	}
-	l.setCopiesAside()
+	for _, id := range l.ids {
+		if k := l.known[id]; k == nil || !l.isAsBefore(id, k) {
+			l.known[id], l.stale = l.glanceAt(id), true
+		}
+	}
+	if len(l.known) > len(l.ids) {
+		maps.DeleteFunc(l.known, func(id string, _ *known) bool { return l.present[id] == there{} })
+		l.stale = true
+	}
+	if l.stale {
+		l.setCopiesAside()
+	}
 }
 
 // isAsBefore tells whether what is known of a key would be seen again. Of a key that is what its sidecar says no other file is looked at.
@@ -213,11 +240,11 @@ func (l *look) glanceAt(id string) *known {
 	if !has.side {
 		return l.read(id)
 	}
-	text, stamp, err := l.dir.read(id + sidecarSuffix)
+	text, stamp, err := l.dir.read(id+sidecarSuffix, l.buffer)
 	if err != nil {
 		return l.read(id)
 	}
-	side, err := parseSidecar(text)
+	side, err := glanceSidecar(text)
 	if err != nil || !has.pem && side.Public == nil && (side.Secret == nil || !side.Secret.Public) {
 		return l.read(id)
 	}
@@ -242,7 +269,10 @@ func (l *look) claim(k *known, side sidecar) {
 
 // read reads all of a key's files.
 func (l *look) read(id string) *known {
-	r, f := readRecord(l.dir, id)
+	if l.records++; l.records%keptRecords == 0 {
+		l.forget()
+	}
+	r, f := readRecord(l.dir, id, l.buffer)
 	r.entry.seen = sight{l.dir.stamp, f, new(watch)}
 	k := &known{files: f, present: l.present[id], checked: true, listed: r.listed, created: r.side.Created, problems: r.problems, record: &r}
 	if r.hasSide {
@@ -282,7 +312,7 @@ func (l *look) whole(id string) *known {
 func (l *look) replace(id string) *known {
 	k := l.read(id)
 	k.copied = l.known[id].copied
-	l.known[id] = k
+	l.known[id], l.stale = k, true
 	return k
 }
 
@@ -294,24 +324,32 @@ func (l *look) checkAll() {
 	l.setCopiesAside()
 }
 
-// find gives the records of the keys that are wanted.
-func (l *look) find(wanted func(*Glance) bool) (found []*record) {
+// find gives use the records of the keys that are wanted, in the order of their glances: label, then ID, secrets after keys. A record is
+// not remembered for use.
+func (l *look) find(wanted func(*Glance) bool, use func(*record)) {
+	found := 0
 	choose := func() {
+		var answering []*known
 		for _, id := range l.ids {
-			if !l.known[id].answers(wanted) {
-				continue
+			if k := l.known[id]; k.answers(wanted) {
+				answering = append(answering, k)
 			}
-			if k := l.whole(id); k.answers(wanted) {
-				found = append(found, k.record)
+		}
+		slices.SortFunc(answering, func(a, b *known) int {
+			return cmp.Or(compareBool(a.glance.Secret, b.glance.Secret), cmp.Compare(a.glance.Label, b.glance.Label), cmp.Compare(a.glance.ID, b.glance.ID))
+		})
+		for _, seen := range answering {
+			if k := l.whole(seen.glance.ID); k.answers(wanted) {
+				use(k.record)
+				found++
 			}
 		}
 	}
 	choose()
-	if len(found) == 0 {
+	if found == 0 {
 		l.checkAll()
 		choose()
 	}
-	return found
 }
 
 func (k *known) answers(wanted func(*Glance) bool) bool {
@@ -322,6 +360,7 @@ func (k *known) answers(wanted func(*Glance) bool) bool {
 // place of that key with its label, certificates and handle. Of PEMs alone the oldest counts.
 func (l *look) setCopiesAside() {
 	originals := make(map[string]string, len(l.ids)) // by Name
+	twins := false
 	for _, id := range l.ids {
 		k := l.known[id]
 		k.copied = nil
@@ -334,6 +373,7 @@ func (l *look) setCopiesAside() {
 			originals[name] = id
 			continue
 		}
+		twins = true
 		// What a sidecar says of itself does not take another key's place.
 		if !k.hasSide || !l.known[other].hasSide {
 			k, _ = l.check(id), l.check(other)
@@ -350,6 +390,7 @@ func (l *look) setCopiesAside() {
 			original.setAside(k)
 		}
 	}
+	l.stale = twins
 }
 
 func (k *known) setAside(original *known) {

@@ -51,11 +51,11 @@ func (d *dir) filesOf(id string) files {
 	return files{pem: d.stat(id + pemSuffix), side: d.stat(id + sidecarSuffix), cert: d.stat(id + certSuffix)}
 }
 
-// readRecord reads a key's files. What cannot be understood is among the record's problems.
-func readRecord(d *dir, id string) (record, files) {
+// readRecord reads a key's files, by means of a buffer. What cannot be understood is among the record's problems.
+func readRecord(d *dir, id string, buffer []byte) (record, files) {
 	r := record{id: id}
 	var f files
-	sideText, err := r.file(d, id+sidecarSuffix, &f.side)
+	sideText, err := r.file(d, id+sidecarSuffix, buffer, &f.side)
 	if err == nil && sideText != nil {
 		if r.side, err = parseSidecar(sideText); err != nil {
 			r.problem(id+sidecarSuffix, err)
@@ -66,11 +66,11 @@ func readRecord(d *dir, id string) (record, files) {
 		return r, f // it may say what must be known before the key is used
 	}
 	// The PEM after the sidecar, since a key's files come in this order.
-	pemText, err := r.file(d, id+pemSuffix, &f.pem)
+	pemText, err := r.file(d, id+pemSuffix, buffer, &f.pem)
 	if err != nil {
 		return r, f
 	}
-	certText, certErr := r.file(d, id+certSuffix, &f.cert)
+	certText, certErr := r.file(d, id+certSuffix, nil, &f.cert)
 	switch {
 	case pemText != nil:
 		err = r.fromPEM(pemText, time.Unix(0, f.pem.mtime))
@@ -93,8 +93,8 @@ func readRecord(d *dir, id string) (record, files) {
 }
 
 // file reads one file; no content and no error when there is none.
-func (r *record) file(d *dir, name string, s *stamp) ([]byte, error) {
-	text, stamp, err := d.read(name)
+func (r *record) file(d *dir, name string, buffer []byte, s *stamp) ([]byte, error) {
+	text, stamp, err := d.read(name, buffer)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

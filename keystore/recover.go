@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
@@ -29,8 +28,7 @@ func (t *Token) Recover(ctx context.Context) error {
 func (t *Token) needsRecovery() (bool, error) {
 	needed := false
 	err := t.scanner.look(func(l *look) error {
-		needed = slices.ContainsFunc(l.ids, func(id string) bool { return l.known[id].unfinished() }) ||
-			slices.ContainsFunc(l.names, func(name string) bool { return strings.HasPrefix(name, tempPrefix) })
+		needed = l.listed.left || slices.ContainsFunc(l.ids, func(id string) bool { return l.known[id].unfinished() })
 		return nil
 	})
 	return needed, err

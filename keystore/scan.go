@@ -12,7 +12,7 @@ import (
 // Unchanged tells, by looking at the folder and the key's own files alone, that Keys would give the same entry again. Within
 // moments of any change to the store it is false. What is written into a file, rather than put in its place, it sees within a second.
 func (t *Token) Unchanged(e Entry) bool {
-	if e.seen.watch != nil && e.seen.watch.sure(t.folder) {
+	if e.seen.watch != nil && e.seen.watch.sure(t.folder.now()) {
 		return true
 	}
 	d, err := t.scanner.folder.open()
@@ -46,21 +46,24 @@ func (t *Token) Entries() ([]Entry, error) { return t.Search(func(*Glance) bool 
 // stay closed, but for their sidecars. wanted is called more than once for a key, and decides for good when all its files were read.
 // Where nothing is wanted so, every file is read: a sidecar may be another key's.
 func (t *Token) Search(wanted func(*Glance) bool) ([]Entry, error) {
-	hasPIN := t.HasPIN()
 	var entries []Entry
-	err := t.scanner.look(func(l *look) error {
-		for _, r := range l.find(wanted) {
-			entries = append(entries, r.finish(hasPIN))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := t.Walk(wanted, func(e Entry) { entries = append(entries, e) }); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(entries, func(a, b Entry) int {
 		return cmp.Or(compareBool(a.Secret != nil, b.Secret != nil), cmp.Compare(a.Label, b.Label), cmp.Compare(a.ID, b.ID))
 	})
 	return entries, nil
+}
+
+// Walk is Search for many keys that need not all be in memory at once: use gets one after the other. It is the order of Entries but where
+// a sidecar is not the key's. use and wanted must not search themselves.
+func (t *Token) Walk(wanted func(*Glance) bool, use func(Entry)) error {
+	hasPIN := t.HasPIN()
+	return t.scanner.look(func(l *look) error {
+		l.find(wanted, func(r *record) { use(r.finish(hasPIN)) })
+		return nil
+	})
 }
 
 // Known reads the key or secret with this ID as it is now, if a search saw it before: no other key's files are looked at.

@@ -62,10 +62,29 @@ type sidecar struct {
 func (s *sidecar) version() int { return s.Version }
 
 func parseSidecar(text []byte) (sidecar, error) {
-	var s sidecar
+	s, said, plain := readPlain(text)
+	if plain && said != nil {
+		plain = s.Policy.UnmarshalJSON(said) == nil
+	}
+	if plain {
+		return s.valid()
+	}
+	s = sidecar{}
 	if err := decodeStrict(text, &s); err != nil {
 		return sidecar{}, err
 	}
+	return s.valid()
+}
+
+// glanceSidecar is parseSidecar for what need not be known of the policy, which is the costly part.
+func glanceSidecar(text []byte) (sidecar, error) {
+	if s, _, plain := readPlain(text); plain {
+		return s.valid()
+	}
+	return parseSidecar(text)
+}
+
+func (s sidecar) valid() (sidecar, error) {
 	if err := s.validate(); err != nil {
 		return sidecar{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

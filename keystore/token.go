@@ -90,7 +90,7 @@ func (t *Token) current() (*anchor, error) {
 
 // read is current for a caller that holds t.reading.
 func (t *Token) read() (*anchor, error) {
-	if a := t.known(); a != nil && t.watch.sure(t.folder) {
+	if a := t.known(); a != nil && t.watch.sure(t.folder.now()) {
 		return a, nil
 	}
 	d, err := t.folder.open()
@@ -106,7 +106,7 @@ func (t *Token) read() (*anchor, error) {
 		t.watch.note(d.stamp)
 		return a, nil
 	}
-	text, s, err := d.read(anchorFile)
+	text, s, err := d.read(anchorFile, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		t.adopt(nil, stamp{})
 		return nil, nil

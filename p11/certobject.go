@@ -93,7 +93,7 @@ func (l *library) storeCertificate(s *session, c *x509.Certificate, t template, 
 	if err := s.mayChange(); err != nil {
 		return 0, err
 	}
-	stored, err := l.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret || g.Certificate })
+	stored, err := l.readAll(s.slot, func(g *keystore.Glance) bool { return !g.Secret || g.Certificate })
 	if err != nil {
 		return 0, err
 	}

@@ -189,7 +189,7 @@ func (s *session) createPublicKey(t template, token, copyable bool) (ObjectHandl
 // storedHalf is the public half of a key of the token. NSS brings it after the private one, with which it came, and asks of every key
 // that it wraps or derives: what a key is for its own attributes say.
 func (s *session) storedHalf(t template, spki []byte) (ObjectHandle, error) {
-	stored, err := s.lib.read(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
+	stored, err := s.lib.readAll(s.slot, func(g *keystore.Glance) bool { return !g.Secret })
 	if err != nil {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package p11
 
 import (
 	"bytes"
-	"cmp"
 	"slices"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
@@ -49,30 +48,28 @@ func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err err
 
 // find gives the handles of what the session sees and the template matches, token objects first.
 func (s *session) find(template []Attribute) ([]ObjectHandle, error) {
-	candidates, err := s.lib.search(s.slot, template)
-	if err != nil {
-		return nil, err
-	}
-	s.lib.mu.Lock()
-	first := len(candidates)
-	for _, o := range s.slot.objects {
-		candidates = append(candidates, o)
-	}
-	s.lib.mu.Unlock()
-	slices.SortFunc(candidates[first:], func(a, b *object) int { return cmp.Compare(a.handle, b.handle) })
-
-	seesPrivate := s.userOrOpen()
 	var found []ObjectHandle
-	for _, o := range candidates {
+	seesPrivate := s.userOrOpen()
+	match := func(o *object) {
 		if (seesPrivate || !o.private) && o.attributes.match(template) {
 			found = append(found, o.handle)
 		}
 	}
+	if err := s.lib.search(s.slot, template, match); err != nil {
+		return nil, err
+	}
+	first := len(found)
+	s.lib.mu.Lock()
+	for _, o := range s.slot.objects {
+		match(o)
+	}
+	s.lib.mu.Unlock()
+	slices.Sort(found[first:])
 	return found, nil
 }
 
-// search gives the objects of a slot's token that a template may match, and reads no more of the store than it takes.
-func (l *library) search(s *slot, template []Attribute) ([]*object, error) {
+// search gives use the objects of a slot's token that a template may match, and reads no more of the store than it takes.
+func (l *library) search(s *slot, template []Attribute, use func(*object)) error {
 	wanted := make(map[AttributeType][]byte, len(template))
 	for _, a := range template {
 		wanted[a.Type] = a.Value
@@ -84,10 +81,8 @@ func (l *library) search(s *slot, template []Attribute) ([]*object, error) {
 	keys, certificates, secrets := is(CKO_PRIVATE_KEY, CKO_PUBLIC_KEY), is(CKO_CERTIFICATE), is(CKO_SECRET_KEY, CKO_DATA)
 	label, byLabel := wanted[CKA_LABEL]
 	id, byID := wanted[CKA_ID]
-	var found []*object
 	if keys || certificates || secrets {
-		var err error
-		found, err = l.read(s, func(g *keystore.Glance) bool {
+		err := l.read(s, func(g *keystore.Glance) bool {
 			if g.Chained && certificates { // issuers have their own names
 				return true
 			}
@@ -99,15 +94,17 @@ func (l *library) search(s *slot, template []Attribute) ([]*object, error) {
 				kind = secrets
 			}
 			return kind && (!byLabel || string(label) == g.Label) && (!byID || bytes.Equal(id, g.CKAID))
-		})
+		}, use)
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if is(CKO_PROFILE) {
-		found = append(found, profilesOf(s.token.Serial())...)
+		for _, o := range profilesOf(s.token.Serial()) {
+			use(o)
+		}
 	}
-	return found, nil
+	return nil
 }
 
 // FindObjects is C_FindObjects.

@@ -30,7 +30,7 @@ type tokenTraits struct {
 	hasPIN bool
 }
 
-// keptEntries is of how many entries the objects are kept.
+// keptEntries is of how many entries the objects are kept, at least; at most, of less than twice as many.
 const keptEntries = 64
 
 func newInventory() *inventory {
@@ -47,16 +47,14 @@ func (i *inventory) of(e keystore.Entry, token tokenTraits) ([]*object, bool) {
 }
 
 // keep notes what the last reading found.
-func (i *inventory) keep(all []*made) {
-	for _, m := range all {
-		m.read = i.reads
-		i.use(m)
-		i.made[m.entry.ID] = m
-		for _, o := range m.objects {
-			i.where[o.handle] = m.entry.ID
-		}
+func (i *inventory) keep(m *made) {
+	m.read = i.reads
+	i.use(m)
+	i.made[m.entry.ID] = m
+	for _, o := range m.objects {
+		i.where[o.handle] = m.entry.ID
 	}
-	if len(i.made) <= keptEntries {
+	if len(i.made) < 2*keptEntries {
 		return
 	}
 	used := make([]uint64, 0, len(i.made))
@@ -86,59 +84,71 @@ func (i *inventory) find(h ObjectHandle) (*object, *made) {
 	return withHandle(m.objects, h), m
 }
 
-// read gives the objects of the entries that are wanted, from the store as it is now. C_FindObjectsInit does so each time, so that keys
-// which other processes make or delete come and go; of files that did not change only the stamps are looked at, and the objects kept stay.
-func (l *library) read(s *slot, wanted func(*keystore.Glance) bool) ([]*object, error) {
-	l.mu.Lock()
-	before := s.changes
-	l.mu.Unlock()
-	entries, err := s.token.Search(wanted)
-	if err != nil {
-		return nil, err
-	}
-	return l.show(s, before, true, entries), nil
+// reading is one reading of a slot's store.
+type reading struct {
+	slot   *slot
+	token  tokenTraits
+	label  string // of the token
+	before uint64 // the slot's changes when it began
 }
 
-// show gives the objects of entries that were just read, and keeps them unless the store was changed since: a search makes what was
-// found earlier something to be looked at again.
-func (l *library) show(s *slot, before uint64, search bool, entries []keystore.Entry) []*object {
-	token, label := tokenTraits{s.token.Serial(), s.token.HasPIN()}, s.token.Label()
-	var all []*made
-	for _, entry := range entries {
-		if entry.State == keystore.Deleting || !l.guard.sees(label, entry.Label, anyWay) {
-			continue
+// beginReading begins one. A search makes what was found earlier something to be looked at again.
+func (l *library) beginReading(s *slot, search bool) reading {
+	r := reading{slot: s, token: tokenTraits{s.token.Serial(), s.token.HasPIN()}, label: s.token.Label()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.before = s.changes
+	if search {
+		s.stored.reads++
+	}
+	return r
+}
+
+// read gives use the objects of the entries that are wanted, one after the other, from the store as it is now. C_FindObjectsInit does so each
+// time, so that keys which other processes make or delete come and go; of files that did not change only the stamps are looked at, and
+// the objects kept stay.
+func (l *library) read(s *slot, wanted func(*keystore.Glance) bool, use func(*object)) error {
+	r := l.beginReading(s, true)
+	certificates := map[ObjectHandle]bool{} // two chains may have the same one
+	return s.token.Walk(wanted, func(entry keystore.Entry) {
+		for _, o := range l.show(r, entry) {
+			if o.class == CKO_CERTIFICATE {
+				if certificates[o.handle] {
+					continue
+				}
+				certificates[o.handle] = true
+			}
+			use(o)
 		}
-		l.mu.Lock()
-		objects, same := s.stored.of(entry, token)
-		l.mu.Unlock()
-		if !same {
-			objects = l.objectsOf(token, entry)
-		}
-		if len(objects) > 0 && !l.guard.sees(label, entry.Label, objects[0].ways()) {
-			continue
-		}
-		all = append(all, &made{token: token, entry: entry, objects: objects})
+	})
+}
+
+// readAll is read for those who want all objects together.
+func (l *library) readAll(s *slot, wanted func(*keystore.Glance) bool) (all []*object, err error) {
+	err = l.read(s, wanted, func(o *object) { all = append(all, o) })
+	return all, err
+}
+
+// show gives the objects of an entry that was just read, and keeps them unless the store was changed since.
+func (l *library) show(r reading, entry keystore.Entry) []*object {
+	if entry.State == keystore.Deleting || !l.guard.sees(r.label, entry.Label, anyWay) {
+		return nil
+	}
+	l.mu.Lock()
+	objects, same := r.slot.stored.of(entry, r.token)
+	l.mu.Unlock()
+	if !same {
+		objects = l.objectsOf(r.token, entry)
+	}
+	if len(objects) > 0 && !l.guard.sees(r.label, entry.Label, objects[0].ways()) {
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s.changes == before {
-		if search {
-			s.stored.reads++
-		}
-		s.stored.keep(all)
+	if r.slot.changes == r.before {
+		r.slot.stored.keep(&made{token: r.token, entry: entry, objects: objects})
 	}
-	// Two chains may have the same certificate.
-	var list []*object
-	seen := make(map[ObjectHandle]bool, 2*len(all))
-	for _, m := range all {
-		for _, o := range m.objects {
-			if !seen[o.handle] {
-				seen[o.handle] = true
-				list = append(list, o)
-			}
-		}
-	}
-	return list
+	return objects
 }
 
 // objectsOf makes the objects of an entry; none when it cannot be shown.
@@ -198,7 +208,6 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 	l.mu.Lock()
 	o, m := s.stored.find(h)
 	id, known := s.stored.where[h]
-	before := s.changes
 	l.mu.Unlock()
 	if o != nil && l.shows(s, m) && s.token.Unchanged(m.entry) {
 		l.mu.Lock()
@@ -213,13 +222,14 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 		}
 	}
 	if known {
+		r := l.beginReading(s, false)
 		if entry, err := s.token.Known(id); err == nil {
-			if o := withHandle(l.show(s, before, false, []keystore.Entry{entry}), h); o != nil {
+			if o := withHandle(l.show(r, entry), h); o != nil {
 				return o, nil
 			}
 		}
 	}
-	objects, err := l.read(s, func(g *keystore.Glance) bool { return g.Chained || g.Certificate || mayBe(serial, g, h) })
+	objects, err := l.readAll(s, func(g *keystore.Glance) bool { return g.Chained || g.Certificate || mayBe(serial, g, h) })
 	return withHandle(objects, h), err
 }
 
