@@ -97,6 +97,11 @@ func newLibrary(set *tokens.Set) *library {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	for i, token := range set.Tokens {
+		if err := token.Check(); err != nil {
+			l.log.Debug("a token cannot be used", "slot", i, "store", token.Dir(), "reason", err.Error())
+		} else {
+			l.log.Debug("a token", "slot", i, "store", token.Dir(), "label", token.Label(), "tpm", token.TPM().String())
+		}
 		l.slots = append(l.slots, &slot{id: SlotID(i), token: token, sessions: map[SessionHandle]*session{}, objects: map[ObjectHandle]*object{}, stored: newInventory()})
 	}
 	return l

@@ -32,21 +32,26 @@ type session struct {
 func (s *session) readWrite() bool { return s.flags&CKF_RW_SESSION != 0 }
 
 // OpenSession is C_OpenSession (PKCS #11 v3.1, section 5.6).
-func (m *Module) OpenSession(id SlotID, flags Flags) (SessionHandle, error) {
+func (m *Module) OpenSession(id SlotID, flags Flags) (_ SessionHandle, err error) {
 	l, err := m.library()
 	if err != nil {
 		return 0, err
 	}
+	defer l.report("C_OpenSession", &err)
 	s, err := l.slot(id)
 	switch {
 	case err != nil:
 		return 0, err
 	case flags&CKF_SERIAL_SESSION == 0:
 		return 0, CKR_SESSION_PARALLEL_NOT_SUPPORTED
-	case !s.token.Initialized():
-		return 0, CKR_TOKEN_NOT_RECOGNIZED
-	case flags&CKF_RW_SESSION != 0 && !s.token.Writable():
-		return 0, CKR_TOKEN_WRITE_PROTECTED
+	}
+	if err := s.token.Check(); err != nil {
+		return 0, refuse(CKR_TOKEN_NOT_RECOGNIZED, "%v", err)
+	}
+	if flags&CKF_RW_SESSION != 0 {
+		if err := s.token.CheckWritable(); err != nil {
+			return 0, refuse(CKR_TOKEN_WRITE_PROTECTED, "%v", err)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -2,6 +2,7 @@ package p11
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -92,6 +93,9 @@ func TestLookingAroundTouchesNoTPM(t *testing.T) {
 func TestUninitialisedTokenIsThereButOpensNoSession(t *testing.T) {
 	t.Parallel()
 	w := fresh(t)
+	if text := w.log.String(); !strings.Contains(text, "level=DEBUG msg=\"a token cannot be used\" slot=0 store="+w.token.Dir()) {
+		t.Errorf("whoever looks for the token in the log finds %s", text)
+	}
 	slot, err := w.GetSlotInfo(0)
 	w.must(err)
 	info, err := w.GetTokenInfo(0)
@@ -101,6 +105,9 @@ func TestUninitialisedTokenIsThereButOpensNoSession(t *testing.T) {
 	}
 	_, err = w.OpenSession(0, CKF_SERIAL_SESSION)
 	w.refused(err, CKR_TOKEN_NOT_RECOGNIZED)
+	if text := w.log.String(); !strings.Contains(text, `level=WARN msg="C_OpenSession failed" rv=CKR_TOKEN_NOT_RECOGNIZED`) || !strings.Contains(text, "run `tpm2-p11 init` first") {
+		t.Errorf("the log does not say why: %s", text)
+	}
 }
 
 func TestSessionStates(t *testing.T) {
