@@ -28,7 +28,9 @@ func TestWhatABackupIsWorth(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sign := func(label string, more ...string) []string { return append([]string{"sign", label, "-i", "@in", "-o", "@sig"}, more...) }
+	sign := func(label string, more ...string) []string {
+		return append([]string{"sign", label, "-i", "@in", "-o", "@sig"}, more...)
+	}
 
 	// Without a backup: what is at a handle and takes no PIN.
 	lose()

@@ -201,6 +201,9 @@ func TestDoctorAsksTheService(t *testing.T) {
 	}()
 	m.configure("socket = \"" + m.path("closed") + "\"\n")
 	m.diagnosed("fail  service: the server lets this user use no key", "[[access]]", "`systemctl reload tpm2-p11`")
+	if out := m.try("doctor").stdout; strings.Contains(out, "policy") { // a key's would be another matter
+		t.Errorf("doctor leads to a policy:\n%s", out)
+	}
 }
 
 func TestDoctorComparesDeclaredKeys(t *testing.T) {

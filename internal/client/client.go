@@ -192,9 +192,9 @@ func worthWaiting(err error) bool {
 }
 
 // noAccess says what lets this process in.
-func (c *Client) noAccess(why error) error {
-	return fmt.Errorf("%w: the one at %s does not let user %d in: name it, its keys and purposes in an [[access]] table of the server's configuration, and reload that (%w)",
-		ErrNoAccess, c.path, os.Geteuid(), why)
+func (c *Client) noAccess() error {
+	return fmt.Errorf("%w: the one at %s does not let user %d in: name it, its keys and purposes in an [[access]] table of the server's configuration, and reload that",
+		ErrNoAccess, c.path, os.Geteuid())
 }
 
 // connect is one try. The turn is held.
@@ -202,7 +202,7 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	var dialer net.Dialer
 	n, err := dialer.DialContext(ctx, "unix", c.path)
 	if errors.Is(err, fs.ErrPermission) { // a server without [[access]] tables opens its socket to nobody
-		return nil, c.noAccess(err)
+		return nil, fmt.Errorf("%w (%w)", c.noAccess(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	conn := newConn(n)
 	err = conn.call(ctx, callInitialize, func(w *wire.Writer) { w.Bool(false); w.Uint64(0) }, nil)
 	if errors.Is(err, RVFunctionRejected) {
-		err = c.noAccess(err)
+		err = c.noAccess()
 	}
 	if err == nil && c.login != nil {
 		if err = once(conn.logIn(ctx, c.login)); errors.Is(err, RVPINIncorrect) {
