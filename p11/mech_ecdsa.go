@@ -4,10 +4,11 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"encoding/asn1"
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
@@ -62,16 +63,18 @@ func (s ecdsaScheme) sign(ctx context.Context, key *signer.Key, digest []byte) (
 	if err != nil {
 		return nil, err
 	}
-	var rs struct{ R, S *big.Int }
-	if rest, err := asn1.Unmarshal(der, &rs); err != nil || len(rest) != 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 {
+	var r, t big.Int
+	var numbers cryptobyte.String
+	if in := cryptobyte.String(der); !in.ReadASN1(&numbers, asn1.SEQUENCE) || !in.Empty() ||
+		!numbers.ReadASN1Integer(&r) || !numbers.ReadASN1Integer(&t) || !numbers.Empty() || r.Sign() <= 0 || t.Sign() <= 0 {
 		return nil, refuse(CKR_DEVICE_ERROR, "an ECDSA signature is malformed")
 	}
-	if n := s.key.Params().N; rs.R.Cmp(n) >= 0 || rs.S.Cmp(n) >= 0 {
+	if n := s.key.Params().N; r.Cmp(n) >= 0 || t.Cmp(n) >= 0 {
 		return nil, refuse(CKR_DEVICE_ERROR, "an ECDSA signature is out of range")
 	}
 	signature := make([]byte, s.size())
-	rs.R.FillBytes(signature[:s.order()])
-	rs.S.FillBytes(signature[s.order():])
+	r.FillBytes(signature[:s.order()])
+	t.FillBytes(signature[s.order():])
 	return signature, nil
 }
 

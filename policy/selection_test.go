@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
@@ -72,5 +73,19 @@ func TestBankNames(t *testing.T) {
 	}
 	if got := policy.BankName(tpm2.TPMAlgSHA3256); got != "0x0027" {
 		t.Errorf("a bank without a name: %s", got)
+	}
+}
+
+// A selection lies in a command as go-tpm lays it.
+func TestASelectionAsCommandsHaveIt(t *testing.T) {
+	t.Parallel()
+	for _, s := range []tpm2.TPMLPCRSelection{
+		{},
+		{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA384, PCRSelect: []byte{0x87, 0, 0x80}}}},
+		{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA1, PCRSelect: []byte{1, 2, 3, 4}}, {Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{0, 0, 0}}}},
+	} {
+		if got, want := (policy.PCRStep{Selection: s}).AppendSelection([]byte{9}), append([]byte{9}, tpm2.Marshal(s)...); !bytes.Equal(got, want) {
+			t.Errorf("%x, want %x", got, want)
+		}
 	}
 }

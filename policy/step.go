@@ -19,7 +19,18 @@ type PCRStep struct {
 }
 
 func (s PCRStep) extend(d *digest) {
-	d.extend(tpm2.TPMCCPolicyPCR, tpm2.Marshal(s.Selection), s.Digest)
+	d.extend(tpm2.TPMCCPolicyPCR, s.AppendSelection(nil), s.Digest)
+}
+
+// AppendSelection appends the selection as commands have it, TPML_PCR_SELECTION (TPM 2.0 Part 2, section 10.9.7). go-tpm would find out
+// by reflection how, for longer than the rest of the command takes.
+func (s PCRStep) AppendSelection(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(s.Selection.PCRSelections)))
+	for _, bank := range s.Selection.PCRSelections {
+		b = binary.BigEndian.AppendUint16(b, uint16(bank.Hash))
+		b = append(append(b, byte(len(bank.PCRSelect))), bank.PCRSelect...)
+	}
+	return b
 }
 
 // AuthValueStep is TPM2_PolicyAuthValue (TPM 2.0 Part 3, "TPM2_PolicyAuthValue").

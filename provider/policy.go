@@ -20,10 +20,9 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 	if u.hash, err = u.nameAlg.Hash(); err != nil {
 		return fmt.Errorf("%w: %w: name algorithm: %w", ErrPolicy, ErrUnsupported, err)
 	}
-	u.broken = make(map[string]error)
 	for range maxPolicyRuns {
 		err = c.policyOnce(ctx, &u, use)
-		for errors.As(err, new(brokenApproval)) {
+		for err != nil && errors.As(err, new(brokenApproval)) {
 			err = c.policyOnce(ctx, &u, use)
 		}
 		if !errors.Is(err, errPCRMoved) && !isCode(err, tpm2.TPMRCPCRChanged) {
@@ -137,7 +136,7 @@ func (c *connection) policyStep(ctx context.Context, s *session, step policy.Ste
 	switch step := step.(type) {
 	case policy.PCRStep:
 		cmd.code = tpm2.TPMCCPolicyPCR
-		cmd.params = append(put2B(nil, step.Digest), tpm2.Marshal(step.Selection)...)
+		cmd.params = step.AppendSelection(put2B(make([]byte, 0, 128), step.Digest))
 	case policy.AuthValueStep:
 		s.authValue = true
 		cmd.code = tpm2.TPMCCPolicyAuthValue
@@ -192,6 +191,9 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 	case approval && isParameter(codeOf(said), tpm2.TPMRCValue, 1): // the session came to another digest than the approved one
 		return fmt.Errorf("%w: the PCRs are not as approved", errPCRMoved)
 	case approval:
+		if u.broken == nil {
+			u.broken = make(map[string]error)
+		}
 		u.broken[string(authorize.Signature)] = said
 		return brokenApproval{said}
 	}

@@ -116,6 +116,9 @@ func isParameter(rc uint32, base tpm2.TPMRC, n uint32) bool {
 
 // codeOf is the response code an error carries, 0 for none.
 func codeOf(err error) uint32 {
+	if err == nil {
+		return 0
+	}
 	var re *ResponseError
 	if errors.As(err, &re) {
 		return re.Code

@@ -3,11 +3,11 @@ package signer
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"encoding/asn1"
 	"fmt"
-	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/client"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -50,7 +50,25 @@ func planECDSA(l limits, public *ecdsa.PublicKey, digest []byte, h crypto.Hash) 
 // derSignature is r and s, of one length, as the ASN.1 of RFC 3279.
 func derSignature(rs []byte) ([]byte, error) {
 	half := len(rs) / 2
-	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(rs[:half]), new(big.Int).SetBytes(rs[half:])})
+	der := cryptobyte.NewBuilder(make([]byte, 0, len(rs)+9))
+	der.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		addInteger(b, rs[:half])
+		addInteger(b, rs[half:])
+	})
+	return der.Bytes()
+}
+
+// addInteger adds a number that is not negative.
+func addInteger(b *cryptobyte.Builder, n []byte) {
+	for len(n) > 1 && n[0] == 0 {
+		n = n[1:]
+	}
+	b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) {
+		if len(n) == 0 || n[0]&0x80 != 0 {
+			b.AddUint8(0)
+		}
+		b.AddBytes(n)
+	})
 }
 
 // fitDigest brings a digest to the length of the curve's order, which changes no

@@ -1,6 +1,7 @@
 package signer
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -136,5 +137,28 @@ func TestFitDigestKeepsWhatIsSigned(t *testing.T) {
 	}
 	if _, _, err := fitDigest(&ecdsa.PublicKey{Curve: elliptic.P224()}, make([]byte, 64)); !errors.Is(err, ErrAlgorithm) {
 		t.Errorf("P-224: %v", err)
+	}
+}
+
+// Numbers of any length, also those with zeros in front or a high bit, are written as the standard library writes them.
+func TestSignaturesAreDER(t *testing.T) {
+	t.Parallel()
+	for _, rs := range []string{"", "00000000", "0001" + "00ff", "7f80" + "8000", "0000" + "0100"} {
+		b, err := hex.DecodeString(rs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		long := make([]byte, 2*66) // P-521: the sequence is longer than 127 bytes
+		rand.Read(long)
+		for _, rs := range [][]byte{b, long} {
+			half := len(rs) / 2
+			want, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(rs[:half]), new(big.Int).SetBytes(rs[half:])})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := derSignature(rs); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%x is written %x, %v, want %x", rs, got, err, want)
+			}
+		}
 	}
 }

@@ -51,7 +51,7 @@ func writeStep(step policy.Step) (statement, error) {
 		if step.Digest == nil {
 			return statement{}, fmt.Errorf("%w: PCRs of which only the policy digest is known have no form in a TSS2 key", ErrUnsupported)
 		}
-		code, body = tpm2.TPMCCPolicyPCR, append(tpm2.Marshal(step.Selection), step.Digest...)
+		code, body = tpm2.TPMCCPolicyPCR, append(step.AppendSelection(nil), step.Digest...)
 	case policy.AuthValueStep:
 		code = tpm2.TPMCCPolicyAuthValue
 	case policy.ClockStep:
