@@ -47,11 +47,7 @@ func (j *journal) String() string {
 func newService(t *testing.T, config string, mail ...string) *service {
 	t.Helper()
 	m := newMachine(t, config)
-	for dir := m.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m.show(m.dir)
 	// Other users may not be able to look into the folder that the checkout lies in.
 	m.run("install", "-m", "755", module, m.path("module.so"))
 	oneKey(m)

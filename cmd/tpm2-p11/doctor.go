@@ -205,8 +205,11 @@ func (d *doctor) store(ctx context.Context, t *keystore.Token, tpmAnswers, decla
 			continue // it is told of the key
 		}
 		mend := "restore the file from a backup, or move it away"
-		if errors.Is(p.Err, provider.ErrWrongTPM) {
+		switch {
+		case errors.Is(p.Err, provider.ErrWrongTPM):
 			mend = "nothing brings it back here: `tpm2-p11 key delete` removes it"
+		case !errors.Is(p.Err, keystore.ErrCorrupt): // the file is whole
+			mend = cmp.Or(nextStepFor(p.Err), mend)
 		}
 		d.fail("store file", fmt.Errorf("%s: %w", p.File, p.Err), mend)
 	}

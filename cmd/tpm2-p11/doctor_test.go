@@ -61,6 +61,33 @@ func TestDoctorsCuresNameTheToken(t *testing.T) {
 	m.run("init", "--no-pin", "--token", "of b")
 }
 
+// A rotation that went half way: programs that name the key by its label take the wrong one.
+func TestDoctorNamesKeysOfOneLabel(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	for range 3 {
+		m.run("key", "create", "web", "--type", "p256", "--force")
+	}
+	m.run("key", "create", "mail", "--type", "p256")
+	out := m.run("doctor")
+	contains(t, "doctor", out, `warn  labels: several keys are called "web": `, "`tpm2-p11 key list` shows")
+	if strings.Count(out, "warn  labels: ") != 1 {
+		t.Errorf("doctor:\n%s", out)
+	}
+}
+
+// A package was taken back to the version before.
+func TestDoctorOnFilesOfANewerVersion(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run("init", "--no-pin")
+	m.run("key", "create", "web", "--type", "p256")
+	name := filepath.Join("store", m.json("key", "show", "web")["key"].(map[string]any)["file"].(string)+".json")
+	m.write(name, strings.Replace(string(m.read(name)), `"version": 1`, `"version": 2`, 1))
+	m.diagnosed("fail  store file: ", "written by a newer version (version 2) - update tpm2-p11\n")
+}
+
 func TestDoctorNamesApprovedPoliciesThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

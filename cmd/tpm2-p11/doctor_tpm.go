@@ -126,6 +126,21 @@ func (d *doctor) keys(ctx context.Context, t *keystore.Token, entries []keystore
 			d.key(ctx, t, e)
 		}
 	}
+	d.labels(entries)
+}
+
+// labels names keys that programs which go by labels cannot tell apart.
+func (d *doctor) labels(entries []keystore.Entry) {
+	same := map[string]int{}
+	for _, e := range entries {
+		if e.Secret != nil {
+			continue
+		}
+		if same[e.Label]++; same[e.Label] == 2 {
+			d.warn("labels", "name them by their CKA_IDs, which `tpm2-p11 key list` shows, or delete those that nobody needs",
+				"several keys are called %q: a program that goes by the label takes any of them", e.Label)
+		}
+	}
 }
 
 // key checks that a key could be used now, without using it.
