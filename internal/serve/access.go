@@ -22,9 +22,8 @@ import (
 
 // peer is who is at the other end of a connection, as the kernel saw it connect.
 type peer struct {
-	pid    int
-	uid    uint32
-	groups []uint32 // its own first
+	pid        int
+	uid, group uint32
 }
 
 // attributes are what the log says of it.
@@ -44,54 +43,70 @@ func credentials(conn *net.UnixConn) (peer, error) {
 	if failed != nil {
 		return peer{}, failed
 	}
-	return peer{pid: int(cred.Pid), uid: cred.Uid, groups: []uint32{cred.Gid}}, nil
+	return peer{int(cred.Pid), cred.Uid, cred.Gid}, nil
 }
 
-// inAllGroups asks the system's files too, for the groups that the user is in besides.
-func (p peer) inAllGroups() peer {
-	p.groups = slices.Clip(p.groups)
-	if u, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
-		ids, _ := u.GroupIds()
-		for _, id := range ids {
-			if n, err := strconv.ParseUint(id, 10, 32); err == nil {
-				p.groups = append(p.groups, uint32(n))
-			}
+// groupsOf are the groups that the system's files have a user in, nil for a user whom they do not have.
+func groupsOf(uid uint32) []uint32 {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return nil
+	}
+	groups := []uint32{}
+	ids, _ := u.GroupIds()
+	for _, id := range ids {
+		if n, err := number(id); err == nil {
+			groups = append(groups, n)
 		}
 	}
-	return p
+	return groups
+}
+
+// account is whom what a peer has of the server is counted for: its user. Of users whom the system does not know, as anybody with
+// subordinate IDs has by the thousand (subuid(5)), those of a group are one, but for those whom a table names.
+type account struct {
+	id    uint32
+	group bool
 }
 
 // errNoAccess is for a peer that may use nothing.
 var errNoAccess = errors.New("no [[access]] table of the configuration names this user or one of its groups")
 
-// guardFor is what the configuration lets a peer do. Root and the server's own user may use all keys; nobody manages any unasked.
-func guardFor(c config.Config, p peer) (p11.Guard, error) {
+// guardFor is what the configuration lets a peer do, whom the system has in some more groups. Root and the server's own user may use all
+// keys; nobody manages any unasked.
+func guardFor(c config.Config, p peer, more []uint32) (p11.Guard, account, error) {
 	trusted := p.uid == 0 || p.uid == uint32(os.Geteuid())
+	own := trusted || more != nil
+	groups := append(slices.Clip(more), p.group)
 	var mine []config.Access
 	for _, a := range c.Access {
-		if named(a, p) {
+		byName := slices.ContainsFunc(a.Users, func(name string) bool { return is(p.uid, name, userID) })
+		byGroup := slices.ContainsFunc(a.Groups, func(name string) bool {
+			return slices.ContainsFunc(groups, func(group uint32) bool { return is(group, name, groupID) })
+		})
+		if byName || byGroup {
 			mine = append(mine, a)
 		}
+		own = own || byName
 	}
 	if len(mine) == 0 && !trusted {
-		return nil, errNoAccess
+		return nil, account{}, errNoAccess
+	}
+	counted := account{id: p.uid}
+	if !own {
+		counted = account{p.group, true}
 	}
 	return func(token, key, purpose string) bool {
 		return trusted && purpose != "manage" || slices.ContainsFunc(mine, func(a config.Access) bool {
 			return (a.Token == "" || a.Token == token) && (len(a.Keys) == 0 || slices.Contains(a.Keys, key)) && slices.Contains(a.Purposes, purpose)
 		})
-	}, nil
+	}, counted, nil
 }
 
-// named tells whether an access table names a peer. Who is unknown to the system is nobody.
-func named(a config.Access, p peer) bool {
-	return slices.ContainsFunc(a.Users, func(name string) bool {
-		id, err := userID(name)
-		return err == nil && id == p.uid
-	}) || slices.ContainsFunc(a.Groups, func(name string) bool {
-		id, err := groupID(name)
-		return err == nil && slices.Contains(p.groups, id)
-	})
+// is tells whether an access table's name is that of a user or group. What is unknown to the system is nobody.
+func is(id uint32, name string, number func(string) (uint32, error)) bool {
+	named, err := number(name)
+	return err == nil && named == id
 }
 
 // tellUnknown says in the log whom the access tables name that the system does not know, and which tokens and keys that are not there.

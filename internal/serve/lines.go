@@ -20,6 +20,11 @@ func newLines() *lines { return &lines{pace: newPace(linesPerSecond)} }
 // of is a log that takes a user's lines.
 func (l *lines) of(log *slog.Logger) *slog.Logger { return slog.New(sparing{log.Handler(), l}) }
 
+// about is such a log with who a client is.
+func (l *lines) about(log *slog.Logger, who peer) *slog.Logger {
+	return l.of(log).With(who.attributes()...)
+}
+
 // sparing is a log's handler that leaves lines out and tells in the next one how many. What an operator asked for (log_level) is all there.
 type sparing struct {
 	slog.Handler

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -64,7 +65,7 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		s, _ := serverFor(t, config.Default())
 		decided := func(wantKnown, wantAccess bool) {
 			t.Helper()
-			who := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_002}}
+			who := peer{pid: 1, uid: 4_000_000_001, group: 4_000_000_002}
 			if d, known := s.decide(who); known != wantKnown || (d.err == nil) != wantAccess {
 				t.Errorf("known %t, %v; want %t, access %t", known, d.err, wantKnown, wantAccess)
 			}
@@ -78,14 +79,14 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		s.Reload(c)
 		decided(false, true)
 		decided(true, true)
-		other := peer{pid: 1, uid: 4_000_000_001, groups: []uint32{4_000_000_003}}
+		other := peer{pid: 1, uid: 4_000_000_001, group: 4_000_000_003}
 		if d, known := s.decide(other); known || d.err == nil {
 			t.Errorf("the same user in another group: known %t, %v", known, d.err)
 		}
 		s.Reload(config.Default())
 		decided(false, false)
 		for uid := range uint32(2 * maxDecisions) {
-			s.decide(peer{uid: 3_000_000_000 + uid, groups: []uint32{0}})
+			s.decide(peer{uid: 3_000_000_000 + uid})
 		}
 		if n := len(s.decisions); n > maxDecisions {
 			t.Errorf("%d decisions are kept", n)
@@ -93,34 +94,98 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 	})
 }
 
-// A stranger who connects again and again is told so each time, and the log at most once a second.
+// arrives is a client's end of a connection to a server, whose other end is a user's.
+func arrives(t *testing.T, s *Server, who peer) *raw {
+	t.Helper()
+	ours, theirs := pair(t, unix.SOCK_STREAM)
+	conn, err := net.FileConn(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	client, err := net.FileConn(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.Close()
+	t.Cleanup(func() { client.Close() })
+	if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	s.serve(conn.(*net.UnixConn), who)
+	return &raw{t: t, Conn: client}
+}
+
+// A stranger who connects again and again is told so each time, and the log at most once a second; nor do thousands fill it.
 func TestStrangersDoNotFillTheLog(t *testing.T) {
 	t.Parallel()
-	s, log := serverFor(t, config.Default())
-	began := time.Now()
 	const times = 50
-	for range times {
-		ours, theirs := pair(t, unix.SOCK_STREAM)
-		conn, err := net.FileConn(theirs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		theirs.Close()
-		client, err := net.FileConn(ours)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ours.Close()
-		s.serve(conn.(*net.UnixConn), peer{pid: 7, uid: 4_000_000_001, groups: []uint32{4_000_000_002}})
-		r := &raw{t: t, Conn: client}
-		r.answered(p11.CKR_FUNCTION_REJECTED, initialize, 0)
-		client.Close()
+	for name, users := range map[string]int{"one": 1, "many": times} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, log := serverFor(t, config.Default())
+			began := time.Now()
+			for i := range times {
+				r := arrives(t, s, peer{pid: 7, uid: 4_000_000_001 + uint32(i%users), group: 4_000_000_002})
+				r.answered(p11.CKR_FUNCTION_REJECTED, initialize, 0)
+				r.Close()
+			}
+			most := 1 + int(time.Since(began)/decisionAge)
+			if users > 1 {
+				most = 1 + int((time.Since(began)+burst)*linesPerSecond/time.Second)
+			}
+			if n := strings.Count(log.String(), "a client was refused"); n < 1 || n > most {
+				t.Errorf("%d of %d refusals are logged, want %d at most:\n%s", n, times, most, log)
+			}
+			if !strings.Contains(log.String(), "user=4000000001") {
+				t.Errorf("the log does not tell whose they are:\n%s", log)
+			}
+		})
 	}
-	most := 1 + int(time.Since(began)/decisionAge)
-	if n := strings.Count(log.String(), "a client was refused"); n < 1 || n > most {
-		t.Errorf("%d of %d refusals are logged, want %d at most:\n%s", n, times, most, log)
+}
+
+// Of users whom the system does not know, of whom anybody may be thousands, those of a group have together what one user has. A user whom
+// it knows, or whom a table names, has as much alone.
+func TestUsersWhomTheSystemDoesNotKnowCountAsOne(t *testing.T) {
+	t.Parallel()
+	const group, known, named = 4_000_000_002, 4_000_000_003, 4_000_000_004
+	c := config.Default()
+	c.Access = []config.Access{{Groups: []string{strconv.Itoa(group)}, Purposes: []string{"sign"}}, {Users: []string{strconv.Itoa(named)}, Purposes: []string{"sign"}}}
+	c.Limits.ClientsPerUser = 2
+	s, _ := serverFor(t, c)
+	s.groupsOf = func(uid uint32) []uint32 { return map[uint32][]uint32{known: {}}[uid] }
+	for i := range uint32(2) {
+		arrives(t, s, peer{uid: 4_000_100_000 + i, group: group}).answered(p11.CKR_OK, initialize, 0)
 	}
-	if !strings.Contains(log.String(), "user=4000000001") {
-		t.Errorf("the log does not tell whose they are:\n%s", log)
+	arrives(t, s, peer{uid: 4_000_100_002, group: group}).hungUp()
+	for _, uid := range []uint32{known, named} {
+		for range 2 {
+			arrives(t, s, peer{uid: uid, group: group}).answered(p11.CKR_OK, initialize, 0)
+		}
+		arrives(t, s, peer{uid: uid, group: group}).hungUp()
+	}
+	if len(s.users) != 3 {
+		t.Errorf("there are %d users", len(s.users))
+	}
+}
+
+// Who is no longer in a group when the configuration is read again has no longer what the group has.
+func TestAReloadSeesWhoLeftAGroup(t *testing.T) {
+	t.Parallel()
+	const group, uid = 4_000_000_002, 4_000_000_003
+	c := config.Default()
+	c.Access = []config.Access{{Groups: []string{strconv.Itoa(group)}, Purposes: []string{"sign"}}}
+	s, log := serverFor(t, c)
+	in := map[uint32][]uint32{uid: {group}}
+	s.groupsOf = func(uid uint32) []uint32 { return in[uid] }
+	r := arrives(t, s, peer{pid: 7, uid: uid, group: uid})
+	r.answered(p11.CKR_OK, initialize, 0)
+	s.Reload(c)
+	r.answered(p11.CKR_OK, getInfo)
+	in[uid] = []uint32{}
+	s.Reload(c)
+	r.hungUp()
+	if !strings.Contains(log.String(), "a client was left") {
+		t.Errorf("the log does not tell:\n%s", log)
 	}
 }

@@ -43,13 +43,15 @@ type Server struct {
 	mu      sync.Mutex    // guards what follows
 	config  config.Config // door and mu are held to change it
 	clients map[*client]*rights
-	users   map[uint32]*usage // all that might use something when they connected
+	users   map[account]*usage // all that might use something when they connected
 	wait    sync.WaitGroup
 
-	strangers chan struct{} // one for each that is told so
+	groupsOf  func(uid uint32) []uint32 // the system's
+	strangers chan struct{}             // one for each that is told so
+	strange   *lines                    // about them
 }
 
-// usage is what one user has of the server.
+// usage is what one account has of the server.
 type usage struct {
 	clients int
 	pace    *pace
@@ -58,28 +60,21 @@ type usage struct {
 	lines   *lines
 }
 
-// named is a log with who a client is. Of the lines of a user who has many it leaves some out; u is nil for who may use nothing.
-func (u *usage) named(log *slog.Logger, who peer) *slog.Logger {
-	if u != nil {
-		log = u.lines.of(log)
-	}
-	return log.With(who.attributes()...)
-}
-
 // identity is what a decision goes by.
 type identity struct{ uid, group uint32 }
 
 // decision is what the configuration lets a user do.
 type decision struct {
-	groups []uint32 // all that the user is in
-	guard  p11.Guard
-	err    error // errNoAccess
-	until  time.Time
+	guard   p11.Guard
+	counted account
+	err     error // errNoAccess
+	until   time.Time
 }
 
 // rights are what a client may do, as the configuration says now.
 type rights struct {
 	peer  peer
+	usage *usage
 	guard atomic.Pointer[p11.Guard]
 }
 
@@ -87,8 +82,8 @@ type rights struct {
 func NewServer(c config.Config, metrics *Metrics, log *slog.Logger) *Server {
 	s := &Server{
 		config: c, metrics: metrics, log: log, pins: p11.NewUsers(),
-		decisions: make(map[identity]decision), clients: make(map[*client]*rights), users: make(map[uint32]*usage),
-		strangers: make(chan struct{}, maxStrangers),
+		decisions: make(map[identity]decision), clients: make(map[*client]*rights), users: make(map[account]*usage),
+		groupsOf: groupsOf, strangers: make(chan struct{}, maxStrangers), strange: newLines(),
 	}
 	tellUnknown(c, log)
 	var options []provider.Option
@@ -113,23 +108,21 @@ func (s *Server) Reload(c config.Config) {
 	defer s.door.Unlock()
 	clear(s.decisions)
 	s.mu.Lock()
+	s.config = c
 	connected := maps.Clone(s.clients)
 	s.mu.Unlock()
 	for client, r := range connected {
-		guard, err := guardFor(c, r.peer)
-		if err != nil {
-			client.log.Warn("a client was left", "reason", err.Error())
+		d, _ := s.decide(r.peer)
+		if d.err != nil {
+			client.log.Warn("a client was left", "reason", d.err.Error())
 			s.metrics.refused("access")
 			nothing := p11.Guard(func(string, string, string) bool { return false })
 			r.guard.Store(&nothing)
 			client.stop()
 			continue
 		}
-		r.guard.Store(&guard)
+		r.guard.Store(&d.guard)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.config = c
 }
 
 // Serve takes connections until ctx ends. Then no call is begun any more, and those in work end.
@@ -187,8 +180,8 @@ func (s *Server) serve(conn *net.UnixConn, who peer) {
 		s.metrics.connected(-1)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.clients[c].usage.clients--
 		delete(s.clients, c)
-		s.users[who.uid].clients--
 	})
 }
 
@@ -196,15 +189,13 @@ func (s *Server) serve(conn *net.UnixConn, who peer) {
 type refusal struct {
 	err    error
 	reason string // among the metrics
+	lines  *lines // that tell of it
 	told   bool   // in the log, a moment ago
 }
 
 func (s *Server) refuse(conn *net.UnixConn, who peer, why *refusal) {
 	if !why.told {
-		s.mu.Lock()
-		u := s.users[who.uid]
-		s.mu.Unlock()
-		u.named(s.log, who).Warn("a client was refused", "reason", why.err.Error())
+		why.lines.about(s.log, who).Warn("a client was refused", "reason", why.err.Error())
 	}
 	s.metrics.refused(why.reason)
 	if errors.Is(why.err, errNoAccess) {
@@ -238,14 +229,13 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 
 // decide gives what the configuration lets a peer do. known tells that it was so a moment ago. s.door is held.
 func (s *Server) decide(who peer) (d decision, known bool) {
-	id := identity{who.uid, who.groups[0]}
+	id := identity{who.uid, who.group}
 	now := time.Now()
 	if d, known = s.decisions[id]; known && now.Before(d.until) {
 		return d, true
 	}
-	all := who.inAllGroups()
-	d = decision{groups: all.groups, until: now.Add(decisionAge)}
-	d.guard, d.err = guardFor(s.config, all)
+	d = decision{until: now.Add(decisionAge)}
+	d.guard, d.counted, d.err = guardFor(s.config, who, s.groupsOf(who.uid))
 	if len(s.decisions) >= maxDecisions {
 		clear(s.decisions)
 	}
@@ -258,30 +248,29 @@ func (s *Server) admit(conn *net.UnixConn, who peer) (*client, *refusal) {
 	defer s.door.Unlock()
 	d, known := s.decide(who)
 	if d.err != nil {
-		return nil, &refusal{d.err, "access", known}
+		return nil, &refusal{d.err, "access", s.strange, known}
 	}
-	who.groups = d.groups
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	limits := s.config.Limits
-	u := s.users[who.uid]
+	u := s.users[d.counted]
 	if u == nil {
 		u = &usage{pins: s.pins.New(), lines: newLines()}
-		s.users[who.uid] = u
+		s.users[d.counted] = u
 	}
 	switch {
 	case len(s.clients) >= limits.Clients:
-		return nil, &refusal{err: fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), reason: "clients"}
+		return nil, &refusal{err: fmt.Errorf("too many connections: %d ([serve] clients)", len(s.clients)), reason: "clients", lines: u.lines}
 	case u.clients >= limits.ClientsPerUser:
-		return nil, &refusal{err: fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), reason: "clients_per_user"}
+		return nil, &refusal{err: fmt.Errorf("too many connections of this user: %d ([serve] clients_per_user)", u.clients), reason: "clients_per_user", lines: u.lines}
 	}
 	if u.rate != limits.CallsPerSecond {
 		u.pace, u.rate = newPace(limits.CallsPerSecond), limits.CallsPerSecond
 	}
 	t := terms{calls: limits.Calls, message: limits.Message, pace: u.pace, metrics: s.metrics}
-	r := &rights{peer: who}
+	r := &rights{peer: who, usage: u}
 	r.guard.Store(&d.guard)
-	named := func(log *slog.Logger) *slog.Logger { return u.named(log, who) }
+	named := func(log *slog.Logger) *slog.Logger { return u.lines.about(log, who) }
 	app := p11.NewServed(s.source.OpenFor(named), func(token, key, purpose string) bool { return (*r.guard.Load())(token, key, purpose) }, limits.Sessions, u.pins)
 	c := newClient(conn, app, t, named(s.log))
 	s.clients[c] = r
