@@ -9,24 +9,6 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// Unchanged tells, by looking at the folder and the key's own files alone, that Keys would give the same entry again. Within
-// moments of any change to the store it is false. What is written into a file, rather than put in its place, it sees within a second.
-func (t *Token) Unchanged(e Entry) bool {
-	if e.seen.watch != nil && e.seen.watch.sure(t.folder.now()) {
-		return true
-	}
-	d, err := t.scanner.folder.open()
-	if err != nil {
-		return false
-	}
-	defer d.close()
-	if !e.seen.folder.exists() || !e.seen.folder.same(d.stamp) || !e.seen.files.same(d.filesOf(e.ID)) {
-		return false
-	}
-	e.seen.watch.note(d.stamp)
-	return true
-}
-
 // Same tells whether two readings gave the same: nothing was written between them. It may be false although nothing was.
 func (e Entry) Same(other Entry) bool {
 	return e.ID == other.ID && e.OwnPIN == other.OwnPIN && e.seen.files.same(other.seen.files)
@@ -107,7 +89,7 @@ func (r *record) finish(hasPIN bool) Entry {
 
 // Problems are the store's files that Keys skips, and keys that no longer load since the token has another SRK, for doctor.
 func (t *Token) Problems() ([]Problem, error) {
-	a := t.seen()
+	a := t.Now().anchor
 	var problems []Problem
 	err := t.scanner.look(func(l *look) error {
 		l.checkAll()

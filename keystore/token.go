@@ -67,7 +67,7 @@ func Open(o Options) (*Token, error) {
 	t := &Token{folder: folder(path), tpm: o.TPM.Share(), log: log, policy: o.Policy, scanner: scanner{folder: folder(path), log: log}}
 	t.folders = policyfile.NewFolders(func(err error) { log.Warn("a file is passed over", "store", path, "error", err) },
 		append([]string{filepath.Join(path, ApprovedFolder)}, o.Approved...)...)
-	t.seen() // logs what is wrong with it
+	t.Now() // logs what is wrong with it
 	return t, nil
 }
 
@@ -85,12 +85,12 @@ func (t *Token) Check() error {
 func (t *Token) current() (*anchor, error) {
 	t.reading.Lock()
 	defer t.reading.Unlock()
-	return t.read()
+	return t.read(t.folder.now())
 }
 
-// read is current for a caller that holds t.reading.
-func (t *Token) read() (*anchor, error) {
-	if a := t.known(); a != nil && t.watch.sure(t.folder.now()) {
+// read is current for a caller that holds t.reading, and looked at the folder a moment ago.
+func (t *Token) read(now stamp) (*anchor, error) {
+	if a := t.known(); a != nil && t.watch.sure(now) {
 		return a, nil
 	}
 	d, err := t.folder.open()
@@ -152,11 +152,11 @@ func (t *Token) initialized() (*anchor, error) {
 	return a, err
 }
 
-// seen is the anchor for those who cannot report an error: the last good one. The log has each error once.
-func (t *Token) seen() *anchor {
+// seen is read for those who cannot report an error: the last good anchor. The log has each error once.
+func (t *Token) seen(now stamp) *anchor {
 	t.reading.Lock()
 	defer t.reading.Unlock()
-	a, err := t.read()
+	a, err := t.read(now)
 	if err == nil {
 		t.warned = ""
 		return a
@@ -177,36 +177,20 @@ func logLevel(err error) slog.Level {
 	return slog.LevelWarn
 }
 
-// Initialized tells whether Init was done. It is false for a store that was never readable: Check says why.
-func (t *Token) Initialized() bool { return t.seen() != nil }
+// Initialized is Moment.Initialized now.
+func (t *Token) Initialized() bool { return t.Now().Initialized() }
 
-// Label of the token; "" before Init.
-func (t *Token) Label() string {
-	if a := t.seen(); a != nil {
-		return a.Label
-	}
-	return ""
-}
+// Label is Moment.Label now.
+func (t *Token) Label() string { return t.Now().Label() }
 
-// Serial is 16 hex digits, random at Init; "" before.
-func (t *Token) Serial() string {
-	if a := t.seen(); a != nil {
-		return a.Serial
-	}
-	return ""
-}
+// Serial is Moment.Serial now.
+func (t *Token) Serial() string { return t.Now().Serial() }
 
-// HasPIN tells whether the token asks for a login.
-func (t *Token) HasPIN() bool {
-	a := t.seen()
-	return a != nil && a.PIN != nil
-}
+// HasPIN is Moment.HasPIN now.
+func (t *Token) HasPIN() bool { return t.Now().HasPIN() }
 
-// HasUserPIN tells whether the user has a PIN: not in a token made with an SO PIN alone, until InitPIN.
-func (t *Token) HasUserPIN() bool {
-	a := t.seen()
-	return a != nil && a.PIN != nil && a.PIN.User != nil
-}
+// HasUserPIN is Moment.HasUserPIN now.
+func (t *Token) HasUserPIN() bool { return t.Now().HasUserPIN() }
 
 // Writable tells whether the store can be changed, or made, by this process.
 func (t *Token) Writable() bool { return t.CheckWritable() == nil }

@@ -88,7 +88,7 @@ type handler struct {
 
 func dispatch(f functions, logger func() *slog.Logger, request []byte) (response []byte) {
 	defer clear(request)
-	c := &call{in: wire.NewReader(request)}
+	c := &call{in: *wire.NewReader(request)}
 	number := c.in.Uint32()
 	h, known := handlers[number]
 	switch number {
@@ -120,7 +120,7 @@ func dispatch(f functions, logger func() *slog.Logger, request []byte) (response
 
 // call is one request and its response.
 type call struct {
-	in    *wire.Reader
+	in    wire.Reader
 	out   wire.Writer
 	fault bool // a method gave what has no place in a response
 }

@@ -92,9 +92,11 @@ type reading struct {
 	before uint64 // the slot's changes when it began
 }
 
+func traitsOf(token keystore.Moment) tokenTraits { return tokenTraits{token.Serial(), token.HasPIN()} }
+
 // beginReading begins one. A search makes what was found earlier something to be looked at again.
-func (l *library) beginReading(s *slot, search bool) reading {
-	r := reading{slot: s, token: tokenTraits{s.token.Serial(), s.token.HasPIN()}, label: s.token.Label()}
+func (l *library) beginReading(s *slot, token keystore.Moment, search bool) reading {
+	r := reading{slot: s, token: traitsOf(token), label: token.Label()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.before = s.changes
@@ -108,7 +110,7 @@ func (l *library) beginReading(s *slot, search bool) reading {
 // time, so that keys which other processes make or delete come and go; of files that did not change only the stamps are looked at, and
 // the objects kept stay.
 func (l *library) read(s *slot, wanted func(*keystore.Glance) bool, use func(*object)) error {
-	r := l.beginReading(s, true)
+	r := l.beginReading(s, s.token.Now(), true)
 	certificates := map[ObjectHandle]bool{} // two chains may have the same one
 	return s.token.Walk(wanted, func(entry keystore.Entry) {
 		for _, o := range l.show(r, entry) {
@@ -138,7 +140,7 @@ func (l *library) show(r reading, entry keystore.Entry) []*object {
 	objects, same := r.slot.stored.of(entry, r.token)
 	l.mu.Unlock()
 	if !same {
-		objects = l.objectsOf(r.token, entry)
+		objects = l.objectsOf(r.slot.token, r.token, entry)
 	}
 	if len(objects) > 0 && !l.guard.sees(r.label, entry.Label, objects[0].ways()) {
 		return nil
@@ -152,7 +154,7 @@ func (l *library) show(r reading, entry keystore.Entry) []*object {
 }
 
 // objectsOf makes the objects of an entry; none when it cannot be shown.
-func (l *library) objectsOf(token tokenTraits, entry keystore.Entry) []*object {
+func (l *library) objectsOf(store *keystore.Token, token tokenTraits, entry keystore.Entry) []*object {
 	switch {
 	case entry.Secret == nil:
 	case entry.Secret.Kind == keystore.SecretCertificate:
@@ -171,7 +173,7 @@ func (l *library) objectsOf(token tokenTraits, entry keystore.Entry) []*object {
 	}
 	u := useOf(entry.Object.Public)
 	u.Bound = len(entry.Object.Public.AuthPolicy()) > 0 || l.set.Config.KMS.Line > 0
-	key := storedKey{token.serial, token.hasPIN, entry, public, material, u, l.mechanisms}
+	key := storedKey{store, token.serial, token.hasPIN, entry, public, material, u, l.mechanisms}
 	objects := []*object{key.privateObject(), key.publicObject()}
 	for n := range entry.Certificates {
 		objects = append(objects, key.certificateObject(n))
@@ -189,19 +191,19 @@ func (l *library) lookup(s *slot, h ObjectHandle) (*object, error) {
 	o, m := s.stored.find(h)
 	fresh := o != nil && m.read == s.stored.reads
 	l.mu.Unlock()
-	if fresh && l.shows(s, m) {
+	if fresh && (l.guard == nil || l.shows(s.token.Now(), m)) {
 		return o, nil
 	}
-	return l.lookupNow(s, h)
+	return l.lookupNow(s, s.token.Now(), h)
 }
 
 // shows tells whether the application may still see what was made for it.
-func (l *library) shows(s *slot, m *made) bool {
-	return l.guard.sees(s.token.Label(), m.entry.Label, m.objects[0].ways())
+func (l *library) shows(token keystore.Moment, m *made) bool {
+	return l.guard == nil || l.guard.sees(token.Label(), m.entry.Label, m.objects[0].ways())
 }
 
 // lookupNow is lookup in the store as it is now.
-func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
+func (l *library) lookupNow(s *slot, token keystore.Moment, h ObjectHandle) (*object, error) {
 	if h&sessionObjectBit != 0 {
 		return l.lookup(s, h)
 	}
@@ -209,20 +211,20 @@ func (l *library) lookupNow(s *slot, h ObjectHandle) (*object, error) {
 	o, m := s.stored.find(h)
 	id, known := s.stored.where[h]
 	l.mu.Unlock()
-	if o != nil && l.shows(s, m) && s.token.Unchanged(m.entry) {
+	if o != nil && l.shows(token, m) && token.Unchanged(m.entry) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		m.read = s.stored.reads
 		return o, nil
 	}
-	serial := s.token.Serial()
+	serial := token.Serial()
 	for _, p := range profilesOf(serial) {
 		if p.handle == h {
 			return p, nil
 		}
 	}
 	if known {
-		r := l.beginReading(s, false)
+		r := l.beginReading(s, token, false)
 		if entry, err := s.token.Known(id); err == nil {
 			if o := withHandle(l.show(r, entry), h); o != nil {
 				return o, nil

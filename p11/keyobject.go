@@ -10,14 +10,17 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"sync"
 
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
 // storedKey is a key of the store and what its objects are made of.
 type storedKey struct {
+	store    *keystore.Token
 	serial   string // of its token
 	hasPIN   bool
 	entry    keystore.Entry
@@ -47,7 +50,9 @@ func (k storedKey) privateObject() *object {
 	a[CKA_UNWRAP] = boolean(len(k.offered.of(use, k.public, CKF_UNWRAP)) > 0)
 	a[CKA_ALLOWED_MECHANISMS] = mechanismList(k.offered.of(use, k.public, CKF_SIGN|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP))
 	a[CKA_TPM2_POLICY] = policyText(k.entry)
-	return k.object(CKO_PRIVATE_KEY, private, a)
+	o, store := k.object(CKO_PRIVATE_KEY, private, a), k.store
+	o.key = sync.OnceValues(func() (*signer.Key, error) { return signer.ForEntry(store, o.entry, nil) })
+	return o
 }
 
 // extractable tells whether the TPM would let the key go. TPM2_Duplicate wants a policy that is for it by name: without one no key leaves

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
+	"github.com/tpm2-p11/tpm2-p11/signer"
 )
 
 // sessionObjectBit is set in the handles of session objects, which are counted from a random number on; token objects' handles are 62 bits of a digest.
@@ -20,10 +21,11 @@ type object struct {
 	private    bool // CKA_PRIVATE
 	attributes attributes
 
-	public crypto.PublicKey // of keys
-	tpm    *use             // of token keys, both halves
-	entry  keystore.Entry   // of token objects: the key, for a certificate the one whose chain it was found in
-	owner  SessionHandle    // of session objects
+	public crypto.PublicKey            // of keys
+	tpm    *use                        // of token keys, both halves
+	key    func() (*signer.Key, error) // of private halves: the key as it is used without a PIN of its own, made once and never closed
+	entry  keystore.Entry              // of token objects: the key, for a certificate the one whose chain it was found in
+	owner  SessionHandle               // of session objects
 
 	info  *keystore.SecretInfo // of secret keys, and of data; both hide their value unless it is among the attributes
 	value *secret.Bytes        // what a session object hides

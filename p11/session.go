@@ -146,8 +146,10 @@ func (s *session) state() State {
 }
 
 // userOrOpen says whether what is private may be used: the user is logged in, or the token has no PIN.
-func (s *session) userOrOpen() bool {
-	if !s.slot.token.HasPIN() {
+func (s *session) userOrOpen() bool { return s.userOrOpenIn(s.slot.token.Now()) }
+
+func (s *session) userOrOpenIn(token keystore.Moment) bool {
+	if !token.HasPIN() {
 		return true
 	}
 	s.lib.mu.Lock()

@@ -1,6 +1,9 @@
 package p11
 
-import "github.com/tpm2-p11/tpm2-p11/signer"
+import (
+	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/signer"
+)
 
 // signing is an active signature operation.
 type signing struct {
@@ -112,17 +115,27 @@ func (s *session) useKey(o *object, auth *keyAuth, run func(*signer.Key) error) 
 	if o.info != nil { // a secret key's operation has all it needs
 		return run(nil)
 	}
-	key, err := signer.ForEntry(s.slot.token, o.entry, auth.pin)
+	key, err := s.signer(o, auth.pin)
 	if err != nil {
 		return err
 	}
-	defer key.Close()
+	if auth.pin != nil {
+		defer key.Close()
+	}
 	err = s.lib.use(s.slot.token.TPM(), o.entry, func() error { return run(key) })
 	s.noteRefusal(o, err)
 	if RVOf(err) == CKR_OBJECT_HANDLE_INVALID { // another process moved or deleted it since
 		return refuse(CKR_KEY_HANDLE_INVALID, "%v", err)
 	}
 	return err
+}
+
+// signer is a key with a PIN of its own, which the caller closes, or the one without that the object has.
+func (s *session) signer(o *object, pin *secret.Bytes) (*signer.Key, error) {
+	if pin == nil {
+		return o.key()
+	}
+	return signer.ForEntry(s.slot.token, o.entry, pin)
 }
 
 // noteRefusal remembers the key whose use was refused last, for a reason that the log has.
@@ -164,20 +177,19 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		}
 		return nil, nil, err
 	}
-	find := s.lib.lookup
+	token := s.slot.token.Now()
+	var o *object
 	if how&(CKF_SIGN|CKF_SIGN_RECOVER|CKF_DECRYPT|CKF_DERIVE|CKF_UNWRAP) != 0 {
-		find = s.lib.lookupNow
-	}
-	o, err := find(s.slot, h)
-	if err == nil && o != nil && o.info != nil && o.owner == 0 {
-		o, err = s.lib.lookupNow(s.slot, h) // every use of a secret key is a private one
+		o, err = s.lib.lookupNow(s.slot, token, h)
+	} else if o, err = s.lib.lookup(s.slot, h); err == nil && o != nil && o.info != nil && o.owner == 0 {
+		o, err = s.lib.lookupNow(s.slot, token, h) // every use of a secret key is a private one
 	}
 	switch {
 	case err != nil:
 		return nil, nil, err
 	case o == nil:
 		return nil, nil, CKR_KEY_HANDLE_INVALID
-	case o.private && !s.userOrOpen():
+	case o.private && !s.userOrOpenIn(token):
 		return nil, nil, CKR_USER_NOT_LOGGED_IN
 	case o.public == nil && o.class != CKO_SECRET_KEY:
 		return nil, nil, CKR_KEY_HANDLE_INVALID

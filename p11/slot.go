@@ -95,11 +95,12 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	if err != nil {
 		return TokenInfo{}, err
 	}
+	token := s.token.Now()
 	info := TokenInfo{
-		Label:              s.token.Label(),
+		Label:              token.Label(),
 		ManufacturerID:     p11uri.OurManufacturer,
 		Model:              p11uri.OurModel,
-		SerialNumber:       s.token.Serial(),
+		SerialNumber:       token.Serial(),
 		Flags:              CKF_RNG,
 		MaxSessionCount:    uint64(l.maxSessions),
 		MaxRwSessionCount:  uint64(l.maxSessions),
@@ -123,13 +124,13 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	}
 	loggedIn := s.role() != 0
 	l.mu.Unlock()
-	if !s.token.Initialized() {
+	if !token.Initialized() {
 		return info, nil
 	}
 	info.Flags |= CKF_TOKEN_INITIALIZED
-	if s.token.HasPIN() {
+	if token.HasPIN() {
 		info.Flags |= CKF_LOGIN_REQUIRED
-		if s.token.HasUserPIN() {
+		if token.HasUserPIN() {
 			info.Flags |= CKF_USER_PIN_INITIALIZED
 		}
 		if !loggedIn {
