@@ -76,7 +76,7 @@ func TestWhatBecomesOfAnOfflineCopy(t *testing.T) {
 		{ErrPlaintext, false, true},
 	} {
 		o := &offline{Offline{Dir: t.TempDir(), For: time.Hour}, slog.New(slog.DiscardHandler)}
-		name := copyNameOf("key", []byte("ciphertext"), nil)
+		name := copyNameOf("eu", "key", []byte("ciphertext"), nil)
 		if err := os.WriteFile(o.path(name), []byte("what opens nowhere"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +102,7 @@ func TestOldDraftsOfOfflineCopiesAreSwept(t *testing.T) {
 		age   time.Duration
 		stays bool
 	}{
-		filepath.Base(o.path(copyNameOf("no copy", nil, nil))): {3 * time.Hour, true},
+		filepath.Base(o.path(copyNameOf("eu", "no copy", nil, nil))): {3 * time.Hour, true},
 		hash + "-123.new":                {90 * time.Minute, false},
 		hash + "-124.new":                {30 * time.Minute, true},
 		hash + ".pem":                    {3 * time.Hour, true},
@@ -131,13 +131,14 @@ func TestEntriesOfCachesAreApart(t *testing.T) {
 	t.Parallel()
 	seen := map[any]string{}
 	for what, name := range map[string]any{
-		"the first":           copyNameOf("key", []byte("c"), map[string]string{"a": "b"}),
-		"another KMS key":     copyNameOf("other", []byte("c"), map[string]string{"a": "b"}),
-		"another ciphertext":  copyNameOf("key", []byte("d"), map[string]string{"a": "b"}),
-		"another name":        copyNameOf("key", []byte("c"), map[string]string{"x": "b"}),
-		"another value":       copyNameOf("key", []byte("c"), map[string]string{"a": "x"}),
-		"no context":          copyNameOf("key", []byte("c"), nil),
-		"letters moved along": copyNameOf("key", []byte("c"), map[string]string{"ab": ""}),
+		"the first":           copyNameOf("eu", "key", []byte("c"), map[string]string{"a": "b"}),
+		"another region":      copyNameOf("us", "key", []byte("c"), map[string]string{"a": "b"}),
+		"another KMS key":     copyNameOf("eu", "other", []byte("c"), map[string]string{"a": "b"}),
+		"another ciphertext":  copyNameOf("eu", "key", []byte("d"), map[string]string{"a": "b"}),
+		"another name":        copyNameOf("eu", "key", []byte("c"), map[string]string{"x": "b"}),
+		"another value":       copyNameOf("eu", "key", []byte("c"), map[string]string{"a": "x"}),
+		"no context":          copyNameOf("eu", "key", []byte("c"), nil),
+		"letters moved along": copyNameOf("eu", "key", []byte("c"), map[string]string{"ab": ""}),
 	} {
 		if same, found := seen[name]; found {
 			t.Errorf("%s and %s are one entry", what, same)

@@ -64,12 +64,16 @@ func newOffline(o Offline, log *slog.Logger) (*offline, error) {
 
 // copyName says what a copy is of.
 type copyName struct {
-	question [sha256.Size]byte // a ciphertext with its encryption context: what KMS refuses of it once is refused of all its copies
+	question [sha256.Size]byte // a ciphertext with its encryption context, in a region: what KMS refuses of it once is refused of all its copies
 	key      [sha256.Size]byte // the KMS key, in the caller's spelling
 }
 
-func copyNameOf(keyID string, ciphertext []byte, encryptionContext map[string]string) copyName {
-	return copyName{cacheKey(ciphertext, encryptionContext), sha256.Sum256([]byte(keyID))}
+// copyNameOf names a copy of what the KMS of a region gave. The KMS of another one says nothing of it, be it by a refusal or by not being there.
+func copyNameOf(region, keyID string, ciphertext []byte, encryptionContext map[string]string) copyName {
+	h, asked := sha256.New(), cacheKey(ciphertext, encryptionContext)
+	h.Write(asked[:])
+	writeField(h, []byte(region))
+	return copyName{[sha256.Size]byte(h.Sum(nil)), sha256.Sum256([]byte(keyID))}
 }
 
 // Endings of files' names. A draft's begins as a copy's does.

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -354,6 +355,41 @@ func TestWhenKMSRefusesTheOfflineCopyGoes(t *testing.T) {
 	}
 	if s, err := a.offline(t).Unwrap(t.Context(), other, context1); err != nil || string(s.Bytes()) != "another data key" {
 		t.Errorf("what was not refused: %v", err)
+	}
+}
+
+// Where an application may choose the region, one that is out of reach does not get it the copy without asking the KMS that gave it, nor
+// does the refusal of one that does not know the key take the copy away.
+func TestAnotherRegionSaysNothingOfAnOfflineCopy(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	another := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, &refusal{code: "NotFoundException", message: "Alias is not found."})
+	}))
+	defer another.Close()
+	byAlias := kms.UnwrapperOptions{KeyID: "alias/machines"}
+	unwrap := func(change ...func(*kms.Options)) error {
+		s, err := a.unwrapper(t, byAlias, change...).Unwrap(t.Context(), a.ciphertext, context1)
+		if err == nil && string(s.Bytes()) != "a data key" {
+			t.Errorf("it is %q", s.Bytes())
+		}
+		return err
+	}
+	elsewhere := func(o *kms.Options) { o.Region, o.Endpoint, o.AllowPlainHTTP = "xx-nowhere-1", another.URL, true }
+	a.reachable(func() {
+		if err := unwrap(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := unwrap(elsewhere); !errors.Is(err, kms.ErrKeyNotFound) {
+		t.Errorf("in a region without the key: %v", err)
+	}
+	if err := unwrap(); err != nil {
+		t.Errorf("after the refusal of another region: %v", err)
+	}
+	another.Close()
+	if err := unwrap(elsewhere); !errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "no copy of it is kept here") {
+		t.Errorf("in a region that is out of reach: %v", err)
 	}
 }
 

@@ -61,7 +61,7 @@ func (u *Unwrapper) Unwrap(ctx context.Context, ciphertext []byte, encryptionCon
 	}
 	if decrypt := ask; u.offline != nil {
 		ask = func() (*Secret, error) {
-			return u.offline.ask(ctx, copyNameOf(u.keyID, ciphertext, encryptionContext), decrypt)
+			return u.offline.ask(ctx, copyNameOf(u.client.service.region, u.keyID, ciphertext, encryptionContext), decrypt)
 		}
 	}
 	if u.cache == nil {
@@ -82,7 +82,7 @@ func (u *Unwrapper) DataKey(ctx context.Context, encryptionContext map[string]st
 		return nil, nil, fmt.Errorf("%w: a data key without its ciphertext", ErrAnswer)
 	}
 	if u.offline != nil {
-		name := copyNameOf(u.keyID, k.Ciphertext, encryptionContext)
+		name := copyNameOf(u.client.service.region, u.keyID, k.Ciphertext, encryptionContext)
 		d := u.offline.draft(name) // only now, as nobody was refused a ciphertext that nobody has
 		defer d.drop()
 		u.offline.tryKeep(ctx, name, d, k.Plaintext)
