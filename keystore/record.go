@@ -291,7 +291,7 @@ func checkLeaf(leaf *x509.Certificate, public provider.Public) error {
 		return err
 	}
 	if !samePublic(key, leaf.PublicKey) {
-		return fmt.Errorf("%w: the certificate of %q is for another public key", ErrInvalid, leaf.Subject)
+		return fmt.Errorf("%w: the first certificate, of %q, is for another public key: the key's own comes first, then its issuers'", ErrInvalid, leaf.Subject.String())
 	}
 	return nil
 }

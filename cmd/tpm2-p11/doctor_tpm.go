@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
@@ -124,9 +125,27 @@ func (d *doctor) keys(ctx context.Context, t *keystore.Token, entries []keystore
 	for _, e := range entries {
 		if _, public := e.PublicData(); e.State == keystore.Ready && !public {
 			d.key(ctx, t, e)
+			d.certificate(e)
 		}
 	}
 	d.labels(entries)
+}
+
+// certificate tells of one that nobody takes now.
+func (d *doctor) certificate(e keystore.Entry) {
+	if len(e.Certificates) == 0 {
+		return
+	}
+	check, leaf := fmt.Sprintf("certificate of key %q", e.Label), e.Certificates[0]
+	switch now := time.Now(); {
+	case now.After(leaf.NotAfter):
+		label := shellWord(e.Label)
+		d.warn(check, fmt.Sprintf("`tpm2-p11 key csr %s` asks for another one, `tpm2-p11 key certificate %s FILE` stores it", label, label),
+			"%s ended on %s", leaf.Subject, leaf.NotAfter.Format(time.DateOnly))
+	case now.Before(leaf.NotBefore):
+		d.warn(check, "set this machine's clock, if that is what is wrong", "%s begins on %s, and here it is %s", leaf.Subject,
+			leaf.NotBefore.Format(time.DateOnly), now.Format(time.DateOnly))
+	}
 }
 
 // labels names keys that programs which go by labels cannot tell apart.

@@ -18,10 +18,10 @@ func TestJSONNamesAreStable(t *testing.T) {
 	m.bootLog()
 	m.write("pin.toml", "pin = true")
 	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-	const key = "certificate cka_id created file handle label name pin policy policy_enforced state type uri use"
+	const key = "certificate certificate_until cka_id created file handle label name pin policy policy_enforced state type uri use"
 	for _, c := range []struct{ args, path, names string }{
 		{"init --no-pin", "token", "label pin serial store tpm"},
-		{"key create web --type p256 --pcr sha256:7", "key", strings.TrimPrefix(key, "certificate ")},
+		{"key create web --type p256 --pcr sha256:7", "key", strings.TrimPrefix(key, "certificate certificate_until ")},
 		{"key self-sign web --subject CN=a", "", "certificate"},
 		{"key csr web --subject CN=a", "", "csr"},
 		{"key csr web --subject CN=a -o @csr", "", "csr file"},

@@ -32,6 +32,7 @@ type keyJSON struct {
 	Policy      *policy.Policy `json:"policy,omitempty"`
 	Enforced    bool           `json:"policy_enforced"`
 	Certificate string         `json:"certificate,omitempty"` // the leaf's subject
+	Until       *time.Time     `json:"certificate_until,omitempty"`
 	Created     *time.Time     `json:"created,omitempty"`
 	File        string         `json:"file"`
 }
@@ -64,7 +65,7 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 	}
 	k.Enforced = len(e.Object.Public.AuthPolicy()) > 0 && !attributes.UserWithAuth
 	if len(e.Certificates) > 0 {
-		k.Certificate = e.Certificates[0].Subject.String()
+		k.Certificate, k.Until = e.Certificates[0].Subject.String(), &e.Certificates[0].NotAfter
 	}
 	if !e.Created.IsZero() {
 		k.Created = &e.Created
