@@ -58,3 +58,11 @@ func (c column) String() string { return c.name + " " + c.kind.name }
 
 // label is the key's: operations that can share a key do.
 func (c column) label() string { return fmt.Sprintf("%s-%s-%s", c.keyType, c.use, c.kind.name) }
+
+// public is the file of the key's public half, "" for keys whose signatures are not verified.
+func (c column) public() string {
+	if c.keyType != "rsa2048" || c.use != "sign" {
+		return ""
+	}
+	return c.label() + ".pub"
+}

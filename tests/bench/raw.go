@@ -1,21 +1,35 @@
 package main
 
 import (
+	"crypto"
+	"crypto/rsa"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 )
 
 // rawWorker is the loop that all else is compared with: one command, framed
-// before, sent again and again to a persistent key with an empty authValue.
+// before, sent again and again to a persistent key with an empty authValue. With a public key it verifies each signature, which is the least
+// that whoever does so takes.
 //
-//	raw SOCKET HANDLE OPERATION CIPHERTEXT-HEX OPS
+//	raw SOCKET HANDLE OPERATION CIPHERTEXT-HEX OPS [PUBLIC-KEY]
 func rawWorker(args []string) error {
-	if len(args) != 5 {
+	if len(args) != 5 && len(args) != 6 {
 		return fmt.Errorf("raw: %d arguments", len(args))
+	}
+	var key *rsa.PublicKey
+	if len(args) == 6 {
+		text, err := os.ReadFile(args[5])
+		if err == nil {
+			key, err = publicRSA(text)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	handle, err := strconv.ParseUint(args[1], 0, 32)
 	if err != nil {
@@ -51,8 +65,21 @@ func rawWorker(args []string) error {
 		if code := binary.BigEndian.Uint32(response[6:]); code != 0 {
 			return fmt.Errorf("the TPM answers 0x%x", code)
 		}
+		if key != nil {
+			return verify(key, args[2], response)
+		}
 		return nil
 	})
+}
+
+// verify verifies the signature in a response to TPM2_Sign of a digest of zeros.
+func verify(key *rsa.PublicKey, operation string, response []byte) error {
+	const at = 10 + 4 + 2 + 2 + 2 // behind the header, the parameters' size, scheme, hash and the signature's size
+	digest, signature := make([]byte, crypto.SHA256.Size()), response[at:at+key.Size()]
+	if operation == "pss" {
+		return rsa.VerifyPSS(key, crypto.SHA256, digest, signature, nil)
+	}
+	return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest, signature)
 }
 
 // Algorithms (TPM 2.0 Part 2, section 6.3).

@@ -221,12 +221,15 @@ func (r *rig) makeKey(ctx context.Context, env []string, c column) error {
 		return fmt.Errorf("%s: %w", made, err)
 	}
 	r.handles[c.label()], r.files[c.label()] = answer.Key.Handle, filepath.Join(r.path(c.token()), answer.Key.File+".pem")
-	if c.use != "decrypt" {
-		return nil
-	}
 	public, err := r.output(ctx, env, tool, "key", "public", c.label())
 	if err != nil {
 		return err
+	}
+	if name := c.public(); name != "" {
+		return os.WriteFile(r.path(name), public, 0o600)
+	}
+	if c.use != "decrypt" {
+		return nil
 	}
 	if r.ciphertexts[c.label()], err = encrypt(public); err != nil {
 		return err
@@ -243,7 +246,15 @@ func (c column) token() string {
 
 // encrypt is OAEP with SHA-256 for a public key in PEM.
 func encrypt(public []byte) ([]byte, error) {
-	block, _ := pem.Decode(public)
+	key, err := publicRSA(public)
+	if err != nil {
+		return nil, err
+	}
+	return rsa.EncryptOAEP(sha256.New(), rand.Reader, key, []byte("a data key of thirty-two bytes .."), nil)
+}
+
+func publicRSA(text []byte) (*rsa.PublicKey, error) {
+	block, _ := pem.Decode(text)
 	if block == nil {
 		return nil, errors.New("no PEM")
 	}
@@ -253,9 +264,9 @@ func encrypt(public []byte) ([]byte, error) {
 	}
 	rsaKey, ok := key.(*rsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("%T does not encrypt", key)
+		return nil, fmt.Errorf("%T is no RSA key", key)
 	}
-	return rsa.EncryptOAEP(sha256.New(), rand.Reader, rsaKey, []byte("a data key of thirty-two bytes .."), nil)
+	return rsaKey, nil
 }
 
 // output runs a program to its end.

@@ -32,6 +32,11 @@ const rawRow = "raw"
 
 var rows = []row{
 	{name: rawRow, offers: always, command: rawCommandLine},
+	{name: "verified raw", offers: func(_ *rig, b batchOf) bool { return b.public() != "" && b.kind.name == "plain" && b.threads == 1 },
+		command: func(r *rig, b batchOf) ([]string, string, []string) {
+			env, program, args := rawCommandLine(r, b)
+			return env, program, append(args, r.path(b.public()))
+		}},
 	{name: "go signer", offers: always, command: signerCommandLine},
 	{name: "module", offers: always, command: func(r *rig, b batchOf) ([]string, string, []string) {
 		return moduleEnv(r, b), r.path("host"), moduleArgs(r, b)
