@@ -18,6 +18,7 @@ BINDIR     ?= $(PREFIX)/bin
 LIBDIR     ?= $(PREFIX)/lib
 MODULEDIR  ?= $(LIBDIR)/pkcs11
 DATADIR    ?= $(PREFIX)/share
+MANDIR     ?= $(DATADIR)/man
 # p11-kit reads the distribution's modules from /usr/share and the administrator's from /etc.
 P11KITDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/share/p11-kit/modules,$(SYSCONFDIR)/pkcs11/modules)
 UNITDIR    ?= $(LIBDIR)/systemd/system
@@ -131,7 +132,7 @@ install:
 	@test -x build/tpm2-p11 -a -f build/tpm2-p11.so || { echo "run make first"; exit 1; }
 	install -d $(DESTDIR)$(MODULEDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(P11KITDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
 	  $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(DATADIR)/zsh/site-functions \
-	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(dir $(CONFIG))
+	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(DESTDIR)$(MANDIR)/man1 $(dir $(CONFIG))
 	install -m 0755 build/tpm2-p11 $(DESTDIR)$(BINDIR)/tpm2-p11
 	install -m 0644 build/tpm2-p11.so $(DESTDIR)$(MODULEDIR)/tpm2-p11.so
 	sed 's|@MODULE@|$(MODULEDIR)/tpm2-p11.so|' packaging/tpm2-p11.module >$(DESTDIR)$(P11KITDIR)/tpm2-p11.module
@@ -143,6 +144,7 @@ install:
 	build/tpm2-p11 completion bash >$(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11
 	build/tpm2-p11 completion zsh >$(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11
 	build/tpm2-p11 completion fish >$(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
+	build/tpm2-p11 man >$(DESTDIR)$(MANDIR)/man1/tpm2-p11.1
 	test -e $(CONFIG) || install -m 0644 tpm2-p11.conf $(CONFIG)
 
 # Takes away what install put there, and the folders of its own that are empty then. A configuration that was changed stays.
@@ -150,12 +152,13 @@ uninstall:
 	rm -f $(DESTDIR)$(UNITDIR)/tpm2-p11.socket $(DESTDIR)$(UNITDIR)/tpm2-p11.service
 	rm -f $(DESTDIR)$(BINDIR)/tpm2-p11 $(DESTDIR)$(MODULEDIR)/tpm2-p11.so $(DESTDIR)$(P11KITDIR)/tpm2-p11.module \
 	  $(DESTDIR)$(LIBDIR)/pkgconfig/tpm2-p11.pc $(DESTDIR)$(DATADIR)/bash-completion/completions/tpm2-p11 \
-	  $(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11 $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish
+	  $(DESTDIR)$(DATADIR)/zsh/site-functions/_tpm2-p11 $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/tpm2-p11.fish \
+	  $(DESTDIR)$(MANDIR)/man1/tpm2-p11.1
 	@if cmp -s tpm2-p11.conf $(CONFIG); then rm -f $(CONFIG); elif test -e $(CONFIG); then echo "$(CONFIG) was changed and stays"; fi
 	@for dir in $(dir $(CONFIG)) $(DESTDIR)$(MODULEDIR) $(DESTDIR)$(P11KITDIR) $(dir $(DESTDIR)$(P11KITDIR)) $(DESTDIR)$(LIBDIR)/pkgconfig \
 	  $(DESTDIR)$(DATADIR)/bash-completion/completions $(DESTDIR)$(DATADIR)/bash-completion \
 	  $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/zsh \
-	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(DESTDIR)$(DATADIR)/fish; do \
+	  $(DESTDIR)$(DATADIR)/fish/vendor_completions.d $(DESTDIR)$(DATADIR)/fish $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR); do \
 	  test ! -d $$dir || rmdir --ignore-fail-on-non-empty $$dir; done
 
 clean:

@@ -28,6 +28,7 @@ func TestInstallAndUninstall(t *testing.T) {
 		"usr/lib/systemd/system/tpm2-p11.socket",
 		"usr/share/bash-completion/completions/tpm2-p11",
 		"usr/share/fish/vendor_completions.d/tpm2-p11.fish",
+		"usr/share/man/man1/tpm2-p11.1",
 		"usr/share/p11-kit/modules/tpm2-p11.module",
 		"usr/share/zsh/site-functions/_tpm2-p11",
 	}
@@ -47,7 +48,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	if got := files(t, root); len(got) != 0 {
 		t.Errorf("left behind: %s", strings.Join(got, " "))
 	}
-	for _, dir := range []string{"etc/tpm2-p11", "usr/lib/pkcs11", "usr/share/p11-kit", "usr/share/fish"} {
+	for _, dir := range []string{"etc/tpm2-p11", "usr/lib/pkcs11", "usr/share/p11-kit", "usr/share/fish", "usr/share/man"} {
 		if _, err := os.Stat(m.path("root/" + dir)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is left, and empty: %v", dir, err)
 		}

@@ -42,7 +42,7 @@ or a PKCS#11 URI (pkcs11:token=…;object=…) will do.`,
 	root.AddCommand(
 		initCommand(a), keyCommand(a), handlesCommand(a), pinCommand(a), lockoutCommand(a), pcrCommand(a), policyCommand(a),
 		sealCommand(a), unsealCommand(a), signCommand(a), verifyCommand(a), decryptCommand(a), attestCommand(a), kmsCommand(a),
-		serveCommand(a), doctorCommand(a), versionCommand(a),
+		serveCommand(a), doctorCommand(a), versionCommand(a), manCommand(a),
 	)
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("token", a.completeTokens))
 	return root
