@@ -8,12 +8,13 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
-// ahead is a command that can be sent before the turn of the operation that it begins, so that the TPM works while that one's thread
-// wakes up. It uses a persistent object by an empty password alone: nothing in it depends on the commands before it, and nothing but
-// its response comes of it.
+// ahead is a command that is sent before the turn of the operation that it belongs to: that one's first, so that the TPM works while its
+// thread wakes up, or the step of its policy. A first one uses a persistent object by an empty password alone: nothing in it depends on the
+// commands before it, and nothing but its response comes of it. What comes of a step is told.
 type ahead struct {
 	object entity
 	bytes  []byte
+	then   func(response []byte) // is told the response if another command comes before the operation's; nil for nobody
 }
 
 // sendAhead sends the command of whoever has the next turn, if it would send that one anyway.
@@ -31,7 +32,7 @@ func (l *link) sendAhead(next *ahead) {
 }
 
 // exchange sends a command, unless it was sent ahead, and gives its response. The response to another one that was sent ahead, whose
-// operation was given up before its turn, is dropped.
+// operation was given up before its turn or is yet to come, is received before.
 func (c *connection) exchange(ctx context.Context, cmd []byte) ([]byte, error) {
 	sent := c.sent
 	if sent == nil {
@@ -41,6 +42,9 @@ func (c *connection) exchange(ctx context.Context, cmd []byte) ([]byte, error) {
 	response, err := c.conn.(transport.Sender).Receive(ctx)
 	if err != nil || bytes.Equal(sent.bytes, cmd) {
 		return response, err
+	}
+	if sent.then != nil {
+		sent.then(response)
 	}
 	return c.conn.Transmit(ctx, cmd)
 }

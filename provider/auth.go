@@ -85,6 +85,11 @@ func (c *connection) use(ctx context.Context, o Object, a Auth, code tpm2.TPMCC,
 			}
 		}()
 	}
+	defer func() {
+		if err == nil {
+			c.sendNextStep()
+		}
+	}()
 	return c.withKept(ctx, o, !o.Public.IsSealed(), func(object entity) error {
 		return c.authorise(ctx, o.Public, a, code, hide, func(auths []authorization) error {
 			err := f(object, auths)

@@ -21,9 +21,15 @@ func Age(t *TPM, by time.Duration) {
 	}
 }
 
-// Rest waits until a TPM has done what it does between operations.
+// Rest waits until a TPM has done what it does between operations, and receives what was sent for the next one.
 func Rest(t *TPM) {
 	_ = t.queue.enter(context.Background(), nil)
+	if c := t.conn; c != nil {
+		c.receiveStep(context.Background())
+		if c.broken {
+			t.drop()
+		}
+	}
 	t.queue.leave(nil)
 }
 

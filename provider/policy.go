@@ -132,6 +132,25 @@ var errPCRMoved = errors.New("the PCRs changed")
 
 // policyStep sends one policy command.
 func (c *connection) policyStep(ctx context.Context, s *session, step policy.Step) error {
+	switch step := step.(type) {
+	case policy.NVStep:
+		return c.policyNV(ctx, s, step)
+	case policy.AuthorizeNVStep:
+		return c.policyAuthorizeNV(ctx, s, step)
+	case policy.SecretStep:
+		return c.policySecret(ctx, s, step)
+	case policy.AuthorizeStep:
+		return c.policyAuthorize(ctx, s, step)
+	}
+	cmd, err := stepCommand(s, step)
+	if err == nil {
+		_, err = c.run(ctx, cmd)
+	}
+	return err
+}
+
+// stepCommand is the command of a step that asks for nothing but its session.
+func stepCommand(s *session, step policy.Step) (command, error) {
 	cmd := command{in: []entity{permanent(s.handle)}}
 	switch step := step.(type) {
 	case policy.PCRStep:
@@ -152,19 +171,10 @@ func (c *connection) policyStep(ctx context.Context, s *session, step policy.Ste
 		for _, d := range step.Digests {
 			cmd.params = put2B(cmd.params, d)
 		}
-	case policy.NVStep:
-		return c.policyNV(ctx, s, step)
-	case policy.AuthorizeNVStep:
-		return c.policyAuthorizeNV(ctx, s, step)
-	case policy.SecretStep:
-		return c.policySecret(ctx, s, step)
-	case policy.AuthorizeStep:
-		return c.policyAuthorize(ctx, s, step)
 	default:
-		return fmt.Errorf("%w: %w: policy step %T", ErrPolicy, ErrUnsupported, step)
+		return cmd, fmt.Errorf("%w: %w: policy step %T", ErrPolicy, ErrUnsupported, step)
 	}
-	_, err := c.run(ctx, cmd)
-	return err
+	return cmd, nil
 }
 
 // explainRefusal says which node keeps a policy from being met, where the TPM refused a command for that. If none does, a PCR

@@ -53,6 +53,7 @@ func (p *plan) serves(u *policyUse) bool {
 
 // planPolicy finds the plan of a use, and tells whether the session that waits took its steps ahead.
 func (c *connection) planPolicy(ctx context.Context, u *policyUse) (ahead bool, err error) {
+	c.receiveStep(ctx)
 	now := make(pcrValues)
 	p := c.policy
 	// If PCRs are others than when steps were taken ahead, the TPM refuses the session.

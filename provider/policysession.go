@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
+	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 // policySession is a policy session that waits for its next use. A connection keeps one.
@@ -16,9 +17,11 @@ import (
 // taken ahead serves a use of the same steps only, and the TPM refuses it when a PCR was extended since.
 type policySession struct {
 	*session
-	plan  plan // of the last use
-	due   bool // its steps are to be taken ahead
-	ahead bool // and they were
+	plan   plan // of the last use
+	due    bool // its steps are to be taken ahead
+	ahead  bool // and they were
+	sent   bool // the only one was sent, and its response was not received yet
+	spoilt bool // or it was refused
 }
 
 // restingUses is how many uses take their steps themselves after PCRs changed under steps that were taken ahead: where PCRs are
@@ -91,6 +94,50 @@ func (c *connection) getAhead(ctx context.Context) {
 		}
 	}
 	p.ahead = true
+}
+
+// sendNextStep sends the step of the next use, if it is due and the only one, without waiting for the response: nobody has to be woken up
+// for it. Whoever sends something next receives that first.
+func (c *connection) sendNextStep() {
+	p, l := c.policy, c.tpm
+	if p == nil || !p.due || len(p.plan.steps) != 1 || c.sent != nil || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
+		return
+	}
+	sender, can := c.conn.(transport.Sender)
+	cmd, err := stepCommand(p.session, p.plan.steps[0])
+	if !can || err != nil {
+		return // getAhead does what there is to do
+	}
+	frame, err := cmd.marshal()
+	if err != nil || sender.Send(frame) != nil {
+		return
+	}
+	p.due, p.sent = false, true
+	c.sent = &ahead{bytes: frame, then: func(response []byte) {
+		_, err := cmd.parse(response)
+		p.received(err)
+	}}
+}
+
+// receiveStep receives the response to the step that was sent.
+func (c *connection) receiveStep(ctx context.Context) {
+	p := c.policy
+	if p == nil {
+		return
+	}
+	if p.sent {
+		err := c.policyStep(ctx, p.session, p.plan.steps[0]) // which finds its command sent
+		if c.sent == nil {                                   // as ctx had not ended
+			p.received(err)
+		}
+	}
+	if p.spoilt {
+		c.endPolicy(ctx)
+	}
+}
+
+func (p *policySession) received(err error) {
+	p.sent, p.ahead, p.spoilt = false, err == nil, err != nil
 }
 
 // restartPolicy is TPM2_PolicyRestart (Part 3, section 23.2) of a session that waits: it forgets the steps that were taken in it.

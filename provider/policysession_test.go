@@ -316,6 +316,71 @@ func TestATPMThatIsLostWhileAPolicyIsExecutedAhead(t *testing.T) {
 	}
 }
 
+// A policy's only step is sent without waiting for the response, which whoever uses the TPM next receives.
+func TestAPolicysOnlyStepIsSentAndReceivedByWhoComesNext(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	p := b.bound(t, currentPCRs(7))
+	key, auth := b.persisted(t, b.boundKey(t, p, "")), provider.Auth{Policy: p}
+	plain := b.persisted(t, b.key(t, signKey, ""))
+	signs := func(key provider.Object, auth provider.Auth, want ...tpm2.TPMCC) {
+		t.Helper()
+		b.wire.Reset()
+		if err := b.trySign(t.Context(), key, auth); err != nil {
+			t.Error(err)
+		}
+		if got := b.wire.Codes(); !slices.Equal(got, want) {
+			t.Errorf("the commands were %x, want %x", got, want)
+		}
+	}
+	signs(plain, provider.Auth{}, ccReadPublic, ccSign)
+	signs(key, auth, ccReadPublic, ccStart, ccPCR, ccSign)
+	for range 3 {
+		sent := b.wire.Ahead()
+		if err := b.trySign(t.Context(), key, auth); err != nil {
+			t.Fatal(err)
+		}
+		if b.wire.Ahead() != sent+1 {
+			t.Error("nothing was sent for the next signature")
+		}
+	}
+	signs(key, auth, ccPCR, ccSign)
+	signs(plain, provider.Auth{}, ccPCR, ccSign)
+	signs(key, auth, ccSign)
+	given, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.trySign(given, key, auth); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	signs(key, auth, ccPCR, ccSign)
+
+	// Where the TPM refuses it, or is lost, the next use has its steps before it; also when somebody else learns of that.
+	for name, fault := range map[string]faulttpm.Fault{
+		"lost": faulttpm.Drop, "reset": faulttpm.Answer(0x918), "without memory": faulttpm.Answer(0x903), "garbled": faulttpm.Random(1),
+	} {
+		for _, next := range []provider.Object{key, plain} {
+			for range 3 {
+				b.codes(t, key, auth)
+			}
+			if err := b.trySign(t.Context(), key, auth); err != nil {
+				t.Fatal(err)
+			}
+			b.wire.Inject(faulttpm.Once(ccPCR).Do(fault))
+			use := map[bool]provider.Auth{true: auth}[next.Handle == key.Handle]
+			if err := b.trySign(t.Context(), next, use); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			b.wire.Inject(nil)
+			if err := b.trySign(t.Context(), key, auth); err != nil {
+				t.Errorf("%s, afterwards: %v", name, err)
+			}
+			if n := b.countSessions(t); n != 0 {
+				t.Errorf("%s: %d sessions are left", name, n)
+			}
+		}
+	}
+}
+
 // countSessions lets go of the TPM and counts what is in it.
 func (b *bench) countSessions(t *testing.T) int {
 	t.Helper()

@@ -130,7 +130,7 @@ func signAhead(o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) fun
 		if err != nil {
 			return nil
 		}
-		return &ahead{object, b}
+		return &ahead{object: object, bytes: b}
 	}
 }
 
