@@ -96,19 +96,30 @@ func (r Rules) check(info fs.FileInfo, euid int) error {
 	return nil
 }
 
+// firstRead is how much of a file there is room for at first, in bytes.
+const firstRead = 4 << 10
+
 // ReadAll reads all of r, which must be at most limit bytes. It leaves no copy of what may be a secret in outgrown buffers.
 func ReadAll(r io.Reader, limit int) ([]byte, error) {
-	text := make([]byte, limit+1)
-	n, err := io.ReadFull(r, text)
-	switch {
-	case err == nil:
+	text, n := make([]byte, min(firstRead, limit+1)), 0
+	for {
+		read, err := io.ReadFull(r, text[n:])
+		n += read
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return text[:n], nil
+		case err == nil && n > limit:
+			err = fmt.Errorf("%w: more than %d bytes", ErrSize, limit)
+		}
+		if err != nil {
+			clear(text)
+			return nil, err
+		}
+		grown := make([]byte, min(4*n, limit+1))
+		copy(grown, text)
 		clear(text)
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrSize, limit)
-	case err != io.EOF && err != io.ErrUnexpectedEOF:
-		clear(text)
-		return nil, err
+		text = grown
 	}
-	return text[:n], nil
 }
 
 // ReadSecret reads a file with a secret in one line, such as a PIN.

@@ -2,12 +2,14 @@ package trusted
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 )
 
 func TestRules(t *testing.T) {
@@ -120,6 +122,25 @@ func TestRead(t *testing.T) {
 	pin.Wipe()
 	if err := <-written; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestReadAllTakesAllUpToItsLimit(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, firstRead - 1, firstRead, firstRead + 1, 4 * firstRead, 20 * firstRead} {
+		text := strings.Repeat("0123456789abcdef-", n/17+1)[:n]
+		for _, limit := range []int{n, n + 1, 2 * n, 100 * firstRead} {
+			got, err := ReadAll(iotest.OneByteReader(strings.NewReader(text)), limit)
+			if err != nil || string(got) != text {
+				t.Errorf("of %d bytes, at most %d: %d, %v", n, limit, len(got), err)
+			}
+		}
+		if _, err := ReadAll(strings.NewReader(text+"x"), n); !errors.Is(err, ErrSize) {
+			t.Errorf("%d bytes, at most %d: %v", n+1, n, err)
+		}
+		if _, err := ReadAll(io.MultiReader(strings.NewReader(text), iotest.ErrReader(fs.ErrPermission)), 100*firstRead); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("a disk that fails after %d bytes: %v", n, err)
+		}
 	}
 }
 
