@@ -10,12 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cellSizes are the sizes of the cells into which shared pages are cut.
-// A larger secret has pages of its own.
-var cellSizes = []int{64, 128, 256, 512}
+// cellSizes are the sizes of the cells into which locked pages are cut, the
+// last that of the longest secret that anything keeps. A larger one has a
+// mapping of its own.
+var cellSizes = []int{64, 128, 256, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10}
 
-// allocator hands out cells of locked pages. Shared pages are never given back
-// to the system: their number is that of the secrets alive at once.
+// allocator hands out cells of locked pages, as many as there are secrets
+// alive at once. They stay mapped when they are free: each hole that an
+// unmapped one would leave splits a mapping, and a process has 65530 of them.
 type allocator struct {
 	mu       sync.Mutex
 	free     map[int][][]byte // by size of cell
@@ -42,7 +44,7 @@ func (a *allocator) take(n int) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.free[size]) == 0 {
-		for cell := range slices.Chunk(a.pages(os.Getpagesize()), size) {
+		for cell := range slices.Chunk(a.pages(max(size, os.Getpagesize())), size) {
 			a.free[size] = append(a.free[size], cell)
 		}
 	}
@@ -61,6 +63,10 @@ func (a *allocator) give(cell []byte) {
 			panic(fmt.Sprintf("secret: returning memory: %v", err))
 		}
 		return
+	}
+	if size >= os.Getpagesize() {
+		// Best effort, since Linux 5.18: the memory itself is the system's again.
+		_ = unix.Madvise(cell, unix.MADV_DONTNEED_LOCKED)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,12 +90,14 @@ func (a *allocator) pages(n int) []byte {
 	if err != nil {
 		panic(fmt.Sprintf("secret: no memory: %v", err))
 	}
-	if err := unix.Mlock(b); err != nil {
-		a.unlocked.Store(true)
-	}
 	// Kernels before 4.14 have no MADV_WIPEONFORK; a secret there is as
 	// inheritable as all other memory.
 	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
 	_ = unix.Madvise(b, unix.MADV_WIPEONFORK)
+	// Last, since it gives the pages their memory: before, they become one
+	// mapping with neighbours of the same kind.
+	if err := unix.Mlock(b); err != nil {
+		a.unlocked.Store(true)
+	}
 	return b
 }

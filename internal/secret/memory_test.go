@@ -76,6 +76,48 @@ func TestSmallSecretsSharePages(t *testing.T) {
 	}
 }
 
+// However secrets of all sizes come and go, they take few of the mappings that a process may have: whoever has a service keep and forget
+// them would bring it to an end, for nothing else gets any memory then.
+func TestSecretsThatGoLeaveNoHoles(t *testing.T) {
+	t.Parallel()
+	mappings := func() int {
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(maps, []byte("\n"))
+	}
+	before := mappings()
+	var kept, gone []*Bytes
+	for i := range 600 {
+		for _, n := range []int{600, 5000, 1 << 16} {
+			s := New(n)
+			s.Bytes()[n-1] = 1
+			if i%2 == 0 {
+				gone = append(gone, s)
+			} else {
+				kept = append(kept, s)
+			}
+		}
+	}
+	for _, s := range gone {
+		s.Wipe()
+	}
+	if n := mappings() - before; n > 100 {
+		t.Errorf("%d secrets that were kept and %d that were forgotten take %d mappings", len(kept), len(gone), n)
+	}
+	for range 100 {
+		s := New(5000)
+		if !bytes.Equal(s.Bytes(), make([]byte, 5000)) {
+			t.Error("a new secret is not empty")
+		}
+		s.Wipe()
+	}
+	for _, s := range kept {
+		s.Wipe()
+	}
+}
+
 // Not parallel: the limit is the whole process's.
 func TestSecretsAreKeptWhereTheSystemRefusesToLock(t *testing.T) {
 	var old unix.Rlimit
