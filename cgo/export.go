@@ -23,7 +23,7 @@ import (
 var module = p11.New(func() (*tokens.Set, error) {
 	c, err := config.Load("")
 	if err != nil {
-		return nil, err
+		return &tokens.Set{Logger: tokens.LoggerOf(c)}, err
 	}
 	return tokens.Open(c)
 })

@@ -13,7 +13,8 @@ import (
 
 // Load reads a file; an empty path looks in the standard places ($TPM2_P11_CONF, $XDG_CONFIG_HOME, /etc) and gives the
 // defaults when there is none. In a process with AT_SECURE the environment and the user's folders are ignored. There, and
-// for root, the file must belong to root or the effective user and not be writable by others.
+// for root, the file must belong to root or the effective user and not be writable by others. Beside an error there is a Config with
+// nothing but Log: what a file that is wrong elsewhere says of it, so that the error can be told there.
 func Load(path string) (Config, error) { return thisProcess().load(path) }
 
 // Default is the configuration without a file.
@@ -26,9 +27,9 @@ func (p process) load(path string) (Config, error) {
 	if path = p.env("TPM2_P11_CONF"); path != "" {
 		c, err := p.loadFile(path)
 		if err != nil {
-			return Config{}, fmt.Errorf("$TPM2_P11_CONF: %w", err)
+			err = fmt.Errorf("$TPM2_P11_CONF: %w", err)
 		}
-		return c, nil
+		return c, err
 	}
 	for _, path := range p.places() {
 		// A folder that is closed to us, like the home of a confined service, is not there for us.

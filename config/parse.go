@@ -41,15 +41,24 @@ func (p process) parse(name string, text []byte) (Config, error) {
 		return Config{}, &Error{Path: name, Err: err}
 	}
 	doc := &document{name: name, dir: dir, lines: lines}
-	c := p.defaults()
+	top, c := table{doc: doc, members: tree}, p.defaults()
 	c.Path = name
-	if err := readConfig(table{doc: doc, members: tree}, &c); err != nil {
-		return Config{}, err
+	if err = readConfig(top, &c); err == nil {
+		err = c.distinct()
 	}
-	if err := c.distinct(); err != nil {
-		return Config{}, err
+	if err != nil {
+		return Config{Log: top.log(p.defaults().Log)}, err
 	}
 	return c, nil
+}
+
+// log is where a configuration's log is, by default where it does not say or is wrong in that, too.
+func (t table) log(otherwise string) string {
+	log := otherwise
+	if v, said := t.member("log"); said && v.log(&log) != nil {
+		return otherwise
+	}
+	return log
 }
 
 // notUTF8 is the first line that is not UTF-8, 0 when all are.

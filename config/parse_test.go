@@ -62,6 +62,26 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// A file that is wrong says where that is to be told all the same.
+func TestTheLogOfAFileThatIsWrong(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"log = \"stderr\"\ncolour = 1":                  "stderr",
+		"colour = 1\nlog = \"file:x.log\"":              "file:/etc/tpm2-p11/x.log",
+		"log = \"off\"\n[[token]]\nstore = \"a\"":       "off",
+		"log = \"nowhere\"":                             "syslog",
+		"log = 1":                                       "syslog",
+		"colour = 1":                                    "syslog",
+		"log = \"stderr\"\nsocket = \"a\"\nlog = \"a\"": "",
+		"log": "",
+	} {
+		c, err := root().parse("/etc/tpm2-p11/tpm2-p11.conf", []byte(text))
+		if err == nil || c.Log != want || len(c.Tokens) > 0 {
+			t.Errorf("%q: the log is %q, want %q; %v", text, c.Log, want, err)
+		}
+	}
+}
+
 // A file that would exhaust the decoder does not come to it: the decoder would say of this one that a bracket is missing.
 func TestAFileThatWouldExhaustTheDecoder(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,8 @@ type Module struct {
 	lib *library // nil outside of C_Initialize and C_Finalize
 }
 
-// New makes a module. load is called by C_Initialize; it must not touch a TPM, since many programs initialise every module there is.
+// New makes a module. load is called by C_Initialize; it must not touch a TPM, since many programs initialise every module there is. A set
+// beside an error has the log that tells of it.
 func New(load func() (*tokens.Set, error)) *Module { return &Module{load: load} }
 
 // NewForked is New for a forked child of the application that the configuration was written for. It may use keys and make session
@@ -72,7 +73,11 @@ func (m *Module) Initialize(flags Flags, hasArgs bool) error {
 	}
 	set, err := m.load()
 	if err != nil {
-		tokens.DefaultLogger().Warn("C_Initialize failed", "rv", CKR_FUNCTION_FAILED.Error(), "reason", err.Error())
+		log := tokens.DefaultLogger()
+		if set != nil {
+			log = set.Logger
+		}
+		log.Warn("C_Initialize failed", "rv", CKR_FUNCTION_FAILED.Error(), "reason", err.Error())
 		return CKR_FUNCTION_FAILED
 	}
 	m.lib = newLibrary(set)

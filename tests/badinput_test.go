@@ -187,13 +187,13 @@ func TestCorruptStore(t *testing.T) {
 	}
 }
 
-// A configuration that is wrong stops the module too: the application is told at C_Initialize.
+// A configuration that is wrong stops the module too: the application is told at C_Initialize, and why is where the rest of it says.
 func TestBadConfigurationOfTheModule(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "")
 	oneKey(m)
 	m.write("tpm2-p11.conf", string(m.read("tpm2-p11.conf"))+"colour = \"red\"\n")
-	m.refused([]string{"CKR_FUNCTION_FAILED"}, "pkcs11-tool", "--module", module, "--list-slots")
+	m.refused([]string{"CKR_FUNCTION_FAILED", `unknown key \"colour\"`}, "pkcs11-tool", "--module", module, "--list-slots")
 }
 
 // A PCR bank that the TPM does not keep binds nothing.

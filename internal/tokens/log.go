@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ func newLogger(to string, debug bool) *slog.Logger {
 	}
 	return slog.New(slog.DiscardHandler)
 }
+
+// LoggerOf is a configuration's log, also that of one that could not be read for another reason.
+func LoggerOf(c config.Config) *slog.Logger { return newLogger(cmp.Or(c.Log, "syslog"), c.Debug) }
 
 // DefaultLogger is the log before a configuration is read, and when it cannot be: the system's.
 func DefaultLogger() *slog.Logger { return newLogger("syslog", false) }
