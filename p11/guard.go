@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
+	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
 // Guard tells whether an application may use a key for a purpose: "sign", "decrypt" (which deriving is, too) or "unwrap"; or, with an
@@ -51,7 +52,14 @@ func (s *session) mayName(o *object, label string) error {
 // permitted refuses what the application may not do with something of the token's. It is asked when an operation begins and when it goes
 // on: the service's configuration may have been read anew meanwhile.
 func (s *session) permitted(o *object, ways Flags) error {
-	if o.owner != 0 || s.lib.guard == nil || s.lib.guard.permits(s.slot.token.Label(), o.entry.Label, ways) {
+	if o.owner != 0 || s.lib.guard == nil {
+		return nil
+	}
+	return s.permittedIn(s.slot.token.Now(), o, ways)
+}
+
+func (s *session) permittedIn(token keystore.Moment, o *object, ways Flags) error {
+	if o.owner != 0 || s.lib.guard.permits(token.Label(), o.entry.Label, ways) {
 		return nil
 	}
 	return refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "%q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
@@ -59,10 +67,14 @@ func (s *session) permitted(o *object, ways Flags) error {
 
 // mayUse is permitted, and refuses what is private when nobody is logged in any more.
 func (s *session) mayUse(o *object, ways Flags) error {
-	if o.private && !s.userOrOpen() {
+	if !o.private && s.lib.guard == nil {
+		return nil // which takes no look at the token
+	}
+	token := s.slot.token.Now()
+	if o.private && !s.userOrOpenIn(token) {
 		return CKR_USER_NOT_LOGGED_IN
 	}
-	return s.permitted(o, ways)
+	return s.permittedIn(token, o, ways)
 }
 
 // anyWay are all ways that a guard tells apart.

@@ -197,7 +197,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, refuse(CKR_KEY_TYPE_INCONSISTENT, "key %q and mechanism 0x%x", o.attributes[CKA_LABEL], uint64(wanted.Type))
 	}
 	if o.tpm != nil {
-		if err := s.permitted(o, row.ways(how)); err != nil {
+		if err := s.permittedIn(token, o, row.ways(how)); err != nil {
 			return nil, nil, err
 		}
 	}
