@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -252,5 +254,29 @@ func TestClientsSeeOnlyKeysThatTheyMayUse(t *testing.T) {
 	}
 	if after := w.machine.Count(t); after != before {
 		t.Errorf("the TPM holds %+v, before it was %+v", after, before)
+	}
+}
+
+// An application chooses much of what a refusal is about. The log has the beginning of it.
+func TestTheLogHasTheBeginningOfAReason(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	c := w.client(nil, func(_, _, purpose string) bool { return purpose == "sign" })
+	s := c.session(true)
+	long := bytes.Repeat([]byte("é"), 100<<10)
+	key := c.aes(s, make([]byte, 32), Attribute{CKA_LABEL, long})
+	kept := []Attribute{class(CKO_DATA), flag(CKA_TOKEN, true), {CKA_VALUE, []byte("data")}}
+	for name, call := range map[string]struct {
+		call func() error
+		want RV
+	}{
+		"a label":                       {func() error { return c.SignInit(s, Mechanism{Type: CKM_ECDSA}, key) }, CKR_KEY_TYPE_INCONSISTENT},
+		"a policy of who keeps nothing": {func() error { return second(c.CreateObject(s, append(kept, Attribute{CKA_TPM2_POLICY, long}))) }, CKR_TOKEN_WRITE_PROTECTED},
+	} {
+		before := len(w.log.String())
+		w.refused(call.call(), call.want)
+		if line := w.log.String()[before:]; line == "" || len(line) > 2*maxReason || !utf8.ValidString(line) {
+			t.Errorf("%s: a line of %d bytes: %.100s", name, len(line), line)
+		}
 	}
 }

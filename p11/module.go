@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -167,6 +168,16 @@ func (l *library) report(function string, err *error) {
 	case RV:
 		l.log.Debug(function, "rv", e.Error())
 	default:
-		l.log.Warn(function+" failed", "rv", RVOf(e).Error(), "reason", e.Error())
+		l.log.Warn(function+" failed", "rv", RVOf(e).Error(), "reason", brief(e.Error()))
 	}
+}
+
+// maxReason is how many bytes of a reason the log has: an application may choose what is in it, a label of a megabyte, say.
+const maxReason = 2 << 10
+
+func brief(reason string) string {
+	if len(reason) <= maxReason {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:maxReason], "") + "…"
 }

@@ -210,20 +210,22 @@ func (s *session) place(t template) (p place, err error) {
 	if !utf8.ValidString(p.label) {
 		return p, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "a label is UTF-8")
 	}
-	if wanted := t[CKA_TPM2_POLICY]; len(wanted) > 0 {
-		if !p.token {
-			return p, refuse(CKR_TEMPLATE_INCONSISTENT, "a policy guards what the token keeps, not session objects")
-		}
-		var err error
+	wanted := t[CKA_TPM2_POLICY]
+	switch {
+	case !p.token && len(wanted) > 0:
+		return p, refuse(CKR_TEMPLATE_INCONSISTENT, "a policy guards what the token keeps, not session objects")
+	case !p.token && p.private && !seesPrivate:
+		return p, CKR_USER_NOT_LOGGED_IN
+	case !p.token:
+		return p, nil
+	}
+	if err := s.mayChange(); err != nil {
+		return p, err
+	}
+	if len(wanted) > 0 { // reading it may take long, and is for who may keep it
 		if p.policy, err = policy.Parse(string(wanted)); err != nil {
 			return p, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 		}
-	}
-	if !p.token {
-		if p.private && !seesPrivate {
-			return p, CKR_USER_NOT_LOGGED_IN
-		}
-		return p, nil
 	}
 	if p.label == "" {
 		if p.label = hex.EncodeToString(p.id); p.label == "" {
@@ -233,7 +235,7 @@ func (s *session) place(t template) (p place, err error) {
 	if err := keystore.CheckLabel(p.label); err != nil {
 		return p, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "%v", err)
 	}
-	return p, s.mayChange()
+	return p, nil
 }
 
 // keep makes the object of a secret or of data.
