@@ -185,6 +185,7 @@ func TestTheLinterFindsEachWayPastAttestation(t *testing.T) {
 		"an enclave's PCR":             {allow(`"kms:Decrypt"`, pcr("StringEquals", "PCR4", `"`+hex4+`"`)), "of Nitro Enclaves"},
 		"an enclave's image":           {allow(`"kms:Decrypt"`, pcr("StringEquals", "ImageSha384", `"`+hex4+`"`)), "of Nitro Enclaves"},
 		"two images in one statement":  {allow(`"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:RecipientAttestation:NitroTPMPCR4":["`+hex4+`","`+hex4+`"],"kms:RecipientAttestation:NitroTPMPCR7":["`+hex4+`","`+hex4+`"]}}`), "parts of different images"},
+		"all who run it but somebody":  {`{"Sid":"A","Effect":"Allow","NotPrincipal":{"AWS":"x"},"Action":"kms:Decrypt","Resource":"*"` + right + `}`, "in every account"},
 		"everybody who runs the image": {`{"Sid":"A","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"` + right + `}`, "in every account"},
 	} {
 		findings, err := kms.Lint([]byte(`{"Version":"2012-10-17","Statement":[` + c.statements + `,` + deny + `]}`))

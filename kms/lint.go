@@ -105,7 +105,7 @@ func (s policyStatement) lintAllow() (findings []Finding) {
 		add(fmt.Sprintf("allows %s to %s without naming an image: it needs StringEqualsIgnoreCase on %s4, or %s7 under secure boot",
 			strings.Join(plaintext, ", "), strings.Join(s.principals, ", "), conditionPCR, conditionPCR))
 		return findings
-	case slices.ContainsFunc(s.principals, func(p string) bool { return strings.HasSuffix(p, "*") }):
+	case slices.ContainsFunc(s.principals, func(p string) bool { return strings.HasSuffix(p, "*") || p == allButSome }):
 		add("allows everybody, in every account, who runs the image")
 	}
 	if !pinned[12] {

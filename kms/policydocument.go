@@ -25,6 +25,9 @@ type policyStatement struct {
 	conditions []condition
 }
 
+// allButSome are the principals of a statement that says who is not meant.
+const allButSome = "all but some"
+
 // condition is one comparison. All of a statement's must hold.
 type condition struct {
 	operator, key string
@@ -70,7 +73,7 @@ func parseStatement(elements map[string]json.RawMessage) (s policyStatement, err
 		case "Principal":
 			s.principals, err = parsePrincipals(value)
 		case "NotPrincipal":
-			s.principals = []string{"all but some"}
+			s.principals = []string{allButSome}
 		case "Action", "NotAction":
 			s.except = name == "NotAction"
 			s.actions, err = oneOrMore[string](value)
