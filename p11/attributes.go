@@ -12,6 +12,9 @@ import (
 // attributes are an object's attributes in the form they travel in.
 type attributes map[AttributeType][]byte
 
+// mostHave is how many attributes there is room for from the start: growing costs more than they do.
+const mostHave = 28
+
 func ulong(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
 
 func boolean(v bool) []byte {

@@ -30,7 +30,7 @@ type tokenTraits struct {
 	hasPIN bool
 }
 
-// keptEntries is of how many entries the objects are kept, at least; at most, of less than twice as many.
+// keptEntries is of how many entries the objects are kept, at least.
 const keptEntries = 64
 
 func newInventory() *inventory {
@@ -54,7 +54,7 @@ func (i *inventory) keep(m *made) {
 	for _, o := range m.objects {
 		i.where[o.handle] = m.entry.ID
 	}
-	if len(i.made) < 2*keptEntries {
+	if len(i.made) < keptEntries+keptEntries/4 { // letting go of one at a time would cost more than they do
 		return
 	}
 	used := make([]uint64, 0, len(i.made))

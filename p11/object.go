@@ -45,16 +45,15 @@ func tokenHandle(serial string, class ObjectClass, identity []byte) (ObjectHandl
 // common are the storage attributes (PKCS #11 v3.1, section 4.4). A stored certificate has its key's label and CKA_ID, and cannot be
 // changed itself.
 func common(class ObjectClass, token, private bool, label string, id []byte) attributes {
-	return attributes{
-		CKA_CLASS:       ulong(uint64(class)),
-		CKA_TOKEN:       boolean(token),
-		CKA_PRIVATE:     boolean(private),
-		CKA_MODIFIABLE:  boolean(class != CKO_CERTIFICATE || !token),
-		CKA_COPYABLE:    boolean(false),
-		CKA_DESTROYABLE: boolean(true),
-		CKA_LABEL:       []byte(label),
-		CKA_ID:          id,
-	}
+	a := make(attributes, mostHave)
+	a[CKA_CLASS] = ulong(uint64(class))
+	a.setBools(token, CKA_TOKEN)
+	a.setBools(private, CKA_PRIVATE)
+	a.setBools(class != CKO_CERTIFICATE || !token, CKA_MODIFIABLE)
+	a.setBools(false, CKA_COPYABLE)
+	a.setBools(true, CKA_DESTROYABLE)
+	a[CKA_LABEL], a[CKA_ID] = []byte(label), id
+	return a
 }
 
 // object looks up what the session may see: CKR_OBJECT_HANDLE_INVALID for all else.
