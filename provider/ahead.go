@@ -3,8 +3,11 @@ package provider
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"os"
+	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
@@ -14,21 +17,31 @@ import (
 type ahead struct {
 	object entity
 	bytes  []byte
+	at     time.Time             // when it was sent
 	then   func(response []byte) // is told the response if another command comes before the operation's; nil for nobody
 }
 
-// sendAhead sends the command of whoever has the next turn, if it would send that one anyway.
-func (l *link) sendAhead(next *ahead) {
+// sendNext sends the command of whoever has the next turn, if it would send that one anyway.
+func (l *link) sendNext(next *ahead) {
 	c := l.conn
 	switch {
-	case c == nil || c.broken || c.sent != nil || l.pid != os.Getpid(): // nowhere to send it
+	case c == nil || c.broken || l.pid != os.Getpid(): // nowhere to send it
 	case l.closed.Load() || l.suspect.Load(): // something else comes first
 	case !bytes.Equal(c.names[next.object.handle].name, next.object.name): // its Name comes first
 	default:
-		if s, ok := c.conn.(transport.Sender); ok && s.Send(next.bytes) == nil {
-			c.sent = next
-		}
+		c.sendAhead(next)
 	}
+}
+
+// sendAhead sends a command without waiting for its response, and tells whether it did.
+func (c *connection) sendAhead(a *ahead) bool {
+	s, can := c.conn.(transport.Sender)
+	if !can || c.sent != nil || s.Send(a.bytes) != nil {
+		return false
+	}
+	a.at = time.Now()
+	c.sent = a
+	return true
 }
 
 // exchange sends a command, unless it was sent ahead, and gives its response. The response to another one that was sent ahead, whose
@@ -43,6 +56,11 @@ func (c *connection) exchange(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err != nil || bytes.Equal(sent.bytes, cmd) {
 		return response, err
 	}
+	_, code, _, err := header(response)
+	if err != nil {
+		return nil, err
+	}
+	c.answered(ctx, commandName(tpm2.TPMCC(binary.BigEndian.Uint32(sent.bytes[6:]))), code, sent.at)
 	if sent.then != nil {
 		sent.then(response)
 	}

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/internal/faulttpm"
@@ -96,8 +97,14 @@ func TestTheNextOnesCommandIsSentWhileItWakesUp(t *testing.T) {
 // Whoever is cancelled after its command was sent leaves a response behind that nobody takes for another one's.
 func TestACommandThatWasSentForOneWhoGaveUp(t *testing.T) {
 	t.Parallel()
-	b := newStore(t)
+	answers := 0
+	b := newStore(t, provider.WithObserver(func(command string, _ uint32, _ time.Duration) {
+		if command == "TPM2_Sign" {
+			answers++
+		}
+	}))
 	key := b.persisted(t, b.key(t, signKey, ""))
+	b.wire.Reset()
 	gaveUp := 0
 	for round := range 40 { // of which some are cancelled before they see that it is their turn
 		impatient, cancel := context.WithCancel(t.Context())
@@ -122,6 +129,9 @@ func TestACommandThatWasSentForOneWhoGaveUp(t *testing.T) {
 	}
 	if err := b.signOwn(t.Context(), key, "afterwards"); err != nil {
 		t.Error(err)
+	}
+	if n := b.wire.Count(ccSign); answers != n {
+		t.Errorf("an observer was told of %d of %d signatures", answers, n)
 	}
 }
 

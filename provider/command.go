@@ -41,11 +41,13 @@ type command struct {
 	whole  bool // is not cut off by the caller's context: whether it was carried out must be known
 }
 
-func (cmd *command) String() string {
-	if name, ok := commandNames[cmd.code]; ok {
+func (cmd *command) String() string { return commandName(cmd.code) }
+
+func commandName(code tpm2.TPMCC) string {
+	if name, ok := commandNames[code]; ok {
 		return name
 	}
-	return fmt.Sprintf("TPM command 0x%X", uint32(cmd.code))
+	return fmt.Sprintf("TPM command 0x%X", uint32(code))
 }
 
 // response is what a successful command gave. Its parameters are valid until the next command.

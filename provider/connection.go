@@ -100,11 +100,7 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		c.tpm.log.LogAttrs(ctx, slog.LevelDebug, "TPM command",
-			slog.String("command", name), slog.Uint64("code", uint64(code)), slog.Duration("took", time.Since(began)))
-		if c.tpm.observe != nil {
-			c.tpm.observe(name, code, time.Since(began))
-		}
+		c.answered(ctx, name, code, began)
 		if !isResend(code) {
 			return raw, nil
 		}
@@ -119,6 +115,15 @@ func (c *connection) transmit(ctx context.Context, name string, cmd []byte, pati
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("%w: %w", busy, err)
 		}
+	}
+}
+
+// answered tells who listens of an answer.
+func (c *connection) answered(ctx context.Context, name string, code uint32, began time.Time) {
+	c.tpm.log.LogAttrs(ctx, slog.LevelDebug, "TPM command",
+		slog.String("command", name), slog.Uint64("code", uint64(code)), slog.Duration("took", time.Since(began)))
+	if c.tpm.observe != nil {
+		c.tpm.observe(name, code, time.Since(began))
 	}
 }
 

@@ -167,7 +167,7 @@ func (l *link) depart() {
 	default:
 		l.idle.Reset(idleTime)
 	}
-	l.queue.leave(l.sendAhead)
+	l.queue.leave(l.sendNext)
 }
 
 // Close waits for the operations that came before it, flushes what is kept in the TPM and closes the

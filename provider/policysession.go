@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
-	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
 // policySession is a policy session that waits for its next use. A connection keeps one.
@@ -100,23 +99,21 @@ func (c *connection) getAhead(ctx context.Context) {
 // for it. Whoever sends something next receives that first.
 func (c *connection) sendNextStep() {
 	p, l := c.policy, c.tpm
-	if p == nil || !p.due || len(p.plan.steps) != 1 || c.sent != nil || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
+	if p == nil || !p.due || len(p.plan.steps) != 1 || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
 		return
 	}
-	sender, can := c.conn.(transport.Sender)
 	cmd, err := stepCommand(p.session, p.plan.steps[0])
-	if !can || err != nil {
+	if err != nil {
 		return // getAhead does what there is to do
 	}
 	frame, err := cmd.marshal()
-	if err != nil || sender.Send(frame) != nil {
-		return
-	}
-	p.due, p.sent = false, true
-	c.sent = &ahead{bytes: frame, then: func(response []byte) {
+	sent := err == nil && c.sendAhead(&ahead{bytes: frame, then: func(response []byte) {
 		_, err := cmd.parse(response)
 		p.received(err)
-	}}
+	}})
+	if sent {
+		p.due, p.sent = false, true
+	}
 }
 
 // receiveStep receives the response to the step that was sent.
