@@ -194,8 +194,11 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 	if err := u.auth.Policy.Check(c.policyState(ctx, u)); err != nil {
 		return u.refused(err)
 	}
-	if pcr, ok := step.(policy.PCRStep); ok {
-		return fmt.Errorf("%w: %s are not as approved", errPCRMoved, selectionText(pcr.Selection))
+	switch step := step.(type) {
+	case policy.PCRStep:
+		return fmt.Errorf("%w: %s are not as approved", errPCRMoved, selectionText(step.Selection))
+	case policy.OrStep: // the session came to the digest of no branch
+		return fmt.Errorf("%w: the PCRs are those of another branch", errPCRMoved)
 	}
 	switch {
 	case approval && isParameter(codeOf(said), tpm2.TPMRCValue, 1): // the session came to another digest than the approved one

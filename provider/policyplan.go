@@ -1,12 +1,10 @@
 package provider
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"maps"
 	"reflect"
-	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
@@ -30,7 +28,7 @@ type plan struct {
 	code    tpm2.TPMCC
 	noPIN   bool
 
-	pcrs     pcrValues         // those that were compared
+	pcrs     pcrValues         // those that were compared; whether they still are so is not looked at
 	looked   bool              // at the approved policies,
 	approved []policy.Approved // which were these
 	passing  bool              // an index, the clock or a hierarchy was asked: what they say is asked each time
@@ -38,7 +36,7 @@ type plan struct {
 	steps []policy.Step
 }
 
-// serves tells whether a use would come to this plan, if the PCRs that it compares are what they were.
+// serves tells whether a use would come to this plan, if the PCRs are what they were.
 func (p *plan) serves(u *policyUse) bool {
 	if p.passing || len(u.broken) > 0 || p.nameAlg != u.nameAlg || p.code != u.code || p.noPIN != (u.auth.Value == nil) ||
 		!p.policy.Equal(u.auth.Policy) {
@@ -51,13 +49,12 @@ func (p *plan) serves(u *policyUse) bool {
 	return err == nil && reflect.DeepEqual(approved, p.approved)
 }
 
-// planPolicy finds the plan of a use, and tells whether the session that waits took its steps ahead.
+// planPolicy finds the plan of a use, and tells whether the session that waits took its steps ahead. That PCRs are what they were is for
+// the TPM to find: it refuses the session, or a step, and the next attempt has a plan of its own.
 func (c *connection) planPolicy(ctx context.Context, u *policyUse) (ahead bool, err error) {
 	c.receiveStep(ctx)
-	now := make(pcrValues)
 	p := c.policy
-	// If PCRs are others than when steps were taken ahead, the TPM refuses the session.
-	if p != nil && p.plan.serves(u) && (p.ahead || c.samePCRs(ctx, p.plan.pcrs, now)) {
+	if p != nil && p.plan.serves(u) {
 		u.plan = p.plan
 		return p.ahead, nil
 	}
@@ -70,7 +67,7 @@ func (c *connection) planPolicy(ctx context.Context, u *policyUse) (ahead bool, 
 			c.restartPolicy(ctx, p)
 		}
 	}
-	return false, c.makePlan(ctx, u, now)
+	return false, c.makePlan(ctx, u, make(pcrValues))
 }
 
 // makePlan plans a use, of which some PCRs' values are known already.
@@ -78,18 +75,4 @@ func (c *connection) makePlan(ctx context.Context, u *policyUse, pcrs pcrValues)
 	u.plan = plan{policy: u.auth.Policy, nameAlg: u.nameAlg, code: u.code, noPIN: u.auth.Value == nil, pcrs: pcrs}
 	u.plan.steps, err = u.auth.Policy.Plan(u.nameAlg, c.policyState(ctx, u))
 	return err
-}
-
-// samePCRs reads PCRs again into now, and tells whether all are what they were.
-func (c *connection) samePCRs(ctx context.Context, were, now pcrValues) bool {
-	for bank, values := range were {
-		read, err := c.readPCRs(ctx, bank, slices.Sorted(maps.Keys(values)))
-		if err != nil || len(read) == 0 { // the planner finds out why
-			return false
-		}
-		if now[bank] = read; !maps.EqualFunc(read, values, bytes.Equal) {
-			return false
-		}
-	}
-	return true
 }

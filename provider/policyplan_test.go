@@ -90,12 +90,19 @@ func TestAPlanEndsWithThePCRsThatLedToIt(t *testing.T) {
 		}
 	}
 	for _, uses := range []int{1, 3} {
-		for _, approved := range []bool{false, true} {
+		for _, how := range []string{"branches", "branches of which the digest is known", "approvals"} {
 			before := b.bound(t, currentPCRs(10)).Root.(policy.All)[0].(policy.PCR)
 			next := sha256.Sum256(slices.Concat(before.Values[10], extendPCR10[len(extendPCR10)-sha256.Size:]))
 			after := policy.PCR{Bank: before.Bank, Values: map[uint][]byte{10: next[:]}}
-			auth := provider.Auth{Policy: policy.Policy{Root: policy.Any{before, after}}, Label: "web"}
-			if approved {
+			auth, has := provider.Auth{Policy: policy.Policy{Root: policy.Any{before, after}}, Label: "web"}, "is"
+			switch how {
+			case "branches of which the digest is known":
+				for _, pcr := range []*policy.PCR{&before, &after} {
+					*pcr = policy.PCR{Bank: pcr.Bank, Values: map[uint][]byte{10: nil}, Policy: digestOf(t, policy.Policy{Root: *pcr})}
+				}
+				others := slices.Repeat(policy.Any{elsewhere().Root}, 7) // so that a PolicyOR has one of the two alone
+				auth.Policy.Root, has = append(append(policy.Any{before}, others...), after), "has digest"
+			case "approvals":
 				auth.Policy = ci.root()
 				auth.Approved = listed(ci.approve(t, "before", policy.Policy{Root: before}), ci.approve(t, "after", policy.Policy{Root: after}))
 			}
@@ -105,11 +112,11 @@ func TestAPlanEndsWithThePCRsThatLedToIt(t *testing.T) {
 			}
 			extend()
 			if err := b.trySign(t.Context(), key, auth); err != nil {
-				t.Errorf("approved %v, with the other PCRs after %d uses: %v", approved, uses, err)
+				t.Errorf("%s, with the other PCRs after %d uses: %v", how, uses, err)
 			}
 			extend()
-			if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "sha256 PCR10 is ") {
-				t.Errorf("approved %v, with PCRs that nobody approved after %d uses: %v", approved, uses, err)
+			if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "sha256 PCR10 "+has) {
+				t.Errorf("%s, with PCRs that nobody approved after %d uses: %v", how, uses, err)
 			}
 		}
 	}
@@ -167,6 +174,7 @@ func TestAPlanThatAnIndexOrTheClockLedToIsForOneUse(t *testing.T) {
 		}
 		key := b.persisted(t, b.boundKey(t, p, ""))
 		auth := provider.Auth{Policy: p, Approved: listed(policy.Approved{Name: "other", Policy: other})}
+		b.Release()
 		for i := range 4 {
 			if codes := b.codes(t, key, auth); count(codes, c.asked) != 1 {
 				t.Errorf("%s: use %d took the commands %x", name, i+1, codes)

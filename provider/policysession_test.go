@@ -79,13 +79,13 @@ func TestAPolicyIsExecutedAheadOfItsNextUse(t *testing.T) {
 		{
 			"one of two images", images, "", provider.Auth{},
 			[]tpm2.TPMCC{ccReadPublic, ccPCRRead, ccStart, ccPCR, ccOr, ccSign},
-			[]tpm2.TPMCC{ccPCRRead, ccPCR, ccOr, ccSign, ccPCR, ccOr},
+			[]tpm2.TPMCC{ccPCR, ccOr, ccSign, ccPCR, ccOr},
 			[]tpm2.TPMCC{ccSign, ccPCR, ccOr},
 		},
 		{
 			"an approved image", ci.root(), "", provider.Auth{Approved: listed(ci.approve(t, "today", pcrs))},
 			[]tpm2.TPMCC{ccReadPublic, ccPCRRead, ccStart, ccPCR, tpm2.TPMCCLoadExternal, tpm2.TPMCCVerifySignature, ccFlush, ccAuthorize, ccSign},
-			[]tpm2.TPMCC{ccPCRRead, ccPCR, ccAuthorize, ccSign, ccPCR, ccAuthorize},
+			[]tpm2.TPMCC{ccPCR, ccAuthorize, ccSign, ccPCR, ccAuthorize},
 			[]tpm2.TPMCC{ccSign, ccPCR, ccAuthorize},
 		},
 	} {
