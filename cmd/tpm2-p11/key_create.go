@@ -179,11 +179,24 @@ func (a *app) addKey(ctx context.Context, s *specFlags, spec keystore.KeySpec, a
 	if taken {
 		a.note("another key is called %q: name this one by its CKA_ID %x or its URI", spec.Label, e.CKAID)
 	}
-	if len(e.Policy.PCRs()) > 0 {
+	if tiedToPCRs(e.Policy.Root) {
 		a.note("an update of firmware, boot loader or kernel changes PCRs, and the key refuses to work then, for good: " +
 			"a policy with a signer survives updates (docs/policies.md)")
 	}
 	return a.printKey(t, e)
+}
+
+// tiedToPCRs tells a policy that has no branch without PCRs.
+func tiedToPCRs(n policy.Node) bool {
+	switch n := n.(type) {
+	case policy.PCR:
+		return true
+	case policy.All:
+		return slices.ContainsFunc(n, tiedToPCRs)
+	case policy.Any:
+		return !slices.ContainsFunc(n, func(branch policy.Node) bool { return !tiedToPCRs(branch) })
+	}
+	return false
 }
 
 // readGuards reads the key's own PIN, which the caller wipes.

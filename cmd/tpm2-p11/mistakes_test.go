@@ -166,3 +166,25 @@ func TestTokensThatShareATPM(t *testing.T) {
 	m.write("tpm2-p11.conf", strings.Replace(conf, m.tpm.Address(), "swtpm:path="+filepath.Join(m.dir, "nowhere"), 1))
 	m.refused(exitUsage, "the configuration has 2 tokens", "--token LABEL", "lockout", "show")
 }
+
+// Whoever ties a key to PCRs is told what an update does to it, and who leaves another way is not.
+func TestAKeyThatDiesWithItsPCRs(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.tpm.Extend(t, "sha256", 7, []byte("boot"))
+	m.write("pin", "4711")
+	pcr := `{ pcr = { bank = "sha256", indices = [7] } }`
+	m.run("init", "--no-pin")
+	for tree, dies := range map[string]bool{
+		"all = [ " + pcr + ", { pin = true } ]":                                                 true,
+		"any = [ " + pcr + ", { all = [ " + pcr + ", { pin = true } ] } ]":                      true,
+		"any = [ " + pcr + ", { pin = true } ]":                                                 false,
+		"all = [ { pin = true }, { any = [ " + pcr + ", { clock = { within = \"30d\" } } ] } ]": false,
+	} {
+		m.write("policy.toml", tree)
+		r := m.try("key", "create", "web", "--type", "p256", "--wrapped", "--force", "--policy", "@policy.toml", "--own-pin-file", "@pin")
+		if r.code != exitOK || strings.Contains(r.stderr, "refuses to work then, for good") != dies {
+			t.Errorf("%s: %v", tree, r)
+		}
+	}
+}
