@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,11 +55,13 @@ func count(n int, one, many string) string {
 
 // table aligns rows under a heading.
 func table(w io.Writer, heading []string, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	lines := bufio.NewWriter(w)
+	t := tabwriter.NewWriter(lines, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{heading}, rows...) {
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	t.Flush()
+	lines.Flush()
 }
 
 // The colours of a terminal, as SGR parameters.
