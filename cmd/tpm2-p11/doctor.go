@@ -44,6 +44,7 @@ type finding struct {
 type doctor struct {
 	a        *app
 	findings []finding
+	locked   bool // the TPM that was looked at last is in lockout
 }
 
 func doctorCommand(a *app) *cobra.Command {

@@ -43,6 +43,7 @@ func (d *doctor) tpm(ctx context.Context, t *provider.TPM) bool {
 	if !d.banks(ctx, t) {
 		return false
 	}
+	d.locked = p.InLockout
 	switch {
 	case p.InLockout:
 		mend := "wait for it to end or run `tpm2-p11 lockout reset`"
@@ -213,11 +214,15 @@ func (d *doctor) key(ctx context.Context, t *keystore.Token, e keystore.Entry) {
 		d.ok(check, "it is in the TPM; that it takes no password, as the store says, only a use would show")
 		return
 	}
-	by := map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[pinKind(e)]
+	kind, when := pinKind(e), "now"
+	if d.locked && (kind == "token" || kind == "own" && !e.Object.Public.Attributes().NoDA) {
+		when = "when the lockout is over"
+	}
+	by := map[string]string{"token": ", by the token's PIN", "own": ", by its own PIN"}[kind]
 	if e.Secret != nil {
 		by += ", if its file is as it was written: that only a use would show"
 	}
-	d.ok(check, "usable now%s", by)
+	d.ok(check, "usable %s%s", when, by)
 }
 
 // restoreMend is what to do about a secret that does not open, "" where the error knows better.

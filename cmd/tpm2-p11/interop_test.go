@@ -125,6 +125,7 @@ func TestAKeyThatOtherToolsPersistedIsLinked(t *testing.T) {
 	m.tool("tpm2_evictcontrol", "-c", "their.ctx", "0x81000005")
 	m.tool("tpm2_flushcontext", "-t")
 	contains(t, "handles", m.run("handles"), "0x81000005", "another tool's, or of a store that is not configured here")
+	m.refused(exitFailed, "0x81000005: ECC P-256 sign, decrypt, not sealed data", "`tpm2-p11 key link` takes keys", "unseal", "0x81000005")
 	m.run("key", "link", "0x81000005", "--label", "theirs")
 	contains(t, "handles", m.run("handles"), "key theirs")
 	m.run("sign", "theirs", "-i", "@in", "-o", "@sig")

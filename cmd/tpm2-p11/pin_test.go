@@ -152,7 +152,8 @@ func TestLockout(t *testing.T) {
 	m.refused(exitFailed, "lockout", "lockout reset", "sign", "web", "-i", "@in", "--pin-file", "@pin")
 	contains(t, "lockout show", m.run("lockout", "show"), "locked:")
 	m.run("sign", "free", "-i", "@in") // a key without a PIN works on
-	contains(t, "doctor", m.try("doctor").stdout, "warn  lockout: the TPM is locked")
+	contains(t, "doctor", m.try("doctor").stdout, "warn  lockout: the TPM is locked",
+		`ok    key "web": usable when the lockout is over, by the token's PIN`, `ok    key "free": usable now`)
 	contains(t, "lockout reset", m.run("lockout", "reset"), "not locked: 0 of")
 	m.run("sign", "web", "-i", "@in", "--pin-file", "@pin")
 	m.write("auth", "not the lockout authorisation")

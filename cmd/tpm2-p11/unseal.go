@@ -180,5 +180,9 @@ func checkSealed(p provider.Public, path string) error {
 	if p.IsSealed() {
 		return nil
 	}
-	return withHint(fmt.Errorf("%s: %s, not sealed data", inputName(path), p.Describe()), "`tpm2-p11 key import` takes keys")
+	verb := "import"
+	if isHandle(path) {
+		verb = "link"
+	}
+	return withHint(fmt.Errorf("%s: %s, not sealed data", inputName(path), p.Describe()), "`tpm2-p11 key %s` takes keys", verb)
 }
