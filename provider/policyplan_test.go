@@ -191,3 +191,33 @@ func TestAPlanThatAnIndexOrTheClockLedToIsForOneUse(t *testing.T) {
 		}
 	}
 }
+
+// A use whose plan holds takes little memory: nothing is planned, decoded or verified again.
+func TestAUseOfAPolicyTakesLittleMemory(t *testing.T) {
+	// Not parallel: allocations are counted.
+	b := newStore(t)
+	ci := ecBuilder(t, elliptic.P256())
+	here := b.bound(t, currentPCRs(0, 7))
+	for name, c := range map[string]struct {
+		auth provider.Auth
+		most float64
+	}{
+		"no policy":         {provider.Auth{}, 45},
+		"PCRs":              {provider.Auth{Policy: here}, 95},
+		"one of two images": {provider.Auth{Policy: policy.Policy{Root: policy.Any{elsewhere().Root, here.Root}}}, 115},
+		"an approved image": {provider.Auth{Policy: ci.root(), Approved: listed(ci.approve(t, "today", here))}, 125},
+	} {
+		key := b.persisted(t, b.boundKey(t, c.auth.Policy, ""))
+		sign := func() {
+			if err := b.trySign(t.Context(), key, c.auth); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			sign()
+		}
+		if n := testing.AllocsPerRun(100, sign); n > c.most {
+			t.Errorf("%s: %v allocations a signature", name, n)
+		}
+	}
+}
