@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
@@ -112,6 +113,9 @@ func TestKeysThatSignDoNotDerive(t *testing.T) {
 	s := w.session(true)
 	_, err := w.DeriveKey(s, agreementOf(CKD_NULL, nil, nil), w.one(s, CKO_PRIVATE_KEY), shown())
 	w.refused(err, CKR_KEY_FUNCTION_NOT_PERMITTED)
+	if text := w.log.String(); !strings.Contains(text, `reason="key \"web\" may not derive: `) {
+		t.Errorf("the log does not say why: %s", text)
+	}
 }
 
 func TestAKeyForDerivationIsGenerated(t *testing.T) {

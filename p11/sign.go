@@ -167,6 +167,12 @@ func (s *session) signature(row *mechanism, how Flags, o *object, m Mechanism) (
 	return row.sign(row, how, o, parameter{rest: m.Parameter})
 }
 
+// usesInWords are what attributes let a key do.
+var usesInWords = map[AttributeType]string{
+	CKA_SIGN: "sign", CKA_SIGN_RECOVER: "sign with recovery", CKA_VERIFY: "verify", CKA_VERIFY_RECOVER: "verify with recovery",
+	CKA_ENCRYPT: "encrypt", CKA_DECRYPT: "decrypt", CKA_WRAP: "wrap", CKA_UNWRAP: "unwrap", CKA_DERIVE: "derive",
+}
+
 // key finds a key that may be used with a mechanism in one way. The store is read anew for what a private key is used for: another
 // process may have deleted or moved the key.
 func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute AttributeType) (*object, *mechanism, error) {
@@ -203,7 +209,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 	}
 	switch {
 	case !o.attributes.is(attribute):
-		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q", o.attributes[CKA_LABEL])
+		return nil, nil, refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "key %q may not %s", o.attributes[CKA_LABEL], usesInWords[attribute])
 	case o.tpm != nil && !o.tpm.permits(row, how):
 		return nil, nil, refuse(CKR_MECHANISM_INVALID, "key %q is not for this mechanism", o.entry.Label)
 	case o.info != nil && !allowed(*o.info, row.id):
