@@ -91,8 +91,14 @@ func TestServersServiceReadsItsConfigurationAgain(t *testing.T) {
 	}
 	sees("www-data", true)
 	sees("mail", false)
-	hangup(conf+"socket = 7\n", "cannot be read")
-	sees("www-data", true)
+	s.write("public.auth", "everybody's")
+	if err := os.Chmod(s.path("public.auth"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []string{"socket = 7\n", fmt.Sprintf("owner_auth_file = %q\n", s.path("public.auth"))} {
+		hangup(conf+wrong, "cannot be read")
+		sees("www-data", true)
+	}
 	hangup(conf+fmt.Sprintf(access, "mail"), "was read again")
 	sees("www-data", false)
 	sees("mail", true)

@@ -13,10 +13,12 @@ func TestWrongFilesAreAnsweredWithTheRightOnes(t *testing.T) {
 	m.configure("log = \"off\"\n") // serve says so where there is no syslog
 	m.buildKey("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 	m.write("contract.txt", "we agree")
+	m.write("wrong.conf", "tpm = \"nowhere:x\"\nlog = \"off\"\n")
 	for _, c := range []struct{ args, message, hint string }{
 		{"policy show @ci.pem", "ci.pem: it is PEM, and no policy: a policy names a signer's public key", ""},
 		{"unseal @contract.txt", "there is no PEM block", "name a file that `tpm2-p11 seal` wrote"},
 		{"verify --public @ci.pub --in @contract.txt --signature @contract.txt", "neither a plain signature of this key nor a TPMT_SIGNATURE: it is cut, or something else", "`tpm2-p11 sign` wrote"},
+		{"serve --socket @s --config @wrong.conf", "unknown kind \"nowhere\"; accepted are \"device:/dev/tpmrm0\"", ""},
 		{"serve --socket @absent/s", "no such file or directory: make it, as root's", ""},
 		{"key list --store @contract.txt", "open store " + m.path("contract.txt") + ": not a directory", "a store is a folder: name one with --store FOLDER"},
 	} {

@@ -87,11 +87,13 @@ func (a *app) serveSocket(ctx context.Context, path, metricsAddress string) erro
 			return c, err
 		}
 		log := c.Log
-		c, err = a.override(c)
+		if c, err = a.override(c); err != nil {
+			return c, err
+		}
 		if !a.global.verbose {
 			c.Log = log // a service's refusals are read in its log
 		}
-		return c, err
+		return c, tokens.Check(c)
 	}
 	c, err := load()
 	if err != nil {

@@ -63,6 +63,16 @@ func openWith(c config.Config, more []provider.Option, shared func(address strin
 	return s, nil
 }
 
+// Check tells why Open would refuse a configuration that can be read: a TPM's address that is none, say. It writes no log.
+func Check(c config.Config) error {
+	c.Log = "off"
+	s, err := Open(c)
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
 func (s *Set) options(t config.Token, tpm *provider.TPM) keystore.Options {
 	return keystore.Options{Dir: t.Store, TPM: tpm, Logger: s.Logger, Policy: t.Policy, Approved: t.Approved}
 }
