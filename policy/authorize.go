@@ -153,10 +153,11 @@ func (p Policy) Takes(approved []Approved) bool {
 		if !ok {
 			continue
 		}
+		counts := a.Signer.verifier([]byte(a.Ref))
 		for _, hash := range []crypto.Hash{crypto.SHA256, crypto.SHA384} {
 			for _, one := range approved {
 				digest, err := one.digest(hash)
-				if err == nil && a.Signer.Verify(digest, []byte(a.Ref), one.Signature) {
+				if err == nil && counts(digest, one.Signature) {
 					return true
 				}
 			}
@@ -166,7 +167,7 @@ func (p Policy) Takes(approved []Approved) bool {
 }
 
 func (a Authorize) filter(State, crypto.Hash) (func(digest, signature []byte) bool, error) {
-	return func(digest, signature []byte) bool { return a.Signer.Verify(digest, []byte(a.Ref), signature) }, nil
+	return a.Signer.verifier([]byte(a.Ref)), nil
 }
 
 // filter reads the index: TPMT_HA, an algorithm and a digest.

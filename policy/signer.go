@@ -220,13 +220,20 @@ func Sign(key crypto.Signer, policyDigest, ref []byte) ([]byte, error) {
 
 // Verify tells whether a signature approves a policy's digest.
 func (s Signer) Verify(policyDigest, ref, signature []byte) bool {
+	return s.verifier(ref)(policyDigest, signature)
+}
+
+// verifier is Verify for many signatures: to decode the key takes as long as to verify one.
+func (s Signer) verifier(ref []byte) func(policyDigest, signature []byte) bool {
 	key, _ := s.Key() // nobody's is of no type below
-	digest := ApprovalDigest(policyDigest, ref)
-	switch key := key.(type) {
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest, signature) == nil
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(key, digest, signature)
+	return func(policyDigest, signature []byte) bool {
+		digest := ApprovalDigest(policyDigest, ref)
+		switch key := key.(type) {
+		case *rsa.PublicKey:
+			return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest, signature) == nil
+		case *ecdsa.PublicKey:
+			return ecdsa.VerifyASN1(key, digest, signature)
+		}
+		return false
 	}
-	return false
 }
