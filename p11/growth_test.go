@@ -236,6 +236,22 @@ func TestTenThousandSessionsLeaveNothing(t *testing.T) {
 	runtime.KeepAlive(w)
 }
 
+// Not parallel: allocations are counted. A use of a key that did not change begins with one look at the folder, and with next to nothing besides.
+func TestAUseBeginsWithLittleWork(t *testing.T) {
+	w := guarded(t)
+	w.crowd(1)
+	s := w.session(false)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	key := w.one(s, CKO_PRIVATE_KEY, label("key 0"))
+	end := func() { w.must(w.SessionCancel(s, CKF_SIGN)) }
+	begin := func() { w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key)) }
+	begin()
+	end()
+	if n := testing.AllocsPerRun(50, func() { begin(); end() }) - testing.AllocsPerRun(50, end); n > 4 {
+		t.Errorf("C_SignInit allocates %v times", n)
+	}
+}
+
 // signatures is how many TestSignaturesLeaveNothing makes; `make soak-signatures` has a week's worth.
 var signatures = flags.Int("signatures", 1500, "how many signatures TestSignaturesLeaveNothing makes")
 
