@@ -89,10 +89,18 @@ func TestSeveralTokens(t *testing.T) {
 	m.write("tpm2-p11.conf", conf)
 	m.refused(exitUsage, "the configuration has 2 tokens (one, two)", "--token LABEL", "init", "--no-pin")
 	m.run("init", "--no-pin", "--token", "one")
+	contains(t, "list", m.try("key", "list").stderr, "two: the store is not initialised: `tpm2-p11 init --token two` makes it", "no token has a key yet")
 	m.run("init", "--no-pin", "--label", "two")
 	m.run("key", "create", "web", "--type", "p256", "--token", "one")
 	m.run("key", "create", "web", "--type", "p256", "--token", "two")
 	m.run("key", "create", "mail", "--type", "p256", "--token", "two")
+	if lines := strings.Split(m.run("key", "list"), "\n"); len(lines) != 5 || !strings.HasPrefix(lines[0], "TOKEN  LABEL") ||
+		!strings.HasPrefix(lines[1], "one    web") || !strings.HasPrefix(lines[2], "two    mail") || !strings.HasPrefix(lines[3], "two    web") {
+		t.Errorf("the list of two tokens: %q", lines)
+	}
+	if key := m.json("key", "list")["keys"].([]any)[1].(map[string]any); key["token"] != "two" || key["label"] != "mail" {
+		t.Errorf("the second key is %v", key)
+	}
 	m.run("key", "show", "mail")
 	m.refused(exitFailed, "more than one key answers", "", "key", "show", "web")
 	contains(t, "key show", m.run("key", "show", "web", "--token", "two"), "pkcs11:token=two;object=web")

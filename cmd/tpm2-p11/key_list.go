@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -16,50 +17,97 @@ import (
 func keyListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "List the keys of the store, and what it keeps secret for PKCS #11 programs",
+		Short:   "List the keys, and what else is kept secret for PKCS #11 programs",
 		Example: "  tpm2-p11 key list\n  tpm2-p11 key list --json",
 		Args:    exactly(),
 		RunE: a.verb(func(context.Context, []string) error {
-			t, err := a.initialized()
+			l := keyList{Keys: []keyJSON{}, Secrets: []secretJSON{}}
+			chosen, err := a.selected()
 			if err != nil {
 				return err
 			}
-			entries, err := t.Entries()
-			if err != nil {
-				return err
+			if len(chosen) == 1 {
+				t, err := a.initialized()
+				if err != nil {
+					return err
+				}
+				if err := l.add(a, t, ""); err != nil {
+					return err
+				}
+				return l.print(a, "the store has no key yet: `tpm2-p11 key create LABEL` makes one")
 			}
-			problems, err := t.Problems()
-			if err != nil {
-				return err
-			}
-			if len(problems) > 0 {
-				a.note("files of the store that cannot be used: %d; `tpm2-p11 doctor` names them", len(problems))
-			}
-			keys, secrets := make([]keyJSON, 0, len(entries)), []secretJSON{}
-			var rows [][]string
-			for _, e := range entries {
-				if e.Secret != nil {
-					k := describeSecret(e)
-					secrets = append(secrets, k)
-					rows = append(rows, []string{k.Label, k.Type, dash(strings.Join(k.Use, ",")), "-", k.PIN, policySummary(e), dash(k.CKAID), "-"})
+			for _, i := range chosen {
+				t := a.set.Tokens[i]
+				if err := t.Check(); errors.Is(err, keystore.ErrNotInitialized) {
+					a.note("%s: %v: `tpm2-p11 init --token %s` makes it", t.Dir(), keystore.ErrNotInitialized, shellWord(a.tokenLabel(i)))
 					continue
 				}
-				k := describe(t, e)
-				keys = append(keys, k)
-				rows = append(rows, []string{k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), k.PIN, policySummary(e), k.CKAID, dash(k.Certificate)})
-			}
-			return a.print(struct {
-				Keys    []keyJSON    `json:"keys"`
-				Secrets []secretJSON `json:"secrets"`
-			}{keys, secrets}, func(w io.Writer) {
-				if len(rows) == 0 {
-					a.note("the store has no key yet: `tpm2-p11 key create LABEL` makes one")
-					return
+				if err := l.add(a, t, a.tokenLabel(i)); err != nil {
+					return err
 				}
-				table(w, []string{"LABEL", "TYPE", "USE", "HANDLE", "PIN", "POLICY", "CKA_ID", "CERTIFICATE"}, rows)
-			})
+			}
+			return l.print(a, "no token has a key yet: `tpm2-p11 key create LABEL --token TOKEN` makes one")
 		}),
 	}
+}
+
+// keyList is what tokens keep.
+type keyList struct {
+	Keys    []keyJSON    `json:"keys"`
+	Secrets []secretJSON `json:"secrets"`
+
+	rows   [][]string
+	tokens bool // the first column
+}
+
+// add lists a token's keys, under its label where there are several tokens.
+func (l *keyList) add(a *app, t *keystore.Token, token string) error {
+	entries, err := t.Entries()
+	if err != nil {
+		return err
+	}
+	problems, err := t.Problems()
+	if err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		a.note("files of the store that cannot be used: %d; `tpm2-p11 doctor` names them", len(problems))
+	}
+	l.tokens = token != ""
+	row := func(cells ...string) {
+		if l.tokens {
+			cells = append([]string{token}, cells...)
+		}
+		l.rows = append(l.rows, cells)
+	}
+	for _, e := range entries {
+		if e.Secret != nil {
+			k := describeSecret(e)
+			k.Token = token
+			l.Secrets = append(l.Secrets, k)
+			row(k.Label, k.Type, dash(strings.Join(k.Use, ",")), "-", k.PIN, policySummary(e), dash(k.CKAID), "-")
+			continue
+		}
+		k := describe(t, e)
+		k.Token = token
+		l.Keys = append(l.Keys, k)
+		row(k.Label, k.Type, strings.Join(k.Use, ","), dash(k.Handle), k.PIN, policySummary(e), k.CKAID, dash(k.Certificate))
+	}
+	return nil
+}
+
+func (l *keyList) print(a *app, none string) error {
+	return a.print(l, func(w io.Writer) {
+		if len(l.rows) == 0 {
+			a.note("%s", none)
+			return
+		}
+		columns := []string{"LABEL", "TYPE", "USE", "HANDLE", "PIN", "POLICY", "CKA_ID", "CERTIFICATE"}
+		if l.tokens {
+			columns = append([]string{"TOKEN"}, columns...)
+		}
+		table(w, columns, l.rows)
+	})
 }
 
 func dash(s string) string {

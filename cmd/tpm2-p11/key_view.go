@@ -20,6 +20,7 @@ import (
 
 // keyJSON is a key as --json shows it. Its names are stable.
 type keyJSON struct {
+	Token       string         `json:"token,omitempty"` // of a list of several tokens
 	Label       string         `json:"label"`
 	CKAID       string         `json:"cka_id"`
 	URI         string         `json:"uri"`
@@ -75,6 +76,7 @@ func describe(t *keystore.Token, e keystore.Entry) keyJSON {
 
 // secretJSON is a secret key or data object as --json shows it. Its names are stable.
 type secretJSON struct {
+	Token   string         `json:"token,omitempty"` // of a list of several tokens
 	Label   string         `json:"label"`
 	CKAID   string         `json:"cka_id,omitempty"`
 	Type    string         `json:"type"` // aes128, aes192, aes256, generic, hmac-sha256 and others, data
