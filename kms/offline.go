@@ -180,6 +180,7 @@ func (o *offline) remove(name copyName) (err error) {
 const (
 	copyBlock = "TPM2-P11 ENCRYPTED SECRET" // AES-256-GCM: nonce, ciphertext, tag
 	maxCopy   = 64 << 10
+	maxCopies = 1024 // in a folder: an application that asks for ever more ciphertexts fills no disk
 
 	openTimeout = 10 * time.Second // of what the TPM does for it
 	clockLoss   = 1 << 22          // milliseconds that a TPM's clock may go back when it loses power (TPM 2.0 Part 2, TPMS_CLOCK_INFO)
@@ -193,7 +194,9 @@ func (o *offline) keep(ctx context.Context, name copyName, draft *os.File, s *Se
 	if err != nil {
 		return err
 	}
-	o.sweep(now.Clock)
+	if left := o.sweep(now.Clock); left >= maxCopies && !o.has(name) {
+		return fmt.Errorf("%s has %d copies, and no more are kept: their terms, of %s of the TPM's running time, end one after another", o.Dir, left, o.For)
+	}
 	p, err := policy.Policy{Root: o.PCRs}.And(policy.Clock{Within: o.For}).Resolve(state, false)
 	if err != nil {
 		return err
@@ -304,11 +307,18 @@ func (o *offline) aead(ctx context.Context, k tss2.Key, name copyName) (cipher.A
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// sweep removes copies whose term is over by the TPM's clock, and drafts that were left. What else lies there is not ours.
-func (o *offline) sweep(now uint64) {
+// has tells whether there is a copy, which another one may replace.
+func (o *offline) has(name copyName) bool {
+	_, err := os.Lstat(o.path(name))
+	return err == nil
+}
+
+// sweep removes copies whose term is over by the TPM's clock, and drafts that were left, and counts the copies that stay. What else lies there
+// is not ours.
+func (o *offline) sweep(now uint64) (left int) {
 	entries, err := os.ReadDir(o.Dir)
 	if err != nil {
-		return
+		return 0
 	}
 	for _, e := range entries {
 		path, gone := filepath.Join(o.Dir, e.Name()), false
@@ -316,7 +326,9 @@ func (o *offline) sweep(now uint64) {
 		case copies.MatchString(e.Name()):
 			k, _, err := readCopy(path)
 			_, end := terms(k.Policy)
-			gone = err == nil && end != 0 && end <= now
+			if gone = err == nil && end != 0 && end <= now; !gone {
+				left++
+			}
 		case drafts.MatchString(e.Name()):
 			info, err := e.Info()
 			gone = err == nil && time.Since(info.ModTime()) > draftAge
@@ -325,4 +337,5 @@ func (o *offline) sweep(now uint64) {
 			_ = os.Remove(path)
 		}
 	}
+	return left
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/cipher"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -390,6 +391,38 @@ func TestAnotherRegionSaysNothingOfAnOfflineCopy(t *testing.T) {
 	another.Close()
 	if err := unwrap(elsewhere); !errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "no copy of it is kept here") {
 		t.Errorf("in a region that is out of reach: %v", err)
+	}
+}
+
+// A folder has so many copies and no more, whoever asks for ever more ciphertexts. Those that are there are made anew.
+func TestAnOfflineCacheHasALimit(t *testing.T) {
+	t.Parallel()
+	a := newAway(t)
+	kept := a.copies(t)[0]
+	before, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1023 {
+		if err := os.WriteFile(filepath.Join(a.dir, fmt.Sprintf("%064x-%064x.pem", i, i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	a.reachable(func() {
+		u := a.offline(t, withLog(&log))
+		if _, err := u.Unwrap(t.Context(), a.encrypt(t, "one too many", context1), context1); err != nil {
+			t.Errorf("without a copy: %v", err)
+		}
+		if _, err := u.Unwrap(t.Context(), a.ciphertext, context1); err != nil {
+			t.Errorf("what has a copy: %v", err)
+		}
+	})
+	if n := len(a.copies(t)); n != 1024 || strings.Count(log.String(), "has 1024 copies, and no more are kept") != 1 {
+		t.Errorf("%d copies, and the log is\n%s", n, log.String())
+	}
+	if now, err := os.ReadFile(kept); err != nil || bytes.Equal(now, before) {
+		t.Errorf("the copy that was there was not made anew: %v", err)
 	}
 }
 
