@@ -218,7 +218,7 @@ func mendDisk(err error) string {
 
 func hierarchyHint(hierarchy string) string {
 	if hierarchy == "owner" || hierarchy == "endorsement" {
-		return fmt.Sprintf("set %s_auth_file in the configuration to a file with the right one", hierarchy)
+		return fmt.Sprintf("set %[1]s_auth_file in the configuration to a file with the right one; after TPM2_Clear the %[1]s hierarchy has none: leave it out then", hierarchy)
 	}
 	return fmt.Sprintf("the %s hierarchy was given an authorisation, by `tpm2_changeauth -c %s` or the like: it takes whoever knows it", hierarchy, hierarchy)
 }

@@ -188,3 +188,19 @@ func TestAKeyThatDiesWithItsPCRs(t *testing.T) {
 		}
 	}
 }
+
+// TPM2_Clear takes the owner's authorisation too: the one that the configuration still names is wrong then.
+func TestAClearedTPMHasNoOwnerAuthorisation(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("owner.auth", "owner value")
+	m.tool("tpm2_changeauth", "-c", "o", "owner value")
+	m.refused(exitFailed, "a hierarchy's authorisation is missing or wrong", "set owner_auth_file in the configuration", "init", "--no-pin")
+	m.configure("owner_auth_file = \"owner.auth\"\n")
+	m.run("init", "--no-pin")
+	m.tool("tpm2_clear", "-c", "l")
+	m.refused(exitFailed, "a hierarchy's authorisation is missing or wrong", "after TPM2_Clear the owner hierarchy has none: leave it out then",
+		"init", "--no-pin", "--force")
+	m.configure("")
+	m.run("init", "--no-pin", "--force")
+}
