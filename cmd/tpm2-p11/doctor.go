@@ -98,7 +98,7 @@ func (d *doctor) examine(ctx context.Context) {
 		answers := d.tpm(ctx, t.TPM())
 		declared, err := d.a.set.DeclaredFor(i)
 		if err != nil {
-			d.fail("declared keys", err, "correct the declaration, or put the file there; for a key that is yet to be made leave `certificate` out until it has one")
+			d.fail("declared keys", err, mendDeclaration)
 		}
 		d.store(ctx, t, answers, len(d.a.set.Config.Tokens[i].Keys) > 0)
 		if answers && t.Initialized() {

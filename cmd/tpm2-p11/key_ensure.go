@@ -51,7 +51,7 @@ func (a *app) ensure(ctx context.Context, labels []string, pin pinSource) error 
 	for _, i := range indices {
 		declared, err := a.set.DeclaredFor(i)
 		if err != nil {
-			return err
+			return withHint(err, mendDeclaration)
 		}
 		declared = slices.DeleteFunc(declared, func(d keystore.Declared) bool {
 			return len(labels) > 0 && !slices.Contains(labels, d.Label)
@@ -121,3 +121,6 @@ func (a *app) completeDeclared(*cobra.Command, []string, string) ([]cobra.Comple
 	}
 	return labels, cobra.ShellCompDirectiveNoFileComp
 }
+
+// mendDeclaration is what to do about a declaration that cannot be read.
+const mendDeclaration = "correct the declaration, or put the file there; for a key that is yet to be made leave `certificate` out until it has one"
