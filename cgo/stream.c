@@ -38,6 +38,7 @@ struct stream {
 	struct descriptor socket;
 	atomic_uint users;
 	atomic_long heard;       /* when something came */
+	atomic_long patience;    /* milliseconds that one waits for something to come */
 	pthread_mutex_t sending; /* held for a whole frame */
 	pthread_mutex_t lock;    /* guards what follows, and the waiters */
 	struct waiter *waiters;  /* that are not done */
@@ -75,7 +76,7 @@ struct stream *stream_open(struct descriptor socket)
 	pthread_mutex_init(&s->sending, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	atomic_init(&s->heard, stream_now());
-	limit(s, SO_RCVTIMEO, STREAM_SILENCE);
+	stream_patience(s, STREAM_SILENCE);
 	limit(s, SO_SNDTIMEO, STREAM_SILENCE);
 	return s;
 }
@@ -97,7 +98,15 @@ void stream_leave(struct stream *s)
 
 void stream_patience(struct stream *s, long milliseconds)
 {
+	atomic_store(&s->patience, milliseconds);
 	limit(s, SO_RCVTIMEO, milliseconds);
+}
+
+/* The flags of a try after one that a signal ended. The system's limit begins anew with each, and a host may have many signals: once the
+   time is over, only what can be done at once is. */
+static int after_signal(long since, long patience)
+{
+	return stream_now() - since < patience ? 0 : MSG_DONTWAIT;
 }
 
 /* Ends the stream for everybody; the lock is held. */
@@ -132,23 +141,28 @@ bool stream_broken(struct stream *s)
 static enum stream_result send_all(struct stream *s, struct iovec *parts, size_t count)
 {
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+	long since = stream_now();
+	int flags = 0;
 
 	while (message.msg_iovlen > 0) {
 		ssize_t sent;
 
 		if (!descriptor_holds(&s->socket))
 			return STREAM_UNSENT;
-		sent = sendmsg(s->socket.fd, &message, MSG_NOSIGNAL);
-		if (sent < 0 && errno == EINTR)
+		sent = sendmsg(s->socket.fd, &message, MSG_NOSIGNAL | flags);
+		if (sent < 0 && errno == EINTR) {
+			flags = after_signal(since, STREAM_SILENCE);
 			continue;
-		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-			/* Who takes nothing more may be at work on what it took. */
-			if (stream_now() - atomic_load(&s->heard) < STREAM_SILENCE)
-				continue;
-			return STREAM_SILENT;
 		}
-		if (sent < 0)
+		if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
 			return STREAM_UNSENT;
+		/* Who takes nothing more may be at work on what it took. */
+		if (sent < 0 && stream_now() - atomic_load(&s->heard) >= STREAM_SILENCE)
+			return STREAM_SILENT;
+		since = stream_now();
+		flags = 0;
+		if (sent < 0)
+			continue;
 		while (message.msg_iovlen > 0 && (size_t)sent >= message.msg_iov->iov_len) {
 			sent -= message.msg_iov->iov_len;
 			message.msg_iov++;
@@ -176,19 +190,26 @@ static enum stream_result send_frame(struct stream *s, uint64_t id, const unsign
 
 static enum stream_result receive(struct stream *s, void *bytes, size_t length)
 {
+	long since = stream_now();
+	int flags = 0;
+
 	while (length > 0) {
 		ssize_t got;
 
 		if (!descriptor_holds(&s->socket))
 			return STREAM_LOST;
-		got = recv(s->socket.fd, bytes, length, 0);
-		if (got < 0 && errno == EINTR)
+		got = recv(s->socket.fd, bytes, length, flags);
+		if (got < 0 && errno == EINTR) {
+			flags = after_signal(since, atomic_load(&s->patience));
 			continue;
+		}
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return STREAM_SILENT;
 		if (got <= 0)
 			return STREAM_LOST;
-		atomic_store(&s->heard, stream_now());
+		since = stream_now();
+		flags = 0;
+		atomic_store(&s->heard, since);
 		bytes = (char *)bytes + got;
 		length -= got;
 	}

@@ -3,7 +3,9 @@
 #define FORKED_HELPER_H
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "forked.h"
 
@@ -129,18 +131,37 @@ static void *is_told_in_time(void *unused)
 	return unused;
 }
 
+static void nothing(int signal) { (void)signal; }
+
+/* Has this process get a signal a hundred times a second, which ends each wait in the system, as that of a profiler does. */
+static timer_t interrupts(void)
+{
+	struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+	const struct itimerspec often = {{0, 10 * 1000 * 1000}, {0, 10 * 1000 * 1000}};
+	timer_t timer;
+
+	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+	CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+	CHECK(timer_settime(timer, 0, &often, NULL) == 0);
+	return timer;
+}
+
 static void all_are_told_in_time(void)
 {
 	pthread_t threads[4];
+	timer_t timer;
 
 	alarm(CALL_PATIENCE);
 	for (int i = 0; i < 4; i++)
 		CHECK(pthread_create(&threads[i], NULL, is_told_in_time, NULL) == 0);
 	for (int i = 0; i < 4; i++)
 		CHECK(pthread_join(threads[i], NULL) == 0);
+	timer = interrupts();
 	alarm(CALL_PATIENCE);
 	CHECK_RV(p11->C_GetSessionInfo(1, &(CK_SESSION_INFO){0}), CKR_DEVICE_REMOVED);
 	alarm(WORKER_PATIENCE);
+	CHECK(timer_delete(timer) == 0);
 }
 
 /* One of the helper's processes stops, as a debugger or an operator may have it, or both. A call takes CALL_PATIENCE at most. */
