@@ -38,7 +38,7 @@ type plan struct {
 
 // serves tells whether a use would come to this plan, if the PCRs are what they were.
 func (p *plan) serves(u *policyUse) bool {
-	if p.passing || len(u.broken) > 0 || p.nameAlg != u.nameAlg || p.code != u.code || p.noPIN != (u.auth.Value == nil) ||
+	if p.passing || p.nameAlg != u.nameAlg || p.code != u.code || p.noPIN != (u.auth.Value == nil) ||
 		!p.policy.Equal(u.auth.Policy) {
 		return false
 	}
