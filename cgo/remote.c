@@ -198,7 +198,8 @@ static CK_RV connect_anew(long patience)
 
 	leave_current();
 	for (int tries = 1; !connect_once(deadline, &rv, &why) && tries < TRIES && stream_now() < deadline; tries++) {
-		nanosleep(&pause, NULL);
+		for (struct timespec left = pause; nanosleep(&left, &left) != 0 && errno == EINTR;) /* a host may have many signals */
+			continue;
 		pause.tv_nsec = 2 * pause.tv_nsec < LONGEST_PAUSE ? 2 * pause.tv_nsec : LONGEST_PAUSE;
 	}
 	if (rv != CKR_OK) {

@@ -205,6 +205,15 @@ func TestServersSocketServesHosts(t *testing.T) {
 		s.kill()
 		s.begin()
 	})
+	begun := make(chan struct{})
+	s.forkedHost("service restarts", func(string) {
+		s.kill()
+		time.AfterFunc(time.Second, func() { // a restart takes its time
+			s.begin()
+			close(begun)
+		})
+	})
+	<-begun
 	if n := len(s.helpers()); n != 0 {
 		t.Errorf("%d helpers run beside the service", n)
 	}

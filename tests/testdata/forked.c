@@ -313,6 +313,8 @@ static void serve(void)
 		recover_from_a_shutdown();
 	else if (is("helper stops"))
 		await(start(outlive_a_stop));
+	else if (is("service restarts"))
+		await(start(outlive_a_restart));
 	else if (is("helpers die"))
 		await(start(outlive_many_helpers));
 	else if (is("pin"))

@@ -186,6 +186,23 @@ static void outlive_a_stop(void)
 	sign_for(session, private, public, 3);
 }
 
+/* The service is away for a moment, which is no longer for a host that gets signals than for others. */
+static void outlive_a_restart(void)
+{
+	CK_SESSION_HANDLE session;
+	CK_OBJECT_HANDLE private, public;
+	timer_t timer;
+
+	CHECK_RV(p11->C_Initialize(NULL), CKR_OK);
+	session = open_session();
+	private = find(session, CKO_PRIVATE_KEY, "web");
+	public = find(session, CKO_PUBLIC_KEY, "web");
+	timer = interrupts();
+	tell("restart\n");
+	sign_for(session, private, public, 1);
+	CHECK(timer_delete(timer) == 0);
+}
+
 static void sign_meanwhile(void) { tell("kill often\n"); }
 
 static void outlive_many_helpers(void)
