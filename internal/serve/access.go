@@ -80,10 +80,7 @@ func guardFor(c config.Config, p peer, more []uint32) (p11.Guard, account, error
 	groups := append(slices.Clip(more), p.group)
 	var mine []config.Access
 	for _, a := range c.Access {
-		byName := slices.ContainsFunc(a.Users, func(name string) bool { return is(p.uid, name, userID) })
-		byGroup := slices.ContainsFunc(a.Groups, func(name string) bool {
-			return slices.ContainsFunc(groups, func(group uint32) bool { return is(group, name, groupID) })
-		})
+		byName, byGroup := names(a.Users, userID, p.uid), names(a.Groups, groupID, groups...)
 		if byName || byGroup {
 			mine = append(mine, a)
 		}
@@ -103,10 +100,12 @@ func guardFor(c config.Config, p peer, more []uint32) (p11.Guard, account, error
 	}, counted, nil
 }
 
-// is tells whether an access table's name is that of a user or group. What is unknown to the system is nobody.
-func is(id uint32, name string, number func(string) (uint32, error)) bool {
-	named, err := number(name)
-	return err == nil && named == id
+// names tells whether an access table's list names a user or group that is one of some. What is unknown to the system is nobody.
+func names(list []string, number func(string) (uint32, error), of ...uint32) bool {
+	return slices.ContainsFunc(list, func(name string) bool {
+		id, err := number(name)
+		return err == nil && slices.Contains(of, id)
+	})
 }
 
 // tellUnknown says in the log whom the access tables name that the system does not know, and which tokens and keys that are not there.
