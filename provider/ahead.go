@@ -44,25 +44,37 @@ func (c *connection) sendAhead(a *ahead) bool {
 	return true
 }
 
-// exchange sends a command, unless it was sent ahead, and gives its response. The response to another one that was sent ahead, whose
-// operation was given up before its turn or is yet to come, is received before.
+// exchange sends a command, unless it was sent ahead, and gives its response.
 func (c *connection) exchange(ctx context.Context, cmd []byte) ([]byte, error) {
+	if sent := c.sent; sent != nil && bytes.Equal(sent.bytes, cmd) {
+		c.sent = nil
+		return c.conn.(transport.Sender).Receive(ctx)
+	}
+	if err := c.settle(ctx); err != nil {
+		return nil, err
+	}
+	return c.conn.Transmit(ctx, cmd)
+}
+
+// settle receives the response to what was sent ahead, if anything was, for an operation that was given up before its turn or is yet to
+// come.
+func (c *connection) settle(ctx context.Context) error {
 	sent := c.sent
 	if sent == nil {
-		return c.conn.Transmit(ctx, cmd)
+		return nil
 	}
 	c.sent = nil
 	response, err := c.conn.(transport.Sender).Receive(ctx)
-	if err != nil || bytes.Equal(sent.bytes, cmd) {
-		return response, err
+	if err != nil {
+		return err
 	}
 	_, code, _, err := header(response)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.answered(ctx, commandName(tpm2.TPMCC(binary.BigEndian.Uint32(sent.bytes[6:]))), code, sent.at)
 	if sent.then != nil {
 		sent.then(response)
 	}
-	return c.conn.Transmit(ctx, cmd)
+	return nil
 }

@@ -135,6 +135,27 @@ func TestACommandThatWasSentForOneWhoGaveUp(t *testing.T) {
 	}
 }
 
+// The connection is not closed while the TPM still works for one who gave up: a device would stay open, and a fork would copy it.
+func TestWhatWasSentAheadIsReceivedBeforeTheTPMIsLetGo(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	key := b.persisted(t, b.key(t, signKey, ""))
+	for gaveUp := false; !gaveUp; {
+		if err := b.signOwn(t.Context(), key, "before"); err != nil {
+			t.Fatal(err)
+		}
+		impatient, cancel := context.WithCancel(t.Context())
+		b.wire.WhenSent(cancel)
+		b.wire.Reset()
+		errs := b.inTurn(t, key, []string{"a", "b"}, t.Context(), impatient)
+		cancel()
+		gaveUp = errors.Is(errs[1], context.Canceled)
+		if b.Release(); b.wire.Ahead() != 1 || b.wire.Count(ccSign) != 2 {
+			t.Fatalf("one of 2 commands was sent ahead, %d were answered", b.wire.Count(ccSign))
+		}
+	}
+}
+
 // A connection that is lost after a command was sent ahead is one that is lost with that command.
 func TestAConnectionThatIsLostWithACommandSentAhead(t *testing.T) {
 	t.Parallel()

@@ -215,6 +215,7 @@ func (l *link) letGo(timeout time.Duration) {
 		for h := range l.conn.live {
 			l.conn.flush(ctx, h)
 		}
+		_ = l.conn.settle(ctx) // a device would stay open while it works
 	} else {
 		clear(l.conn.live)
 	}

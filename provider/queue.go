@@ -18,6 +18,7 @@ type queue struct {
 
 // waiter waits for a turn in a round, in which each user has one.
 type waiter struct {
+	user  any
 	turn  chan struct{}
 	round uint64
 	first *ahead // what may be sent for it before it wakes up; nil for nothing
@@ -39,7 +40,7 @@ func (q *queue) enter(ctx context.Context, first func() *ahead) error {
 	if q.tryEnter() {
 		return nil
 	}
-	w := waiter{turn: make(chan struct{})}
+	w := waiter{user: ctx.Value(userKey{}), turn: make(chan struct{})}
 	if first != nil {
 		w.first = first()
 	}
@@ -49,7 +50,7 @@ func (q *queue) enter(ctx context.Context, first func() *ahead) error {
 		q.mu.Unlock()
 		return nil
 	}
-	q.line(w, ctx.Value(userKey{}))
+	q.line(w)
 	q.mu.Unlock()
 
 	select {
@@ -57,26 +58,38 @@ func (q *queue) enter(ctx context.Context, first func() *ahead) error {
 		return nil
 	case <-ctx.Done():
 	}
-	q.mu.Lock()
-	i := slices.IndexFunc(q.waiting, func(other waiter) bool { return other.turn == w.turn })
-	if i >= 0 {
-		q.waiting = slices.Delete(q.waiting, i, i+1)
-	}
-	q.mu.Unlock()
-	if i < 0 { // the turn comes at the same moment: pass it on
+	if !q.giveUp(w) { // the turn comes at the same moment: pass it on
 		<-w.turn
 		q.leave(nil)
 	}
 	return ctx.Err()
 }
 
+// giveUp takes a waiter out, and tells whether it still was there. Its user's next one has no worse a place than if it had never been.
+func (q *queue) giveUp(w waiter) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.IndexFunc(q.waiting, func(other waiter) bool { return other.turn == w.turn })
+	if i < 0 {
+		return false
+	}
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	delete(q.last, w.user)
+	for _, other := range q.waiting {
+		if other.user == w.user {
+			q.last[w.user] = other.round
+		}
+	}
+	return true
+}
+
 // line puts a user's next waiter in its place; the caller holds q.mu.
-func (q *queue) line(w waiter, user any) {
+func (q *queue) line(w waiter) {
 	if q.last == nil {
 		q.last = make(map[any]uint64)
 	}
-	w.round = max(q.round, q.last[user]) + 1
-	q.last[user] = w.round
+	w.round = max(q.round, q.last[w.user]) + 1
+	q.last[w.user] = w.round
 	behind, _ := slices.BinarySearchFunc(q.waiting, w.round+1, func(w waiter, round uint64) int { return cmp.Compare(w.round, round) })
 	q.waiting = slices.Insert(q.waiting, behind, w)
 }

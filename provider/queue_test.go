@@ -55,3 +55,43 @@ func TestUsersOfATPMTakeTurns(t *testing.T) {
 		}
 	})
 }
+
+// Waiters that gave up cost their user no turns.
+func TestWhoGaveUpManyTimesIsNotPassedOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var q queue
+		var order []string
+		wait := func(ctx context.Context, name string) {
+			go func() {
+				if q.enter(ctx, nil) == nil {
+					order = append(order, name)
+				}
+			}()
+			synctest.Wait()
+		}
+		steady, hasty := ForUser(t.Context(), "steady"), ForUser(t.Context(), "hasty")
+		if err := q.enter(steady, nil); err != nil {
+			t.Fatal(err)
+		}
+		wait(hasty, "h1")
+		for range 100 {
+			impatient, leave := context.WithCancel(hasty)
+			wait(impatient, "never")
+			leave()
+			synctest.Wait()
+		}
+		for _, name := range []string{"s1", "s2", "s3", "s4"} {
+			wait(steady, name)
+		}
+		wait(hasty, "h2")
+		for range 6 {
+			q.leave(nil)
+			synctest.Wait()
+		}
+		q.leave(nil)
+		if want := []string{"h1", "s1", "s2", "h2", "s3", "s4"}; !slices.Equal(order, want) {
+			t.Errorf("the turns are %q, want %q", order, want)
+		}
+	})
+}
