@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -80,8 +81,8 @@ func (t *TPM) ProvisionSRK(ctx context.Context) (SRK, error) {
 	return srk, nil
 }
 
-// RestoreSRK is ProvisionSRK for an SRK that somebody took from its handle: it comes back there, or to the next free handle. Where
-// the TPM makes another key, since it was cleared or is another one, that is ErrParentChanged and nothing is persisted.
+// RestoreSRK is ProvisionSRK for an SRK that somebody took from its handle: it comes back there, or to the first of ProvisionSRK's handles
+// that is free. Where the TPM makes another key, since it was cleared or is another one, that is ErrParentChanged and nothing is persisted.
 func (t *TPM) RestoreSRK(ctx context.Context, lost SRK) (SRK, error) {
 	srk, err := t.provisionSRK(ctx, &lost)
 	if err != nil {
@@ -99,12 +100,10 @@ func (t *TPM) provisionSRK(ctx context.Context, lost *SRK) (SRK, error) {
 		if srk, err = c.findSRK(ctx); err != nil {
 			return err
 		}
-		from := firstSRKHandle
 		if lost != nil {
 			if err := checkSRK(*lost, srk.Public); err != nil {
 				return err
 			}
-			from = max(from, lost.Handle)
 		}
 		if srk.Handle != 0 {
 			return nil
@@ -114,9 +113,11 @@ func (t *TPM) provisionSRK(ctx context.Context, lost *SRK) (SRK, error) {
 			if err != nil {
 				return err
 			}
-			h := firstFree(taken, from)
-			if h > lastSRKHandle {
-				return fmt.Errorf("%w: all of 0x%08X to 0x%08X", ErrHandleTaken, uint32(from), uint32(lastSRKHandle))
+			h := firstFree(taken, firstSRKHandle)
+			if lost != nil && lost.Handle != 0 && !slices.Contains(taken, lost.Handle) {
+				h = lost.Handle // which another tool may have chosen, above those of ours
+			} else if h > lastSRKHandle {
+				return fmt.Errorf("%w: all of 0x%08X to 0x%08X", ErrHandleTaken, uint32(firstSRKHandle), uint32(lastSRKHandle))
 			}
 			if err := c.evictControl(ctx, primary.entity(), h); err != nil {
 				return err

@@ -61,6 +61,42 @@ func TestForeignKeysMakeWayForNoSRK(t *testing.T) {
 	}
 }
 
+// An SRK that is removed comes back where it was, which may be a handle that another tool chose, or to the first of ours that is free.
+func TestAnSRKThatWasRemovedComesBack(t *testing.T) {
+	t.Parallel()
+	template := tpm2.ECCSRKTemplate
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+	for name, c := range map[string]struct {
+		was, want provider.Handle
+		taken     bool
+	}{
+		"ours":                    {0x81000001, 0x81000001, false},
+		"another tool's":          {0x81010001, 0x81010001, false},
+		"ours is taken":           {0x81000003, 0x81000001, true},
+		"another tool's is taken": {0x81010001, 0x81000001, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.primary(t, template, c.was)
+			lost, err := b.ProvisionSRK(t.Context())
+			if err != nil || lost.Handle != c.was {
+				t.Fatalf("the SRK is at %x, %v", lost.Handle, err)
+			}
+			if err := b.Evict(t.Context(), lost.Handle, lost.Public.Name()); err != nil {
+				t.Fatal(err)
+			}
+			if c.taken {
+				b.primary(t, tpm2.RSASRKTemplate, c.was)
+			}
+			srk, err := b.RestoreSRK(t.Context(), lost)
+			if err != nil || srk.Handle != c.want || !bytes.Equal(srk.Public.Name(), lost.Public.Name()) {
+				t.Errorf("it came back to %x, %v", srk.Handle, err)
+			}
+		})
+	}
+}
+
 func TestObjectsOfUnknownKindsAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
