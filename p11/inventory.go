@@ -111,16 +111,13 @@ func (l *library) beginReading(s *slot, token keystore.Moment, search bool) read
 // the objects kept stay.
 func (l *library) read(s *slot, wanted func(*keystore.Glance) bool, use func(*object)) error {
 	r := l.beginReading(s, s.token.Now(), true)
-	certificates := map[ObjectHandle]bool{} // two chains may have the same one
+	shown := map[ObjectHandle]bool{} // two chains may have one certificate, and two files one key
 	return s.token.Walk(wanted, func(entry keystore.Entry) {
 		for _, o := range l.show(r, entry) {
-			if o.class == CKO_CERTIFICATE {
-				if certificates[o.handle] {
-					continue
-				}
-				certificates[o.handle] = true
+			if !shown[o.handle] {
+				shown[o.handle] = true
+				use(o)
 			}
-			use(o)
 		}
 	})
 }

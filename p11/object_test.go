@@ -374,6 +374,26 @@ func TestKeysThatAnotherProcessChanges(t *testing.T) {
 }
 
 // A crash on the way to a handle leaves a key that is used as a wrapped one until the next change finishes it.
+// Two files may have one key, since somebody copied them. The key is one object nevertheless.
+func TestACopyOfAKeysFilesIsNoOtherObject(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	e := w.make(ecKey("web"))
+	for _, suffix := range []string{".pem", ".json"} {
+		text, err := os.ReadFile(filepath.Join(w.token.Dir(), e.ID+suffix))
+		w.must(err)
+		w.put("copy"+suffix, text)
+	}
+	s := w.session(false)
+	w.one(s, CKO_PRIVATE_KEY)
+	w.one(s, CKO_PUBLIC_KEY, label("web"))
+	if found := w.find(s); len(found) != 2 {
+		t.Errorf("found %x, want a private and a public key", found)
+	}
+	_, err := w.sign(s, mechanismOf(CKM_ECDSA), w.one(s, CKO_PRIVATE_KEY), make([]byte, 32))
+	w.must(err)
+}
+
 func TestUnfinishedKeysAreUsed(t *testing.T) {
 	t.Parallel()
 	w := open(t)
