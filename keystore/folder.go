@@ -11,14 +11,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 )
 
 // maxFile is the longest file of a store that is read, in bytes.
 const maxFile = 256 << 10
-
-// settle is how old a file's last change must be for its stamp to tell it from every later version: file systems stamp
-// with a clock that ticks every few milliseconds, and reuse inodes.
-const settle = 100 * time.Millisecond
 
 // folder is a store's folder, by its path: it may come and go.
 type folder string
@@ -27,32 +25,7 @@ type folder string
 type dir struct {
 	fd    int
 	path  string
-	stamp stamp // of the folder when it was opened
-}
-
-// stamp tells versions of a file apart. The zero stamp is that of an absent file.
-type stamp struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime int64
-	settled      bool // at the time of looking, the last change was old enough
-}
-
-func (s stamp) exists() bool { return s.ino != 0 }
-
-// same tells whether a file that was read when it had stamp s is unchanged now that it has stamp now.
-func (s stamp) same(now stamp) bool {
-	if !s.exists() || !now.exists() {
-		return s.exists() == now.exists()
-	}
-	return s.settled && s.dev == now.dev && s.ino == now.ino && s.size == now.size && s.mtime == now.mtime && s.ctime == now.ctime
-}
-
-func stampOf(st *unix.Stat_t) stamp {
-	return stamp{
-		dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
-		settled: time.Since(time.Unix(st.Ctim.Unix())) > settle,
-	}
+	stamp stamp.Stamp // of the folder when it was opened
 }
 
 // looksLast is for how long files that did not change count as unchanged while their folder does not change: to replace a file, as this
@@ -62,38 +35,35 @@ const looksLast = time.Second
 // watch remembers that files were looked at. The zero watch remembers nothing. Safe for concurrent use.
 type watch struct {
 	mu     sync.Mutex
-	folder stamp
+	folder stamp.Stamp
 	looked time.Time
 }
 
 // sure tells whether the files need not be looked at again yet, their folder being so now.
-func (w *watch) sure(now stamp) bool {
+func (w *watch) sure(now stamp.Stamp) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.folder.exists() && time.Since(w.looked) <= looksLast && w.folder.same(now)
+	return w.folder.Exists() && time.Since(w.looked) <= looksLast && w.folder.Same(now)
 }
 
 // note takes down that the files are as they were, and their folder so.
-func (w *watch) note(folder stamp) {
+func (w *watch) note(folder stamp.Stamp) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.folder, w.looked = folder, time.Now()
 }
 
 // now is the folder's stamp, the zero one where there is none to be seen.
-func (f folder) now() stamp {
-	var st unix.Stat_t
-	if uninterrupted(func() error { return unix.Stat(string(f), &st) }) != nil {
-		return stamp{}
-	}
-	return stampOf(&st)
+func (f folder) now() stamp.Stamp {
+	now, _ := stamp.At(string(f))
+	return now
 }
 
 // open opens the folder and refuses one that somebody other than root and this user can change. fs.ErrNotExist when there
 // is none.
 func (f folder) open() (*dir, error) {
 	var fd int
-	err := uninterrupted(func() (err error) {
+	err := stamp.Uninterrupted(func() (err error) {
 		fd, err = unix.Open(string(f), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
 	})
@@ -110,7 +80,7 @@ func (f folder) open() (*dir, error) {
 		d.close()
 		return nil, err
 	}
-	d.stamp = stampOf(&st)
+	d.stamp = stamp.Of(&st)
 	return d, nil
 }
 
@@ -190,7 +160,7 @@ func (d *dir) names() ([]string, error) {
 	buffer := list[:]
 	for {
 		var n int
-		err := uninterrupted(func() (err error) {
+		err := stamp.Uninterrupted(func() (err error) {
 			n, err = unix.ReadDirent(d.fd, buffer)
 			return err
 		})
@@ -205,23 +175,23 @@ func (d *dir) names() ([]string, error) {
 }
 
 // stat gives a file's stamp, the zero one when there is no such file.
-func (d *dir) stat(name string) stamp {
+func (d *dir) stat(name string) stamp.Stamp {
 	var st unix.Stat_t
-	err := uninterrupted(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	err := stamp.Uninterrupted(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
 	if err != nil {
-		return stamp{}
+		return stamp.Stamp{}
 	}
-	return stampOf(&st)
+	return stamp.Of(&st)
 }
 
 // read reads a file with the stamp it had then, into the buffer where it fits. fs.ErrNotExist when there is none; symbolic links, whatever
 // is not a regular file, and what others can change (ErrUnsafe) are refused.
-func (d *dir) read(name string, buffer []byte) ([]byte, stamp, error) {
-	fail := func(op string, err error) ([]byte, stamp, error) {
-		return nil, stamp{}, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
+func (d *dir) read(name string, buffer []byte) ([]byte, stamp.Stamp, error) {
+	fail := func(op string, err error) ([]byte, stamp.Stamp, error) {
+		return nil, stamp.Stamp{}, &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 	}
 	var fd int
-	err := uninterrupted(func() (err error) {
+	err := stamp.Uninterrupted(func() (err error) {
 		// O_NONBLOCK: a FIFO must not keep the reader waiting.
 		fd, err = unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		return err
@@ -237,11 +207,12 @@ func (d *dir) read(name string, buffer []byte) ([]byte, stamp, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fail("stat", err)
 	}
+	seen := stamp.Of(&st)
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fail("open", fmt.Errorf("%w: it is not a regular file", ErrCorrupt))
 	}
 	if err := checkOwn(&st, d.path, name); err != nil {
-		return nil, stamp{}, err
+		return nil, stamp.Stamp{}, err
 	}
 	if st.Size > maxFile {
 		return fail("read", fmt.Errorf("%w: it has %d bytes", ErrCorrupt, st.Size))
@@ -250,7 +221,7 @@ func (d *dir) read(name string, buffer []byte) ([]byte, stamp, error) {
 	content := slices.Grow(buffer[:0], most)
 	for len(content) < most {
 		var n int
-		err := uninterrupted(func() (err error) {
+		err := stamp.Uninterrupted(func() (err error) {
 			n, err = unix.Read(fd, content[len(content):most])
 			return err
 		})
@@ -259,16 +230,8 @@ func (d *dir) read(name string, buffer []byte) ([]byte, stamp, error) {
 		}
 		content = content[:len(content)+n]
 		if n == 0 || int64(len(content)) == st.Size { // there was room for more
-			return content, stampOf(&st), nil
+			return content, seen, nil
 		}
 	}
 	return fail("read", fmt.Errorf("%w: it grew while it was read", ErrCorrupt))
-}
-
-func uninterrupted(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

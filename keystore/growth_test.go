@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 )
 
@@ -21,7 +22,7 @@ func (s *store) crowd(t testing.TB, n int) {
 	for i := range n {
 		s.softKey(t, fmt.Sprintf("%032x", i), fmt.Sprint("key ", i))
 	}
-	time.Sleep(settle + 10*time.Millisecond) // stamps younger than that tell nothing
+	time.Sleep(stamp.Settle + 10*time.Millisecond) // stamps younger than that tell nothing
 }
 
 // In a store of many keys a search costs what it finds: of all other keys the sidecars are read, once.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
@@ -71,7 +72,7 @@ type there struct{ pem, side, cert bool }
 
 // listing is what a folder's list of files says, which is read when the folder changed.
 type listing struct {
-	folder  stamp
+	folder  stamp.Stamp
 	ids     []string // of the keys, sorted
 	present map[string]there
 	left    bool // a writer that died left something
@@ -79,7 +80,7 @@ type listing struct {
 
 // sight is what a key was read from: the list of the store's files, and the key's own.
 type sight struct {
-	folder stamp
+	folder stamp.Stamp
 	files  files
 	watch  *watch // of the files
 }
@@ -110,7 +111,7 @@ func (s *scanner) look(use func(*look) error) error {
 		return err
 	}
 	defer d.close()
-	if !s.listed.folder.same(d.stamp) {
+	if !s.listed.folder.Same(d.stamp) {
 		if s.listed, err = d.listing(); err != nil {
 			return err
 		}
@@ -138,7 +139,7 @@ func (s *scanner) again(id string) (*record, error) {
 	}
 	defer d.close()
 	f := d.filesOf(id)
-	l := &look{scanner: s, dir: d, buffer: make([]byte, firstBuffer), present: map[string]there{id: {f.pem.exists(), f.side.exists(), f.cert.exists()}}}
+	l := &look{scanner: s, dir: d, buffer: make([]byte, firstBuffer), present: map[string]there{id: {f.pem.Exists(), f.side.Exists(), f.cert.Exists()}}}
 	defer l.forget()
 	if k := l.whole(id); k.listed {
 		r := *k.record
@@ -214,7 +215,7 @@ func (l *look) isAsBefore(id string, k *known) bool {
 	case k.present != l.present[id]:
 		return false
 	case k.hasSide && k.listed && len(k.problems) == 0:
-		return k.files.side.same(l.dir.stat(id + sidecarSuffix))
+		return k.files.side.Same(l.dir.stat(id + sidecarSuffix))
 	}
 	return k.files.same(l.stampsOf(id))
 }
@@ -240,7 +241,7 @@ func (l *look) glanceAt(id string) *known {
 	if !has.side {
 		return l.read(id)
 	}
-	text, stamp, err := l.dir.read(id+sidecarSuffix, l.buffer)
+	text, seen, err := l.dir.read(id+sidecarSuffix, l.buffer)
 	if err != nil {
 		return l.read(id)
 	}
@@ -248,7 +249,7 @@ func (l *look) glanceAt(id string) *known {
 	if err != nil || !has.pem && side.Public == nil && (side.Secret == nil || !side.Secret.Public) {
 		return l.read(id)
 	}
-	k := &known{files: files{side: stamp}, present: has, listed: true}
+	k := &known{files: files{side: seen}, present: has, listed: true}
 	l.claim(k, side)
 	k.glance = Glance{ID: id, Label: side.Label, CKAID: side.CKAID, Name: provider.Name(side.Name), Handle: side.usableAt(), Secret: side.Secret != nil, Chained: has.cert}
 	k.glance.Certificate = side.Secret != nil && side.Secret.Kind == SecretCertificate

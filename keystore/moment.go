@@ -1,9 +1,11 @@
 package keystore
 
+import "github.com/tpm2-p11/tpm2-p11/internal/stamp"
+
 // Moment is what a token is at one moment: a single look at its folder answers all questions.
 type Moment struct {
 	token  *Token
-	folder stamp
+	folder stamp.Stamp
 	anchor *anchor // nil before Init
 }
 
@@ -39,7 +41,7 @@ func (m Moment) HasPIN() bool { return m.anchor != nil && m.anchor.PIN != nil }
 func (m Moment) HasUserPIN() bool { return m.HasPIN() && m.anchor.PIN.User != nil }
 
 // Unchanged tells, by looking at the folder and the key's own files alone, that Keys would give the same entry again. Within
-// moments of any change to the store it is false. What is written into a file, rather than put in its place, it sees within a second.
+// two seconds of any change to the store it is false. What is written into a file, rather than put in its place, it sees within a second.
 func (m Moment) Unchanged(e Entry) bool {
 	if e.seen.watch != nil && e.seen.watch.sure(m.folder) {
 		return true
@@ -49,7 +51,7 @@ func (m Moment) Unchanged(e Entry) bool {
 		return false
 	}
 	defer d.close()
-	if !e.seen.folder.exists() || !e.seen.folder.same(d.stamp) || !e.seen.files.same(d.filesOf(e.ID)) {
+	if !e.seen.folder.Exists() || !e.seen.folder.Same(d.stamp) || !e.seen.files.same(d.filesOf(e.ID)) {
 		return false
 	}
 	e.seen.watch.note(d.stamp)

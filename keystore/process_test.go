@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
@@ -33,6 +34,7 @@ const (
 const shared = "shared" // ID of the key whose label is counted in
 
 func TestMain(m *testing.M) {
+	stamp.Settle = 100 * time.Millisecond // enough for the file systems of those who test
 	if dir := os.Getenv(envStore); dir != "" {
 		times, err := strconv.Atoi(os.Getenv(envTimes))
 		if err == nil {

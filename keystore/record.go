@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -40,10 +41,10 @@ type record struct {
 }
 
 // files are the stamps of a key's files.
-type files struct{ pem, side, cert stamp }
+type files struct{ pem, side, cert stamp.Stamp }
 
 func (f files) same(now files) bool {
-	return f.pem.same(now.pem) && f.side.same(now.side) && f.cert.same(now.cert)
+	return f.pem.Same(now.pem) && f.side.Same(now.side) && f.cert.Same(now.cert)
 }
 
 // filesOf looks at a key's files.
@@ -73,7 +74,7 @@ func readRecord(d *dir, id string, buffer []byte) (record, files) {
 	certText, certErr := r.file(d, id+certSuffix, nil, &f.cert)
 	switch {
 	case pemText != nil:
-		err = r.fromPEM(pemText, time.Unix(0, f.pem.mtime))
+		err = r.fromPEM(pemText, time.Unix(0, f.pem.Modified))
 	case r.hasSide && r.side.Public != nil:
 		err = r.fromLink()
 	case r.hasSide && r.side.Secret != nil && r.side.Secret.Public:
@@ -93,8 +94,8 @@ func readRecord(d *dir, id string, buffer []byte) (record, files) {
 }
 
 // file reads one file; no content and no error when there is none.
-func (r *record) file(d *dir, name string, buffer []byte, s *stamp) ([]byte, error) {
-	text, stamp, err := d.read(name, buffer)
+func (r *record) file(d *dir, name string, buffer []byte, s *stamp.Stamp) ([]byte, error) {
+	text, seen, err := d.read(name, buffer)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -102,7 +103,7 @@ func (r *record) file(d *dir, name string, buffer []byte, s *stamp) ([]byte, err
 		r.problem(name, err)
 		return nil, err
 	}
-	*s = stamp
+	*s = seen
 	if text == nil {
 		text = []byte{}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -26,9 +27,9 @@ type Token struct {
 
 	// reading is held while token.json is read, which may take long, and so that an older reading never follows a newer one.
 	reading sync.Mutex
-	stamp   stamp  // of the anchor's file, guarded by reading
-	watch   watch  // of that file
-	warned  string // the error that the log has already, guarded by reading
+	stamp   stamp.Stamp // of the anchor's file, guarded by reading
+	watch   watch       // of that file
+	warned  string      // the error that the log has already, guarded by reading
 
 	mu     sync.Mutex // guards what follows; held neither while a disk nor while the TPM works
 	anchor *anchor    // as last read; nil before Init
@@ -89,26 +90,26 @@ func (t *Token) current() (*anchor, error) {
 }
 
 // read is current for a caller that holds t.reading, and looked at the folder a moment ago.
-func (t *Token) read(now stamp) (*anchor, error) {
+func (t *Token) read(now stamp.Stamp) (*anchor, error) {
 	if a := t.known(); a != nil && t.watch.sure(now) {
 		return a, nil
 	}
 	d, err := t.folder.open()
 	if errors.Is(err, fs.ErrNotExist) {
-		t.adopt(nil, stamp{})
+		t.adopt(nil, stamp.Stamp{})
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	if a := t.known(); a != nil && t.stamp.same(d.stat(anchorFile)) {
+	if a := t.known(); a != nil && t.stamp.Same(d.stat(anchorFile)) {
 		t.watch.note(d.stamp)
 		return a, nil
 	}
 	text, s, err := d.read(anchorFile, nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		t.adopt(nil, stamp{})
+		t.adopt(nil, stamp.Stamp{})
 		return nil, nil
 	}
 	if err != nil {
@@ -131,7 +132,7 @@ func (t *Token) known() *anchor {
 
 // adopt makes a the token's anchor, nil when its file is gone; the caller holds t.reading. Another serial is another token,
 // whose PIN was not given, and another token may come in the place of one that is gone.
-func (t *Token) adopt(a *anchor, s stamp) {
+func (t *Token) adopt(a *anchor, s stamp.Stamp) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if a != nil && (t.anchor == nil || string(t.anchor.SRK.Name) != string(a.SRK.Name) || t.anchor.SRK.Handle != a.SRK.Handle) {
@@ -153,7 +154,7 @@ func (t *Token) initialized() (*anchor, error) {
 }
 
 // seen is read for those who cannot report an error: the last good anchor. The log has each error once.
-func (t *Token) seen(now stamp) *anchor {
+func (t *Token) seen(now stamp.Stamp) *anchor {
 	t.reading.Lock()
 	defer t.reading.Unlock()
 	a, err := t.read(now)

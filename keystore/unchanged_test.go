@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 )
 
 func TestAKeyInAStoreThatChangesIsReadAgain(t *testing.T) {
@@ -32,7 +34,7 @@ func TestAKeyInAStoreThatChangesIsReadAgain(t *testing.T) {
 			s := diskStore(t)
 			s.softKey(t, "0011", "web")
 			token := s.open(t)
-			time.Sleep(settle + 10*time.Millisecond) // stamps younger than that tell nothing
+			time.Sleep(stamp.Settle + 10*time.Millisecond) // stamps younger than that tell nothing
 			e, err := token.Find(Query{Label: "web"})
 			must(t, err)
 			if !token.Now().Unchanged(e) {

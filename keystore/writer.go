@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 )
 
 const (
@@ -35,7 +37,7 @@ func (f folder) write(ctx context.Context) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{dir: d, lock: -1}
-	err = uninterrupted(func() (err error) {
+	err = stamp.Uninterrupted(func() (err error) {
 		w.lock, err = unix.Openat(d.fd, lockFile, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -60,7 +62,7 @@ func (w *writer) acquire(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := uninterrupted(func() error { return unix.Flock(w.lock, unix.LOCK_EX|unix.LOCK_NB) })
+		err := stamp.Uninterrupted(func() error { return unix.Flock(w.lock, unix.LOCK_EX|unix.LOCK_NB) })
 		if err == nil {
 			return nil
 		}
@@ -77,7 +79,7 @@ func (w *writer) acquire(ctx context.Context) error {
 
 // close gives the lock back. It unlocks before it closes: a child that the process forked meanwhile has the file open too.
 func (w *writer) close() {
-	_ = uninterrupted(func() error { return unix.Flock(w.lock, unix.LOCK_UN) })
+	_ = stamp.Uninterrupted(func() error { return unix.Flock(w.lock, unix.LOCK_UN) })
 	unix.Close(w.lock)
 	w.dir.close()
 }
@@ -109,7 +111,7 @@ func (w *writer) replace(name string, content []byte) error {
 func (w *writer) put(name string, content []byte) error {
 	temp := tempPrefix + randomHex(8)
 	var fd int
-	err := uninterrupted(func() (err error) {
+	err := stamp.Uninterrupted(func() (err error) {
 		fd, err = unix.Openat(w.fd, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -121,7 +123,7 @@ func (w *writer) put(name string, content []byte) error {
 		err = closeErr
 	}
 	if err == nil {
-		err = uninterrupted(func() error { return unix.Renameat(w.fd, temp, w.fd, name) })
+		err = stamp.Uninterrupted(func() error { return unix.Renameat(w.fd, temp, w.fd, name) })
 	}
 	if err != nil {
 		_ = w.unlink(temp)
@@ -133,7 +135,7 @@ func (w *writer) put(name string, content []byte) error {
 func fill(fd int, content []byte) error {
 	for len(content) > 0 {
 		var n int
-		err := uninterrupted(func() (err error) {
+		err := stamp.Uninterrupted(func() (err error) {
 			n, err = unix.Write(fd, content)
 			return err
 		})
@@ -142,7 +144,7 @@ func fill(fd int, content []byte) error {
 		}
 		content = content[n:]
 	}
-	return uninterrupted(func() error { return unix.Fsync(fd) })
+	return stamp.Uninterrupted(func() error { return unix.Fsync(fd) })
 }
 
 // remove takes files away, in their order; one that is not there is no error.
@@ -160,7 +162,7 @@ func (w *writer) remove(names ...string) error {
 }
 
 func (w *writer) unlink(name string) error {
-	err := uninterrupted(func() error { return unix.Unlinkat(w.fd, name, 0) })
+	err := stamp.Uninterrupted(func() error { return unix.Unlinkat(w.fd, name, 0) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -168,7 +170,7 @@ func (w *writer) unlink(name string) error {
 }
 
 func (w *writer) sync() error {
-	return uninterrupted(func() error { return unix.Fsync(w.fd) })
+	return stamp.Uninterrupted(func() error { return unix.Fsync(w.fd) })
 }
 
 // writeError adds ErrReadOnly where that is what the system's error means.

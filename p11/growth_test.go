@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/keystore/tss2"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -27,6 +28,8 @@ import (
 
 // settled is how old a file must be for its time to tell that it is as it was.
 const settled = 200 * time.Millisecond
+
+func init() { stamp.Settle = settled / 2 } // enough for the file systems of those who test
 
 // crowd puts files of keys that no TPM has into the store, "key 0" and so on, and lets them settle.
 func (w *world) crowd(n int) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/internal/trusted"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 )
@@ -27,7 +28,7 @@ type Folders struct {
 
 // file is what was read from one, and in which state it was.
 type file struct {
-	stamp    stamp
+	stamp    stamp.Stamp
 	approved []policy.Approved
 	err      error // why it has none
 }
@@ -97,8 +98,8 @@ func (f *Folders) readPath(path string, there listing, files map[string]file) (c
 		if _, twice := files[one.name]; twice {
 			continue
 		}
-		if one.stamp.size <= MaxSize { // a longer one is refused unread
-			text += int(one.stamp.size)
+		if one.stamp.Size <= MaxSize { // a longer one is refused unread
+			text += int(one.stamp.Size)
 		}
 		if len(counted) == maxFiles || text > maxText {
 			whole = false
@@ -138,7 +139,7 @@ func (f *Folders) Problems() (problems []error) {
 // read reads a file, unless it is as it was.
 func (f *Folders) read(one found) file {
 	have, known := f.files[one.name]
-	if known && have.stamp.same(one.stamp) {
+	if known && have.stamp.Same(one.stamp) {
 		return have
 	}
 	now := file{stamp: one.stamp}
@@ -146,11 +147,11 @@ func (f *Folders) read(one found) file {
 	if err == nil {
 		now.approved, err = ParseApproved(one.name, text)
 	} else {
-		now.stamp.settled, f.again = false, true // as it may be only now that it cannot be read
+		now.stamp, f.again = now.stamp.Unsettled(), true // as it may be only now that it cannot be read
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		now.err = fmt.Errorf("approved policies: %w", err)
-		if !(known && have.stamp.modified == now.stamp.modified) {
+		if !(known && have.stamp.Modified == now.stamp.Modified) {
 			f.broken(now.err)
 		}
 	}

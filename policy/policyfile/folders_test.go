@@ -8,10 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/stamp"
 	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 )
 
-// Files that did not change for a second are not read at each use of a key, and their folder is not either; what is done to them afterwards
+func init() { stamp.Settle = 100 * time.Millisecond } // enough for the file systems of those who test
+
+// Files that did not change for long are not read at each use of a key, and their folder is not either; what is done to them afterwards
 // counts at the next use, whatever times it leaves behind.
 func TestWhatChangesInAFolderAfterALongTimeIsNoticed(t *testing.T) {
 	t.Parallel()
@@ -69,7 +72,7 @@ func TestWhatChangesInAFolderAfterALongTimeIsNoticed(t *testing.T) {
 		}
 		s.Folders = policyfile.NewFolders(nil, filepath.Join(s.dir, "d"), filepath.Join(s.dir, "link.json"))
 	}
-	time.Sleep(policyfile.Settle + 10*time.Millisecond) // no event tells that a time stamp is unambiguous
+	time.Sleep(stamp.Settle + 10*time.Millisecond) // no event tells that a time stamp is unambiguous
 
 	for name, s := range scenes {
 		before, err := s.Approved()

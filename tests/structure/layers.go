@@ -9,7 +9,7 @@ const module = "github.com/tpm2-p11/tpm2-p11/"
 // those of lower lines only; "x/..." is x and all below it, which may import
 // each other. A package in no line is an error: whoever adds one says where it belongs.
 var layers = [][]string{
-	{"internal/keywrap", "internal/privatekey", "internal/secret", "internal/version", "internal/wildcard", "internal/wire", "internal/place"},
+	{"internal/keywrap", "internal/privatekey", "internal/secret", "internal/stamp", "internal/version", "internal/wildcard", "internal/wire", "internal/place"},
 	{"internal/boundary/...", "internal/trusted", "internal/nitrosim/nsm", "internal/nitrosim/cms", "policy", "policy/predict/...", "policy/eventlog"},
 	{"policy/policyfile"},
 	{"config", "internal/p11uri", "internal/client", "provider/transport"},
