@@ -18,9 +18,12 @@ var cellSizes = []int{64, 128, 256, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 
 // allocator hands out cells of locked pages, as many as there are secrets
 // alive at once. They stay mapped when they are free: each hole that an
 // unmapped one would leave splits a mapping, and a process has 65530 of them.
+// They stay locked too until the system locks no more: unlocking splits a
+// mapping as well, but then no more often than the limit has pages.
 type allocator struct {
 	mu       sync.Mutex
 	free     map[int][][]byte // by size of cell
+	strained bool             // the system refused to lock: since then a free cell may be unlocked, and is locked when it is taken
 	unlocked atomic.Bool      // some memory could not be locked
 }
 
@@ -38,11 +41,11 @@ func Locked() bool {
 // take gives n zero bytes, in a cell at least as large.
 func (a *allocator) take(n int) []byte {
 	size, shared := cellSize(n)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if !shared {
 		return a.pages(n)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if len(a.free[size]) == 0 {
 		for cell := range slices.Chunk(a.pages(max(size, os.Getpagesize())), size) {
 			a.free[size] = append(a.free[size], cell)
@@ -51,6 +54,9 @@ func (a *allocator) take(n int) []byte {
 	last := len(a.free[size]) - 1
 	cell := a.free[size][last]
 	a.free[size] = a.free[size][:last]
+	if a.strained {
+		a.lock(cell)
+	}
 	return cell
 }
 
@@ -70,6 +76,9 @@ func (a *allocator) give(cell []byte) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.strained {
+		unlock(cell)
+	}
 	a.free[size] = append(a.free[size], cell)
 }
 
@@ -83,7 +92,7 @@ func cellSize(n int) (size int, shared bool) {
 	return 0, false
 }
 
-// pages maps whole pages for n bytes, locked where the system allows it.
+// pages maps whole pages for n bytes, and locks them.
 func (a *allocator) pages(n int) []byte {
 	page := os.Getpagesize()
 	b, err := unix.Mmap(-1, 0, (n+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -96,8 +105,32 @@ func (a *allocator) pages(n int) []byte {
 	_ = unix.Madvise(b, unix.MADV_WIPEONFORK)
 	// Last, since it gives the pages their memory: before, they become one
 	// mapping with neighbours of the same kind.
-	if err := unix.Mlock(b); err != nil {
+	a.lock(b)
+	return b
+}
+
+// lock keeps memory from swap where the system allows it. What free cells have
+// of its limit goes to those in use, the first time that it is reached and from
+// then on.
+func (a *allocator) lock(b []byte) {
+	err := unix.Mlock(b)
+	if err != nil && !a.strained {
+		a.strained = true
+		for _, cells := range a.free {
+			for _, cell := range cells {
+				unlock(cell)
+			}
+		}
+		err = unix.Mlock(b)
+	}
+	if err != nil {
 		a.unlocked.Store(true)
 	}
-	return b
+}
+
+// unlock gives back what a free cell has of the limit, if no other cell lies in its page.
+func unlock(cell []byte) {
+	if len(cell) >= os.Getpagesize() {
+		_ = unix.Munlock(cell)
+	}
 }

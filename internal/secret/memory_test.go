@@ -149,6 +149,66 @@ func TestSecretsAreKeptWhereTheSystemRefusesToLock(t *testing.T) {
 	a.give(cell)
 }
 
+// What secrets had of the limit while they lived is there for others when they are gone; and a secret that comes while nothing more can be
+// locked does not make those that come later unlocked. Not parallel: the limit is the whole process's.
+func TestSecretsThatGoLeaveTheLimitToOthers(t *testing.T) {
+	const large = 64 << 10
+	defer withoutCapabilities(t)()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+			t.Error(err)
+		}
+	}()
+	limited := func(more uint64) {
+		t.Helper()
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(status), "VmLck:")
+		var kilobytes uint64
+		if _, err := fmt.Sscanf(after, "%d kB", &kilobytes); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: kilobytes<<10 + more, Max: old.Max}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limited(large)
+
+	a := &allocator{free: map[int][][]byte{}}
+	isLocked := func(cell []byte) bool {
+		t.Helper()
+		return slices.Contains(vmFlags(t, cell), "lo")
+	}
+	a.give(a.take(large))
+	pin := a.take(16)
+	if !isLocked(pin) || a.unlocked.Load() {
+		t.Error("a secret that is gone keeps a PIN from being locked")
+	}
+	object := a.take(large)
+	if isLocked(object) || !a.unlocked.Load() {
+		t.Fatal("the system locked it all the same: the test proves nothing")
+	}
+	a.give(object)
+	limited(large)
+	if object = a.take(large); !isLocked(object) {
+		t.Error("memory that could not be locked once is never locked again")
+	}
+	a.give(object)
+	for _, n := range []int{5000, large} {
+		cell := a.take(n)
+		if !isLocked(cell) {
+			t.Errorf("a secret of %d bytes is not locked after one that is gone", n)
+		}
+		a.give(cell)
+	}
+}
+
 // withoutCapabilities takes root's effective capabilities from this goroutine's
 // thread, until the function it returns is called.
 func withoutCapabilities(t *testing.T) (restore func()) {
