@@ -2,6 +2,7 @@ package serve
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,7 +67,7 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		decided := func(wantKnown, wantAccess bool) {
 			t.Helper()
 			who := peer{pid: 1, uid: 4_000_000_001, group: 4_000_000_002}
-			if d, known := s.decide(who); known != wantKnown || (d.err == nil) != wantAccess {
+			if d, known := s.decide(s.config, who); known != wantKnown || (d.err == nil) != wantAccess {
 				t.Errorf("known %t, %v; want %t, access %t", known, d.err, wantKnown, wantAccess)
 			}
 		}
@@ -80,13 +81,13 @@ func TestDecisionsAreKeptForASecond(t *testing.T) {
 		decided(false, true)
 		decided(true, true)
 		other := peer{pid: 1, uid: 4_000_000_001, group: 4_000_000_003}
-		if d, known := s.decide(other); known || d.err == nil {
+		if d, known := s.decide(s.config, other); known || d.err == nil {
 			t.Errorf("the same user in another group: known %t, %v", known, d.err)
 		}
 		s.Reload(config.Default())
 		decided(false, false)
 		for uid := range uint32(2 * maxDecisions) {
-			s.decide(peer{uid: 3_000_000_000 + uid})
+			s.decide(s.config, peer{uid: 3_000_000_000 + uid})
 		}
 		if n := len(s.decisions); n > maxDecisions {
 			t.Errorf("%d decisions are kept", n)
@@ -187,5 +188,27 @@ func TestAReloadSeesWhoLeftAGroup(t *testing.T) {
 	r.hungUp()
 	if !strings.Contains(log.String(), "a client was left") {
 		t.Errorf("the log does not tell:\n%s", log)
+	}
+}
+
+// Who begins while the configuration changes has not the new tokens by a right to the old ones.
+func TestNobodyHasNewTokensByAnOldRight(t *testing.T) {
+	t.Parallel()
+	const group, uid = 4_000_000_002, 4_000_000_003
+	was := config.Default()
+	was.Access = []config.Access{{Groups: []string{strconv.Itoa(group)}, Purposes: []string{"sign"}}}
+	s, _ := serverFor(t, was)
+	r := arrives(t, s, peer{pid: 7, uid: uid, group: group})
+	next := was
+	next.Tokens = append(slices.Clone(was.Tokens), config.Token{Label: "new", TPM: "swtpm:path=/nowhere", Store: t.TempDir()})
+	next.Access = []config.Access{{Groups: []string{strconv.Itoa(group)}, Token: "old", Purposes: []string{"sign"}}}
+	s.groupsOf = func(uint32) []uint32 { // what the new right hangs on is looked up
+		r.answered(p11.CKR_OK, initialize, 0)
+		return nil
+	}
+	s.Reload(next)
+	r.answered(p11.CKR_SLOT_ID_INVALID, openSession, 1, 6)
+	if c, err := s.configuration(); err != nil || len(c.Tokens) != len(next.Tokens) {
+		t.Errorf("who comes later has %d tokens, %v", len(c.Tokens), err)
 	}
 }

@@ -101,18 +101,18 @@ func (s *Server) configuration() (config.Config, error) {
 }
 
 // Reload takes another configuration. Who may use what holds at once, for those that are connected too; who may use nothing any more
-// is left when its calls in work have ended. All else holds for clients that come later.
+// is left when its calls in work have ended. All else holds for clients that come later, so that nobody has what is new in it by a right
+// to what was before.
 func (s *Server) Reload(c config.Config) {
 	tellUnknown(c, s.log)
 	s.door.Lock()
 	defer s.door.Unlock()
 	clear(s.decisions)
 	s.mu.Lock()
-	s.config = c
 	connected := maps.Clone(s.clients)
 	s.mu.Unlock()
 	for client, r := range connected {
-		d, _ := s.decide(r.peer)
+		d, _ := s.decide(c, r.peer)
 		if d.err != nil {
 			client.log.Warn("a client was left", "reason", d.err.Error())
 			s.metrics.refused("access")
@@ -123,6 +123,9 @@ func (s *Server) Reload(c config.Config) {
 		}
 		r.guard.Store(&d.guard)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config = c
 }
 
 // Serve takes connections until ctx ends. Then no call is begun any more, and those in work end.
@@ -227,15 +230,15 @@ func (s *Server) turnAway(conn *net.UnixConn) {
 	})
 }
 
-// decide gives what the configuration lets a peer do. known tells that it was so a moment ago. s.door is held.
-func (s *Server) decide(who peer) (d decision, known bool) {
+// decide gives what a configuration lets a peer do. known tells that it was so a moment ago. s.door is held.
+func (s *Server) decide(c config.Config, who peer) (d decision, known bool) {
 	id := identity{who.uid, who.group}
 	now := time.Now()
 	if d, known = s.decisions[id]; known && now.Before(d.until) {
 		return d, true
 	}
 	d = decision{until: now.Add(decisionAge)}
-	d.guard, d.counted, d.err = guardFor(s.config, who, s.groupsOf(who.uid))
+	d.guard, d.counted, d.err = guardFor(c, who, s.groupsOf(who.uid))
 	if len(s.decisions) >= maxDecisions {
 		clear(s.decisions)
 	}
@@ -246,7 +249,7 @@ func (s *Server) decide(who peer) (d decision, known bool) {
 func (s *Server) admit(conn *net.UnixConn, who peer) (*client, *refusal) {
 	s.door.Lock()
 	defer s.door.Unlock()
-	d, known := s.decide(who)
+	d, known := s.decide(s.config, who)
 	if d.err != nil {
 		return nil, &refusal{d.err, "access", s.strange, known}
 	}
