@@ -102,13 +102,19 @@ func (l *library) tryPIN(t *provider.TPM, try func() error) error {
 }
 
 // use does what uses a key of the TPM's. That is a try where the key has a PIN of its own. It may be one where wrong PINs count, until a
-// use shows that the key takes what the store says: none, say, of a key that another tool made.
+// use shows that the key takes what the store says: none, say, of a key that another tool made. That tool may change it, under the same Name.
 func (l *library) use(t *provider.TPM, e keystore.Entry, use func() error) error {
 	switch {
 	case e.AsksOwnPIN():
 		return l.tryPIN(t, use)
-	case l.user == nil || !e.CountsPINs() || l.user.all.saw(e):
+	case l.user == nil || !e.CountsPINs():
 		return l.countTries(t, use())
+	case l.user.all.saw(e):
+		err := use()
+		if errors.Is(err, provider.ErrAuth) {
+			l.user.all.forget(e)
+		}
+		return l.countTries(t, err)
 	}
 	err := l.tryPIN(t, use)
 	switch {
@@ -130,6 +136,12 @@ func (all *Users) see(e keystore.Entry) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	all.shown[string(e.Object.Public.Name())] = true
+}
+
+func (all *Users) forget(e keystore.Entry) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	delete(all.shown, string(e.Object.Public.Name()))
 }
 
 // mayGivePIN refuses a token's PIN from an application that a login would be of no use to: a wrong one costs all who use the TPM.

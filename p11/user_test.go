@@ -264,6 +264,13 @@ func TestUsersOfAServiceTakeTurns(t *testing.T) {
 // linked is a key that another tool made, under dictionary-attack protection, with a password or without. The store says that it has none.
 func (w *world) linked(name string, tmpl provider.Template, password string) keystore.Entry {
 	w.t.Helper()
+	e, _ := w.linkedObject(name, tmpl, password)
+	return e
+}
+
+// linkedObject is linked that gives what that tool has of the key, too.
+func (w *world) linkedObject(name string, tmpl provider.Template, password string) (keystore.Entry, provider.Object) {
+	w.t.Helper()
 	tpm, ctx := w.token.TPM(), w.t.Context()
 	tmpl.DictionaryAttack = true
 	object, err := tpm.CreateKey(ctx, tmpl, secret.From([]byte(password)))
@@ -273,7 +280,7 @@ func (w *world) linked(name string, tmpl provider.Template, password string) key
 	w.must(tpm.Persist(ctx, object, h))
 	e, err := w.token.Link(ctx, h, keystore.KeySpec{Label: name})
 	w.must(err)
-	return e
+	return e, object
 }
 
 // A key that has a password of which the store does not know is a wrong PIN at each use. By using it a service's users come no nearer to the
@@ -343,5 +350,34 @@ func TestKeysWithoutAPasswordAreUsedOn(t *testing.T) {
 	}
 	if n := uses(); n != 1 {
 		t.Errorf("a use takes %d commands", n)
+	}
+}
+
+// A key that was used without a password, and to which the other tool gives one, does not lock the TPM either: its Name is still the same.
+func TestAKeyThatIsGivenAPasswordLaterDoesNotLockTheTPM(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	e, object := w.linkedObject("changing", provider.Template{Type: provider.P256, Use: provider.Use{Sign: true}}, "")
+	users := NewUsers()
+	use := func(u *User) error {
+		c := w.client(u, nil)
+		s := c.session(false)
+		return second(c.sign(s, Mechanism{Type: CKM_ECDSA}, c.one(s, CKO_PRIVATE_KEY), make([]byte, 32)))
+	}
+	w.must(use(users.New()))
+
+	tpm, ctx := w.token.TPM(), t.Context()
+	changed, err := tpm.ChangeAuth(ctx, object, provider.Auth{}, secret.From([]byte("a password")))
+	w.must(err)
+	w.must(tpm.Evict(ctx, e.Object.Handle, object.Public.Name()))
+	w.must(tpm.Persist(ctx, changed, e.Object.Handle))
+	_, most := w.tries()
+	for range most + 1 {
+		if rv := RVOf(use(users.New())); rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED {
+			t.Errorf("a use is answered with %v", rv)
+		}
+	}
+	if counted, _ := w.tries(); counted == 0 || counted >= most {
+		t.Errorf("uses of a key made the TPM count %d wrong PINs of %d", counted, most)
 	}
 }
