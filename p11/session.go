@@ -45,7 +45,8 @@ func (m *Module) OpenSession(id SlotID, flags Flags) (_ SessionHandle, err error
 	case flags&CKF_SERIAL_SESSION == 0:
 		return 0, CKR_SESSION_PARALLEL_NOT_SUPPORTED
 	}
-	if err := s.token.Check(); err != nil {
+	// One that cannot be read for a moment only is as it was.
+	if err := s.token.Check(); err != nil && !s.token.Initialized() {
 		return 0, refuse(CKR_TOKEN_NOT_RECOGNIZED, "%v", err)
 	}
 	if flags&CKF_RW_SESSION != 0 {

@@ -2,6 +2,8 @@ package p11
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +110,20 @@ func TestUninitialisedTokenIsThereButOpensNoSession(t *testing.T) {
 	if text := w.log.String(); !strings.Contains(text, `level=WARN msg="C_OpenSession failed" rv=CKR_TOKEN_NOT_RECOGNIZED`) || !strings.Contains(text, "run `tpm2-p11 init` first") {
 		t.Errorf("the log does not say why: %s", text)
 	}
+}
+
+// A host that has no descriptor left for a moment, say, works on with the token that it knows.
+func TestATokenThatCannotBeReadForAMomentOpensSessions(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	file := filepath.Join(w.token.Dir(), "token.json")
+	w.must(os.Rename(file, file+".away"))
+	w.must(os.Mkdir(file, 0o700))
+	if w.token.Check() == nil {
+		t.Fatal("the token can be read: the test proves nothing")
+	}
+	_, err := w.OpenSession(0, CKF_SERIAL_SESSION)
+	w.must(err)
 }
 
 func TestSessionStates(t *testing.T) {
