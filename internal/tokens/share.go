@@ -46,9 +46,11 @@ func (s *Set) Next(c config.Config, more ...provider.Option) (*Set, error) {
 	}
 	for _, t := range both {
 		t.TakeTurns()
-	}
-	if len(both) > 0 {
-		next.TakeTurns()
+		for _, its := range next.tpms {
+			if its.String() == t.String() {
+				its.TakeTurns()
+			}
+		}
 	}
 	return next, nil
 }
