@@ -21,11 +21,15 @@ import (
 
 // module is the process's one Cryptoki library. Making it reads and opens nothing; C_Initialize does.
 var module = p11.New(func() (*tokens.Set, error) {
+	var set *tokens.Set
 	c, err := config.Load("")
+	if err == nil {
+		set, err = tokens.Open(c)
+	}
 	if err != nil {
 		return &tokens.Set{Logger: tokens.LoggerOf(c)}, err
 	}
-	return tokens.Open(c)
+	return set, nil
 })
 
 func init() { config.KeepEnvironment() }

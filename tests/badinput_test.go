@@ -192,8 +192,15 @@ func TestBadConfigurationOfTheModule(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, "")
 	oneKey(m)
-	m.write("tpm2-p11.conf", string(m.read("tpm2-p11.conf"))+"colour = \"red\"\n")
-	m.refused([]string{"CKR_FUNCTION_FAILED", `unknown key \"colour\"`}, "pkcs11-tool", "--module", module, "--list-slots")
+	right := string(m.read("tpm2-p11.conf"))
+	for says, wrong := range map[string]string{
+		`unknown key \"colour\"`: right + "colour = \"red\"\n",
+		`tpm2-p11.conf:1: `:      strings.Replace(right, m.tpm.Address(), "/dev/tpm0", 1),
+		`no-such-file`:           right + "owner_auth_file = \"no-such-file\"\n",
+	} {
+		m.write("tpm2-p11.conf", wrong)
+		m.refused([]string{"CKR_FUNCTION_FAILED", says}, "pkcs11-tool", "--module", module, "--list-slots")
+	}
 }
 
 // A PCR bank that the TPM does not keep binds nothing.
