@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"time"
 
@@ -11,18 +12,17 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider/transport"
 )
 
-// ahead is a command that is sent before the turn of the operation that it belongs to: that one's first, so that the TPM works while its
+// earlyCommand is a command that is sent before the turn of the operation that it belongs to: that one's first, so that the TPM works while its
 // thread wakes up, or the step of its policy. A first one uses a persistent object by an empty password alone: nothing in it depends on the
 // commands before it, and nothing but its response comes of it. What comes of a step is told.
-type ahead struct {
+type earlyCommand struct {
 	object entity
 	bytes  []byte
-	at     time.Time             // when it was sent
 	then   func(response []byte) // is told the response if another command comes before the operation's; nil for nobody
 }
 
 // sendNext sends the command of whoever has the next turn, if it would send that one anyway.
-func (l *link) sendNext(next *ahead) {
+func (l *link) sendNext(next *earlyCommand) {
 	c := l.conn
 	switch {
 	case c == nil || c.broken || l.pid != os.Getpid(): // nowhere to send it
@@ -34,12 +34,11 @@ func (l *link) sendNext(next *ahead) {
 }
 
 // sendAhead sends a command without waiting for its response, and tells whether it did.
-func (c *connection) sendAhead(a *ahead) bool {
+func (c *connection) sendAhead(a *earlyCommand) bool {
 	s, can := c.conn.(transport.Sender)
 	if !can || c.sent != nil || s.Send(a.bytes) != nil {
 		return false
 	}
-	a.at = time.Now()
 	c.sent = a
 	return true
 }
@@ -51,7 +50,7 @@ func (c *connection) exchange(ctx context.Context, cmd []byte) ([]byte, error) {
 		return c.conn.(transport.Sender).Receive(ctx)
 	}
 	if err := c.settle(ctx); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", transport.ErrBroken, err) // before the command was sent
 	}
 	return c.conn.Transmit(ctx, cmd)
 }
@@ -64,6 +63,7 @@ func (c *connection) settle(ctx context.Context) error {
 		return nil
 	}
 	c.sent = nil
+	began := time.Now()
 	response, err := c.conn.(transport.Sender).Receive(ctx)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (c *connection) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.answered(ctx, commandName(tpm2.TPMCC(binary.BigEndian.Uint32(sent.bytes[6:]))), code, sent.at)
+	c.answered(ctx, commandName(tpm2.TPMCC(binary.BigEndian.Uint32(sent.bytes[6:]))), code, began)
 	if sent.then != nil {
 		sent.then(response)
 	}

@@ -36,9 +36,9 @@ type connection struct {
 	srk     *loadedKey // checked on this connection
 	session *session   // salted HMAC session, reused
 	policy  *policySession
-	kept    []keptKey // wrapped keys, the one that was used last at the end
-	resting int       // uses of policies until one's steps are taken ahead again
-	sent    *ahead    // a command whose response was not read yet
+	kept    []keptKey     // wrapped keys, the one that was used last at the end
+	resting int           // uses of policies until one's steps are taken ahead again
+	sent    *earlyCommand // a command whose response was not read yet
 }
 
 // shownName is the Name of the object at a persistent handle, and when the TPM last showed it.

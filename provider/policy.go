@@ -25,7 +25,8 @@ func (c *connection) withPolicy(ctx context.Context, u policyUse, use func([]aut
 		for err != nil && errors.As(err, new(brokenApproval)) {
 			err = c.policyOnce(ctx, &u, use)
 		}
-		if !errors.Is(err, errPCRMoved) && !isCode(err, tpm2.TPMRCPCRChanged) {
+		outdated := u.kept && isCode(err, tpm2.TPMRCPolicyFail) // a step without a digest takes any PCRs
+		if !outdated && !errors.Is(err, errPCRMoved) && !isCode(err, tpm2.TPMRCPCRChanged) {
 			return err
 		}
 	}
@@ -100,7 +101,18 @@ func (c *connection) policyOnce(ctx context.Context, u *policyUse, use func([]au
 			}
 		}
 	}
-	return use(auths)
+	if err = use(auths); isCode(err, tpm2.TPMRCPolicyFail) && !u.kept {
+		if why := c.unmet(ctx, u); why != nil {
+			return u.refused(why)
+		}
+	}
+	return err
+}
+
+// unmet says what keeps the policy from being met now, nil for nothing.
+func (c *connection) unmet(ctx context.Context, u *policyUse) error {
+	u.plan = plan{pcrs: make(pcrValues)}
+	return u.auth.Policy.Check(c.policyState(ctx, u))
 }
 
 // refusal is an ErrPolicy whose cause is known, and says all there is to say.
@@ -141,6 +153,8 @@ func (c *connection) policyStep(ctx context.Context, s *session, step policy.Ste
 		return c.policySecret(ctx, s, step)
 	case policy.AuthorizeStep:
 		return c.policyAuthorize(ctx, s, step)
+	case policy.AuthValueStep:
+		s.authValue = true
 	}
 	cmd, err := stepCommand(s, step)
 	if err == nil {
@@ -157,7 +171,6 @@ func stepCommand(s *session, step policy.Step) (command, error) {
 		cmd.code = tpm2.TPMCCPolicyPCR
 		cmd.params = step.AppendSelection(put2B(make([]byte, 0, 128), step.Digest))
 	case policy.AuthValueStep:
-		s.authValue = true
 		cmd.code = tpm2.TPMCCPolicyAuthValue
 	case policy.ClockStep:
 		cmd.code = tpm2.TPMCCPolicyCounterTimer
@@ -190,8 +203,7 @@ func (c *connection) explainRefusal(ctx context.Context, u *policyUse, step poli
 	if !refused || isStale(said) || errors.Is(said, ErrNoMemory) {
 		return said
 	}
-	u.plan = plan{pcrs: make(pcrValues)}
-	if err := u.auth.Policy.Check(c.policyState(ctx, u)); err != nil {
+	if err := c.unmet(ctx, u); err != nil {
 		return u.refused(err)
 	}
 	switch step := step.(type) {

@@ -19,6 +19,7 @@ type policyUse struct {
 	hide    crypt
 	broken  map[string]error // signatures of approved policies that the TPM did not take, and why
 	plan    plan             // how this use goes about it
+	kept    bool             // as the one before did
 }
 
 // plan is how a policy is satisfied, with all that was asked to find it: for a use that would get the same answers it is the plan too.
@@ -54,7 +55,7 @@ func (p *plan) serves(u *policyUse) bool {
 func (c *connection) planPolicy(ctx context.Context, u *policyUse) (ahead bool, err error) {
 	c.receiveStep(ctx)
 	p := c.policy
-	if p != nil && p.plan.serves(u) {
+	if u.kept = p != nil && p.plan.serves(u); u.kept {
 		u.plan = p.plan
 		return p.ahead, nil
 	}

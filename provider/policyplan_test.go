@@ -122,6 +122,29 @@ func TestAPlanEndsWithThePCRsThatLedToIt(t *testing.T) {
 	}
 }
 
+// A PCR policy of which the digest alone is known takes any PCRs in its session, and the TPM refuses the use: that too is told with what is
+// not as it was, at once.
+func TestARefusalAfterAPlanThatWasKeptHasItsName(t *testing.T) {
+	t.Parallel()
+	b := newStore(t)
+	for _, uses := range []int{1, 3} {
+		here := b.bound(t, currentPCRs(10)).Root.(policy.All)[0].(policy.PCR)
+		here = policy.PCR{Bank: here.Bank, Values: map[uint][]byte{10: nil}, Policy: digestOf(t, policy.Policy{Root: here})}
+		auth := provider.Auth{Policy: policy.Policy{Root: here}, Label: "web"}
+		key := b.boundKey(t, auth.Policy, "")
+		for range uses {
+			b.codes(t, key, auth)
+		}
+		provider.Rest(b.TPM)
+		if _, err := b.wire.Aside(extendPCR10); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.trySign(t.Context(), key, auth); !errors.Is(err, provider.ErrPolicy) || !strings.Contains(err.Error(), "sha256 PCR10") {
+			t.Errorf("after %d uses: %v", uses, err)
+		}
+	}
+}
+
 // A policy that tells commands apart is another one for each of them.
 func TestAPlanIsForOneCommand(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ type policySession struct {
 	plan   plan // of the last use
 	due    bool // its steps are to be taken ahead
 	ahead  bool // and they were
-	sent   bool // the only one was sent, and its response was not received yet
+	asked  bool // the only one was sent, and its response was not received yet
 	spoilt bool // or it was refused
 }
 
@@ -107,12 +107,12 @@ func (c *connection) sendNextStep() {
 		return // getAhead does what there is to do
 	}
 	frame, err := cmd.marshal()
-	sent := err == nil && c.sendAhead(&ahead{bytes: frame, then: func(response []byte) {
+	sent := err == nil && c.sendAhead(&earlyCommand{bytes: frame, then: func(response []byte) {
 		_, err := cmd.parse(response)
 		p.received(err)
 	}})
 	if sent {
-		p.due, p.sent = false, true
+		p.due, p.asked = false, true
 	}
 }
 
@@ -122,7 +122,7 @@ func (c *connection) receiveStep(ctx context.Context) {
 	if p == nil {
 		return
 	}
-	if p.sent {
+	if p.asked {
 		err := c.policyStep(ctx, p.session, p.plan.steps[0]) // which finds its command sent
 		if c.sent == nil {                                   // as ctx had not ended
 			p.received(err)
@@ -134,7 +134,10 @@ func (c *connection) receiveStep(ctx context.Context) {
 }
 
 func (p *policySession) received(err error) {
-	p.sent, p.ahead, p.spoilt = false, err == nil, err != nil
+	p.asked, p.ahead, p.spoilt = false, err == nil, err != nil
+	if p.plan.steps[0] == (policy.AuthValueStep{}) {
+		p.authValue = p.ahead
+	}
 }
 
 // restartPolicy is TPM2_PolicyRestart (Part 3, section 23.2) of a session that waits: it forgets the steps that were taken in it.

@@ -21,7 +21,7 @@ type waiter struct {
 	user  any
 	turn  chan struct{}
 	round uint64
-	first *ahead // what may be sent for it before it wakes up; nil for nothing
+	first *earlyCommand // what may be sent for it before it wakes up; nil for nothing
 }
 
 type userKey struct{}
@@ -33,7 +33,7 @@ func ForUser(ctx context.Context, user any) context.Context {
 }
 
 // enter waits for a turn. Whoever got one must call leave. Only who has to wait makes first, which may be nil.
-func (q *queue) enter(ctx context.Context, first func() *ahead) error {
+func (q *queue) enter(ctx context.Context, first func() *earlyCommand) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (q *queue) awaited() bool {
 }
 
 // leave hands the turn to the one who is next. If that one has something to send, send is called with it first, unless it is nil.
-func (q *queue) leave(send func(*ahead)) {
+func (q *queue) leave(send func(*earlyCommand)) {
 	q.mu.Lock()
 	if len(q.waiting) == 0 {
 		q.busy = false

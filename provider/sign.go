@@ -119,18 +119,18 @@ func checkSign(p Public, s SignScheme, h crypto.Hash, digest []byte) (crypto.Pub
 }
 
 // signAhead makes TPM2_Sign with a persistent key that needs no more than an empty password; nil for any other use.
-func signAhead(o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) func() *ahead {
+func signAhead(o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) func() *earlyCommand {
 	if !isPersistent(o.Handle) || !a.Policy.IsZero() || len(authValue(a.Value)) > 0 {
 		return nil
 	}
-	return func() *ahead {
+	return func() *earlyCommand {
 		object := entity{o.Handle, o.Public.name}
 		cmd := signCommand(object, []authorization{{}}, s, h, digest)
 		b, err := cmd.marshal()
 		if err != nil {
 			return nil
 		}
-		return &ahead{object: object, bytes: b}
+		return &earlyCommand{object: object, bytes: b}
 	}
 }
 

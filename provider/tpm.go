@@ -39,7 +39,7 @@ func WithEndorsementAuth(auth *secret.Bytes) Option {
 }
 
 // WithObserver has each answer of the TPM told: the command by its name, the response code, and how long it took with all that was
-// sent again for it. It is called by one goroutine at a time and must not block.
+// sent again for it; one that was sent ahead took as long as somebody waited for it. It is called by one goroutine at a time and must not block.
 func WithObserver(observe func(command string, code uint32, took time.Duration)) Option {
 	return func(t *TPM) { t.observe = observe }
 }
@@ -81,7 +81,7 @@ func (t *TPM) doOnce(ctx context.Context, op func(context.Context, *connection) 
 	return t.turn(ctx, nil, false, op)
 }
 
-func (t *TPM) turn(ctx context.Context, first func() *ahead, repeatable bool, op func(context.Context, *connection) error) error {
+func (t *TPM) turn(ctx context.Context, first func() *earlyCommand, repeatable bool, op func(context.Context, *connection) error) error {
 	if t.closed.Load() {
 		return ErrClosed
 	}
