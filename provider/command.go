@@ -74,10 +74,11 @@ func (c *connection) send(ctx context.Context, cmd command) (*response, error) {
 			s.roll()
 		}
 	}
-	sent, err := cmd.marshal()
+	sent, err := cmd.marshal(c.frame[:0])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", &cmd, err)
 	}
+	c.frame = sent
 	raw, err := c.transmit(ctx, cmd.String(), sent, cmd.patience())
 	if err != nil {
 		return nil, err
@@ -101,8 +102,8 @@ func (c *connection) send(ctx context.Context, cmd command) (*response, error) {
 // errNothingHidden keeps a command with a secret parameter from being sent as it is.
 var errNothingHidden = errors.New("a parameter that is secret would not be encrypted")
 
-// marshal gives the command's bytes.
-func (cmd *command) marshal() ([]byte, error) {
+// marshal appends the command to b, which is empty.
+func (cmd *command) marshal(b []byte) ([]byte, error) {
 	for i := range cmd.auths {
 		a := &cmd.auths[i]
 		if !a.decrypt {
@@ -112,7 +113,6 @@ func (cmd *command) marshal() ([]byte, error) {
 			return nil, errNothingHidden
 		}
 	}
-	b := make([]byte, 0, 1024)
 	tag := uint16(tagNoSessions)
 	if len(cmd.auths) > 0 {
 		tag = tagSessions

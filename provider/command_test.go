@@ -30,7 +30,7 @@ func TestASecretParameterNeverGoesInTheClear(t *testing.T) {
 		"a wiped session's salt": {wiped(), put2B(nil, secret), false},
 	} {
 		cmd := command{code: tpm2.TPMCCNVDefineSpace, auths: []authorization{{session: c.session, decrypt: true}}, params: c.params}
-		b, err := cmd.marshal()
+		b, err := cmd.marshal(nil)
 		if c.sent != (err == nil) || !c.sent && (b != nil || !errors.Is(err, errNothingHidden)) {
 			t.Errorf("%s: %x, %v", name, b, err)
 		}

@@ -28,6 +28,7 @@ type connection struct {
 	tpm    *link
 	conn   transport.Conn
 	broken bool                 // nothing can be sent any more
+	frame  []byte               // the command that is sent, and room for the next one
 	live   map[Handle]struct{}  // sessions and transient objects that are loaded
 	names  map[Handle]shownName // of persistent objects
 

@@ -106,7 +106,7 @@ func (c *connection) sendNextStep() {
 	if err != nil {
 		return // getAhead does what there is to do
 	}
-	frame, err := cmd.marshal()
+	frame, err := cmd.marshal(nil)
 	sent := err == nil && c.sendAhead(&earlyCommand{bytes: frame, then: func(response []byte) {
 		_, err := cmd.parse(response)
 		p.received(err)

@@ -126,7 +126,7 @@ func signAhead(o Object, a Auth, s SignScheme, h crypto.Hash, digest []byte) fun
 	return func() *earlyCommand {
 		object := entity{o.Handle, o.Public.name}
 		cmd := signCommand(object, []authorization{{}}, s, h, digest)
-		b, err := cmd.marshal()
+		b, err := cmd.marshal(nil)
 		if err != nil {
 			return nil
 		}
