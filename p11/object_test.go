@@ -373,7 +373,6 @@ func TestKeysThatAnotherProcessChanges(t *testing.T) {
 	w.refused(w.Sign(s, make([]byte, 32), &Output{Capacity: 64}), CKR_KEY_HANDLE_INVALID)
 }
 
-// A crash on the way to a handle leaves a key that is used as a wrapped one until the next change finishes it.
 // Two files may have one key, since somebody copied them. The key is one object nevertheless.
 func TestACopyOfAKeysFilesIsNoOtherObject(t *testing.T) {
 	t.Parallel()
@@ -394,6 +393,7 @@ func TestACopyOfAKeysFilesIsNoOtherObject(t *testing.T) {
 	w.must(err)
 }
 
+// A crash on the way to a handle leaves a key that is used as a wrapped one until the next change finishes it.
 func TestUnfinishedKeysAreUsed(t *testing.T) {
 	t.Parallel()
 	w := open(t)

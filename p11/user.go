@@ -102,7 +102,8 @@ func (l *library) tryPIN(t *provider.TPM, try func() error) error {
 }
 
 // use does what uses a key of the TPM's. That is a try where the key has a PIN of its own. It may be one where wrong PINs count, until a
-// use shows that the key takes what the store says: none, say, of a key that another tool made. That tool may change it, under the same Name.
+// use shows that the key takes what the store says: none, say, of a key that another tool made. That tool may change it, under the same Name: uses that are under way by then are
+// each a try.
 func (l *library) use(t *provider.TPM, e keystore.Entry, use func() error) error {
 	switch {
 	case e.AsksOwnPIN():
@@ -111,7 +112,7 @@ func (l *library) use(t *provider.TPM, e keystore.Entry, use func() error) error
 		return l.countTries(t, use())
 	case l.user.all.saw(e):
 		err := use()
-		if errors.Is(err, provider.ErrAuth) {
+		if err != nil { // whatever it says: who leaves before the answer may have guessed wrong
 			l.user.all.forget(e)
 		}
 		return l.countTries(t, err)

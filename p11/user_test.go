@@ -367,6 +367,17 @@ func TestAKeyThatIsGivenAPasswordLaterDoesNotLockTheTPM(t *testing.T) {
 	w.must(use(users.New()))
 
 	tpm, ctx := w.token.TPM(), t.Context()
+	leaving := w.client(users.New(), nil)
+	l := leaving.lib
+	err := l.use(tpm, e, func() error { // nobody knows what the TPM answers to who is gone
+		w.must(leaving.Finalize())
+		return l.ctx.Err()
+	})
+	if !errors.Is(err, context.Canceled) || users.saw(e) {
+		t.Errorf("who left is answered: %v, and the key is still one that takes no PIN", err)
+	}
+	w.must(use(users.New()))
+
 	changed, err := tpm.ChangeAuth(ctx, object, provider.Auth{}, secret.From([]byte("a password")))
 	w.must(err)
 	w.must(tpm.Evict(ctx, e.Object.Handle, object.Public.Name()))

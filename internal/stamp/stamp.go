@@ -18,6 +18,7 @@ type Stamp struct {
 	Size     int64 // in bytes
 	Modified int64 // in nanoseconds since 1970
 
+	seen     bool
 	dev, ino uint64
 	changed  int64 // what is written, renamed or given another time has changed
 	settled  bool  // at the time of looking, the last change was old enough
@@ -28,7 +29,7 @@ func Of(st *unix.Stat_t) Stamp {
 	changed := time.Unix(st.Ctim.Unix())
 	return Stamp{
 		Size: st.Size, Modified: st.Mtim.Nano(),
-		dev: uint64(st.Dev), ino: st.Ino, changed: changed.UnixNano(), settled: time.Since(changed) > Settle,
+		seen: true, dev: uint64(st.Dev), ino: st.Ino, changed: changed.UnixNano(), settled: time.Since(changed) > Settle,
 	}
 }
 
@@ -42,7 +43,7 @@ func At(path string) (Stamp, uint32) {
 }
 
 // Exists tells whether there was something.
-func (s Stamp) Exists() bool { return s.ino != 0 }
+func (s Stamp) Exists() bool { return s.seen }
 
 // Same tells whether what was read when it had stamp s is unchanged now that it has stamp now. It is not for as long as a later
 // change could have left the same stamp.

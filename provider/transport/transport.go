@@ -15,7 +15,7 @@ import (
 // Conn is one open connection to a TPM. It is used by one goroutine at a time.
 type Conn interface {
 	// Transmit sends one whole command and returns its whole response. The
-	// response is valid until the next call.
+	// response is valid until the next call, and nothing keeps the command.
 	//
 	// Without a deadline in ctx it takes at most CommandTimeout. A cancelled
 	// context or a passed deadline breaks the connection, since the response
