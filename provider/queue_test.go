@@ -7,48 +7,57 @@ import (
 	"testing/synctest"
 )
 
+// noted is a queue that notes in which order those who wait have their turns. It is for a bubble of synctest.
+type noted struct {
+	queue
+	order []string
+}
+
+// wait has somebody wait.
+func (l *noted) wait(ctx context.Context, name string) {
+	go func() {
+		if l.enter(ctx, nil) == nil {
+			l.order = append(l.order, name)
+		}
+	}()
+	synctest.Wait()
+}
+
+// turns ends so many turns.
+func (l *noted) turns(n int) {
+	for range n {
+		l.leave(nil)
+		synctest.Wait()
+	}
+}
+
 // Whoever has many operations waiting delays another user's next one by one of them; of one user's, none overtakes another.
 func TestUsersOfATPMTakeTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var q queue
-		var order []string
-		wait := func(ctx context.Context, name string) {
-			go func() {
-				if q.enter(ctx, nil) == nil {
-					order = append(order, name)
-				}
-			}()
-			synctest.Wait()
-		}
-		turns := func(n int) {
-			for range n {
-				q.leave(nil)
-				synctest.Wait()
-			}
-		}
+		var q noted
 		greedy, modest := ForUser(t.Context(), "greedy"), ForUser(t.Context(), "modest")
 		if err := q.enter(greedy, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"g1", "g2", "g3", "g4", "g5"} {
-			wait(greedy, name)
+			q.wait(greedy, name)
 		}
 		impatient, leave := context.WithCancel(modest)
-		wait(modest, "m1")
-		wait(impatient, "never")
-		wait(modest, "m2")
+		q.wait(modest, "m1")
+		q.wait(impatient, "never")
+		q.wait(modest, "m2")
 		leave()
 		synctest.Wait()
-		turns(3)
-		wait(modest, "m3")
-		wait(t.Context(), "n1") // for nobody in particular
-		turns(6)
-		if want := []string{"g1", "m1", "g2", "g3", "m2", "n1", "g4", "m3", "g5"}; !slices.Equal(order, want) {
-			t.Errorf("the turns are %q, want %q", order, want)
+		q.turns(3)
+		q.wait(modest, "m3")
+		q.wait(t.Context(), "n1") // for nobody in particular
+		q.turns(6)
+		if want := []string{"g1", "m1", "g2", "g3", "m2", "n1", "g4", "m3", "g5"}; !slices.Equal(q.order, want) {
+			t.Errorf("the turns are %q, want %q", q.order, want)
 		}
 		if q.leave(nil); q.busy || q.awaited() || len(q.last) != 0 {
-			t.Errorf("when all is done the queue is %+v", &q)
+			t.Errorf("when all is done the queue is %+v", &q.queue)
 		}
 		if !q.tryEnter() {
 			t.Error("a queue without anybody in it is busy")
@@ -60,38 +69,26 @@ func TestUsersOfATPMTakeTurns(t *testing.T) {
 func TestWhoGaveUpManyTimesIsNotPassedOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var q queue
-		var order []string
-		wait := func(ctx context.Context, name string) {
-			go func() {
-				if q.enter(ctx, nil) == nil {
-					order = append(order, name)
-				}
-			}()
-			synctest.Wait()
-		}
+		var q noted
 		steady, hasty := ForUser(t.Context(), "steady"), ForUser(t.Context(), "hasty")
 		if err := q.enter(steady, nil); err != nil {
 			t.Fatal(err)
 		}
-		wait(hasty, "h1")
+		q.wait(hasty, "h1")
 		for range 100 {
 			impatient, leave := context.WithCancel(hasty)
-			wait(impatient, "never")
+			q.wait(impatient, "never")
 			leave()
 			synctest.Wait()
 		}
 		for _, name := range []string{"s1", "s2", "s3", "s4"} {
-			wait(steady, name)
+			q.wait(steady, name)
 		}
-		wait(hasty, "h2")
-		for range 6 {
-			q.leave(nil)
-			synctest.Wait()
-		}
+		q.wait(hasty, "h2")
+		q.turns(6)
 		q.leave(nil)
-		if want := []string{"h1", "s1", "s2", "h2", "s3", "s4"}; !slices.Equal(order, want) {
-			t.Errorf("the turns are %q, want %q", order, want)
+		if want := []string{"h1", "s1", "s2", "h2", "s3", "s4"}; !slices.Equal(q.order, want) {
+			t.Errorf("the turns are %q, want %q", q.order, want)
 		}
 	})
 }

@@ -57,15 +57,21 @@ func TestAResponseIsReceivedLater(t *testing.T) {
 	}
 }
 
+// sendOne sends a command after one that was answered.
+func sendOne(t *testing.T, c Sender) {
+	t.Helper()
+	if _, err := c.Transmit(t.Context(), getRandom); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(getRandom); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAResponseThatDoesNotComeIsNotAwaitedForEver(t *testing.T) {
 	t.Parallel()
 	for name, c := range senders(t, answers(response(10, 10))) {
-		if _, err := c.Transmit(t.Context(), getRandom); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Send(getRandom); err != nil {
-			t.Fatal(err)
-		}
+		sendOne(t, c)
 		if _, err := c.Receive(soon(t)); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s: error %v, want context.DeadlineExceeded", name, err)
 		}
@@ -83,12 +89,7 @@ func TestAResponseThatDoesNotComeIsNotAwaitedForEver(t *testing.T) {
 func TestAConnectionIsClosedBeforeTheResponseCame(t *testing.T) {
 	t.Parallel()
 	for name, c := range senders(t, answers(response(10, 10))) {
-		if _, err := c.Transmit(t.Context(), getRandom); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Send(getRandom); err != nil {
-			t.Fatal(err)
-		}
+		sendOne(t, c)
 		if err := c.Close(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
