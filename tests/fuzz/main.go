@@ -120,16 +120,37 @@ func choose(all []target, wanted *regexp.Regexp) ([]target, error) {
 	return chosen, nil
 }
 
-// fuzz runs a target from its package's folder, which is where tests look for their data.
+// fuzz runs a target from its package's folder, which is where tests look for their data. The end is an interrupt when its inputs have run for
+// the duration: with -test.fuzztime the fuzzer at times takes its own end for a failure (go.dev/issue/75804).
 func (t target) fuzz(ctx context.Context, duration time.Duration, binary, corpus string) ([]byte, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+duration.String(),
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	out := &output{begun: func() { time.AfterFunc(duration, func() { end(errTimeIsUp) }) }}
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$",
 		"-test.fuzzcachedir="+filepath.Join(corpus, t.pkg), "-test.fuzzminimizetime=100ms", "-test.parallel=1")
-	cmd.Dir = t.dir
+	cmd.Dir, cmd.Stdout, cmd.Stderr = t.dir, out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	return cmd.CombinedOutput()
+	err := cmd.Run()
+	if errors.Is(err, context.Canceled) && context.Cause(ctx) == errTimeIsUp { // it was interrupted, and found nothing
+		err = nil
+	}
+	return out.printed.Bytes(), err
+}
+
+var errTimeIsUp = errors.New("time is up")
+
+// output keeps what a target prints, and tells when the first of it comes: an interrupt ends what fuzzes, but kills what has not begun to.
+type output struct {
+	printed bytes.Buffer
+	begun   func()
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.begun != nil && bytes.Contains(p, []byte("fuzz: elapsed")) {
+		o.begun()
+		o.begun = nil
+	}
+	return o.printed.Write(p)
 }
 
 var executions = regexp.MustCompile(`execs: (\d+).*?new interesting: (\d+) \(total: (\d+)\)`)
