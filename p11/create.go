@@ -247,13 +247,23 @@ func ecPublic(t template) (*ecdsa.PublicKey, error) {
 	return ecPoint(curve, t[CKA_EC_POINT])
 }
 
-// ecPoint reads a point, which is an OCTET STRING; some applications give its contents alone.
-func ecPoint(curve elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
-	var contents []byte
-	if rest, err := asn1.Unmarshal(point, &contents); err == nil && len(rest) == 0 {
-		point = contents
-	}
+// parsePoint reads a point, as it is or as an OCTET STRING. One of 256 points looks like an OCTET STRING too, but none of those is as long as
+// a point.
+func parsePoint(curve elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
 	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	if err == nil {
+		return key, nil
+	}
+	var contents []byte
+	if rest, no := asn1.Unmarshal(point, &contents); no != nil || len(rest) > 0 {
+		return nil, err
+	}
+	return ecdsa.ParseUncompressedPublicKey(curve, contents)
+}
+
+// ecPoint reads a CKA_EC_POINT, which is an OCTET STRING; some applications give its contents alone.
+func ecPoint(curve elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
+	key, err := parsePoint(curve, point)
 	if err != nil {
 		return nil, refuse(CKR_ATTRIBUTE_VALUE_INVALID, "the EC point cannot be read: %v", err)
 	}

@@ -3,7 +3,6 @@ package p11
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"encoding/asn1"
 	"encoding/binary"
 
 	"github.com/google/go-tpm/tpm2"
@@ -88,12 +87,7 @@ func parseAgreement(o *object, p parameter) (agreement, error) {
 	case hash == 0 && len(shared) != 0:
 		return agreement{}, refuse(CKR_MECHANISM_PARAM_INVALID, "CKD_NULL takes no shared data")
 	}
-	// The point comes as it is, or as an OCTET STRING.
-	var contents []byte
-	if rest, err := asn1.Unmarshal(point, &contents); err == nil && len(rest) == 0 {
-		point = contents
-	}
-	peer, err := ecdsa.ParseUncompressedPublicKey(own.Curve, point)
+	peer, err := parsePoint(own.Curve, point)
 	if err != nil {
 		return agreement{}, refuse(CKR_MECHANISM_PARAM_INVALID, "the peer's public key: %v", err)
 	}

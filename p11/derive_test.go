@@ -106,6 +106,33 @@ func TestASecretIsDerivedWithAPeer(t *testing.T) {
 	}
 }
 
+// Of a peer's point, 04 || X || Y, each 256th begins as an OCTET STRING of its length does.
+func TestAPointThatLooksLikeAnOctetString(t *testing.T) {
+	t.Parallel()
+	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
+		var key *ecdsa.PrivateKey
+		var point []byte
+		for len(point) == 0 || int(point[1]) != len(point)-2 {
+			var err error
+			if key, err = ecdsa.GenerateKey(curve, rand.Reader); err != nil {
+				t.Fatal(err)
+			}
+			if point, err = key.PublicKey.Bytes(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		octets, err := asn1.Marshal(point)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for form, given := range map[string][]byte{"as it is": point, "as an OCTET STRING": octets} {
+			if got, err := parsePoint(curve, given); err != nil || !got.Equal(&key.PublicKey) {
+				t.Errorf("%s, %s: %v, %v", curve.Params().Name, form, got, err)
+			}
+		}
+	}
+}
+
 func TestKeysThatSignDoNotDerive(t *testing.T) {
 	t.Parallel()
 	w := open(t)

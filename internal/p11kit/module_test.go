@@ -2,6 +2,9 @@ package p11kit
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"strings"
@@ -51,9 +54,32 @@ func TestAnswersOfTheModule(t *testing.T) {
 	}
 }
 
+const p256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07" // in DER
+
+// Of the points that a module gives as they are, 04 || X || Y, each 256th begins as DER of its length does.
+func TestAPointThatLooksLikeDER(t *testing.T) {
+	t.Parallel()
+	var key *ecdsa.PrivateKey
+	var point []byte
+	for len(point) == 0 || int(point[1]) != len(point)-2 {
+		var err error
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		if point, err = key.PublicKey.Bytes(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for form, given := range map[string][]byte{"as it is": point, "in DER": append([]byte{4, 65}, point...)} {
+		v := values{p11.CKA_EC_PARAMS: []byte(p256), p11.CKA_EC_POINT: given}
+		if got, err := v.publicKey(); err != nil || !key.PublicKey.Equal(got) {
+			t.Errorf("%s: %v, %v", form, got, err)
+		}
+	}
+}
+
 func TestPublicKeysThatAreNone(t *testing.T) {
 	t.Parallel()
-	const p256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
 	for name, v := range map[string]values{
 		"nothing":                     {},
 		"half of it":                  {p11.CKA_MODULUS: []byte{1}},

@@ -116,12 +116,21 @@ func (v values) publicKey() (crypto.PublicKey, error) {
 	return nil, errIncomplete
 }
 
-// pointKey is the public key of a curve and a point, in DER; some modules give the point itself.
+// pointKey is the public key of a curve and a point, in DER; some modules give the point itself. One of 256 of those looks like DER too, but
+// no DER of a point is as long as a point.
 func pointKey(params, point []byte) (crypto.PublicKey, error) {
-	var inner []byte
-	if rest, err := asn1.Unmarshal(point, &inner); err == nil && len(rest) == 0 {
-		point = inner
+	key, err := curveKey(params, point)
+	if err == nil {
+		return key, nil
 	}
+	var inner []byte
+	if rest, no := asn1.Unmarshal(point, &inner); no != nil || len(rest) > 0 {
+		return nil, err
+	}
+	return curveKey(params, inner)
+}
+
+func curveKey(params, point []byte) (crypto.PublicKey, error) {
 	der, err := asn1.Marshal(struct {
 		Algorithm pkix.AlgorithmIdentifier
 		Key       asn1.BitString
