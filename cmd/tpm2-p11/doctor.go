@@ -96,14 +96,8 @@ func (d *doctor) examine(ctx context.Context) {
 			continue
 		}
 		answers := d.tpm(ctx, t.TPM())
-		declared, err := d.a.set.DeclaredFor(i)
-		if err != nil {
-			d.fail("declared keys", err, mendDeclaration)
-		}
 		d.store(ctx, t, answers, len(d.a.set.Config.Tokens[i].Keys) > 0)
-		if answers && t.Initialized() {
-			d.declared(ctx, t, declared)
-		}
+		d.declared(ctx, t, d.a.set.DeclaredFor(i), answers && t.Initialized())
 		if len(d.a.set.Tokens) > 1 {
 			for f := range d.findings[first:] {
 				d.findings[first+f].Token, d.findings[first+f].chosen = d.a.tokenLabels()[i], d.a.tokenLabel(i)

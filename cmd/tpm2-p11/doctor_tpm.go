@@ -16,6 +16,7 @@ import (
 
 	"github.com/tpm2-p11/tpm2-p11/internal/keyuse"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
@@ -246,8 +247,8 @@ func anyUse(p provider.Public) bool {
 	return use.Sign && use.Fits(tpm2.TPMAlgECDSA, 0) || use.Decrypt && use.Fits(tpm2.TPMAlgECDH, 0)
 }
 
-// declared compares what the configuration declares with the store and the TPM.
-func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []keystore.Declared) {
+// declared compares what the configuration declares with the store and the TPM, if they can be asked.
+func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []tokens.Declaration, askable bool) {
 	for _, key := range declared {
 		check := fmt.Sprintf("declared key %q", key.Label)
 		missing := map[keystore.Outcome]string{
@@ -255,7 +256,13 @@ func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []key
 			keystore.Adopted: "the TPM has it, the store does not know it",
 			keystore.Updated: "the store has it, with another handle or certificate than declared",
 		}
-		switch outcome, err := t.Compare(ctx, key); {
+		if key.Err != nil {
+			d.fail(check, key.Err, mendDeclaration)
+		}
+		if key.Err != nil || !askable {
+			continue
+		}
+		switch outcome, err := t.Compare(ctx, key.Declared); {
 		case err != nil:
 			d.fail(check, err, "")
 		case outcome == keystore.Unchanged:

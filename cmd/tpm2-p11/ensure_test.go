@@ -79,6 +79,21 @@ func TestEnsureDoesWhatItCan(t *testing.T) {
 	}
 }
 
+// One key's certificate that is not there keeps no other key from being made.
+func TestEnsureMakesTheKeysWhoseDeclarationsCanBeRead(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.tpm.Extend(t, "sha256", 7, []byte("boot"))
+	m.configure(strings.Replace(declared, "[[key]]", "[[key]]\ncertificate = \"absent.crt\"", 1))
+	r := m.try("key", "ensure")
+	if r.code != exitFailed || r.stdout != "web: failed\nmail: created\n" {
+		t.Errorf("key ensure: %v", r)
+	}
+	contains(t, "key ensure", r.stderr, `key "web": certificate`, "absent.crt: no such file", "for a key that is yet to be made leave `certificate` out")
+	doctor := m.try("doctor").stdout
+	contains(t, "doctor", doctor, `fail  declared key "web": `, `ok    declared key "mail": it is there as declared`)
+}
+
 func TestSeveralTokens(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

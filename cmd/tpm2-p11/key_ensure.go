@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 )
 
@@ -49,31 +51,13 @@ func (a *app) ensure(ctx context.Context, labels []string, pin pinSource) error 
 	results, missing := []ensuredJSON{}, slices.Clone(labels)
 	var failures error
 	for _, i := range indices {
-		declared, err := a.set.DeclaredFor(i)
-		if err != nil {
-			return withHint(err, mendDeclaration)
-		}
-		declared = slices.DeleteFunc(declared, func(d keystore.Declared) bool {
-			return len(labels) > 0 && !slices.Contains(labels, d.Label)
-		})
-		if len(declared) == 0 {
-			continue
-		}
 		t := a.set.Tokens[i]
-		if !t.Initialized() {
-			if err := a.initForEnsure(ctx, i); err != nil {
-				return err
+		for _, d := range a.set.DeclaredFor(i) {
+			if len(labels) > 0 && !slices.Contains(labels, d.Label) {
+				continue
 			}
-		}
-		for _, d := range declared {
 			missing = slices.DeleteFunc(missing, func(l string) bool { return l == d.Label })
-			var e keystore.Entry
-			var outcome keystore.Outcome
-			err := a.withLogin(ctx, t, pin, func() (err error) {
-				defer a.progress(ctx, "making sure of key "+d.Label)()
-				e, outcome, err = t.Ensure(ctx, d)
-				return err
-			})
+			e, outcome, err := a.ensureKey(ctx, i, d, pin)
 			r := ensuredJSON{Label: d.Label, Token: t.Label(), Outcome: string(outcome), Handle: formatHandle(e.Object.Handle)}
 			if err != nil {
 				r.Outcome, r.Handle, r.Error = "failed", "", err.Error()
@@ -101,12 +85,27 @@ func (a *app) ensure(ctx context.Context, labels []string, pin pinSource) error 
 	return errors.Join(err, failures)
 }
 
-func (a *app) initForEnsure(ctx context.Context, i int) error {
-	label := a.set.Config.Tokens[i].Label
-	if label == "" {
-		label = defaultLabel
+// ensureKey brings a declared key of token i about, and the token's store before, if it has none.
+func (a *app) ensureKey(ctx context.Context, i int, d tokens.Declaration, pin pinSource) (e keystore.Entry, outcome keystore.Outcome, err error) {
+	if d.Err != nil {
+		return e, outcome, withHint(d.Err, mendDeclaration)
 	}
-	return a.set.Tokens[i].Init(ctx, keystore.InitOptions{Label: label})
+	t := a.set.Tokens[i]
+	if !t.Initialized() {
+		if err := a.initForEnsure(ctx, i); err != nil {
+			return e, outcome, err
+		}
+	}
+	err = a.withLogin(ctx, t, pin, func() (err error) {
+		defer a.progress(ctx, "making sure of key "+d.Label)()
+		e, outcome, err = t.Ensure(ctx, d.Declared)
+		return err
+	})
+	return e, outcome, err
+}
+
+func (a *app) initForEnsure(ctx context.Context, i int) error {
+	return a.set.Tokens[i].Init(ctx, keystore.InitOptions{Label: cmp.Or(a.set.Config.Tokens[i].Label, defaultLabel)})
 }
 
 func (a *app) completeDeclared(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -12,18 +12,23 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// DeclaredFor turns the declared keys of token i into what keystore takes (reads certificates). Errors name the
-// configuration's line.
-func (s *Set) DeclaredFor(i int) ([]keystore.Declared, error) {
-	var declared []keystore.Declared
+// Declaration is a key that the configuration declares.
+type Declaration struct {
+	keystore.Declared       // its Label, if Err is set
+	Err               error // why it cannot be read: its certificate, say; names the configuration's line
+}
+
+// DeclaredFor turns the declared keys of token i into what keystore takes (reads certificates).
+func (s *Set) DeclaredFor(i int) []Declaration {
+	var declared []Declaration
 	for _, k := range s.Config.Tokens[i].Keys {
 		d, err := declare(k)
 		if err != nil {
-			return nil, s.errorf(k.Line, "key %q: %w", k.Label, err)
+			err = s.errorf(k.Line, "key %q: %w", k.Label, err)
 		}
-		declared = append(declared, d)
+		declared = append(declared, Declaration{d, err})
 	}
-	return declared, nil
+	return declared
 }
 
 func declare(k config.Key) (keystore.Declared, error) {

@@ -39,9 +39,9 @@ handle = 0x81000101
 type = "p384"
 use = "sign,decrypt"
 `))
-	keys, err := s.DeclaredFor(0)
-	if err != nil || len(keys) != 2 {
-		t.Fatalf("%v, %v", keys, err)
+	keys := s.DeclaredFor(0)
+	if len(keys) != 2 || keys[0].Err != nil || keys[1].Err != nil {
+		t.Fatalf("%v", keys)
 	}
 	web, mail := keys[0], keys[1]
 	if web.Label != "web" || web.Handle != 0x81000100 || web.Type != provider.RSA2048 ||
@@ -70,7 +70,7 @@ func TestDeclaredKeysRefused(t *testing.T) {
 		`certificate = "/"`:          "not a regular file",
 	} {
 		s := open(t, configure(t, dir, "log = \"off\"\nstore = \"keys\"\n[[key]]\nlabel = \"web\"\nhandle = 0x81000100\n"+line+"\n"))
-		_, err := s.DeclaredFor(0)
+		err := s.DeclaredFor(0)[0].Err
 		start := filepath.Join(dir, `x.conf:3: key "web": `)
 		if err == nil || !strings.HasPrefix(err.Error(), start) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %s", line, err, want)
