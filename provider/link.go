@@ -135,7 +135,7 @@ func (l *link) reclaim(ctx context.Context, c *connection) (err error) {
 
 // leave ends a turn. Where the next operation can be prepared and none waits yet, the turn goes on without its caller.
 func (l *link) leave() {
-	if l.conn == nil || l.conn.policy == nil || !l.conn.policy.due || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
+	if l.conn == nil || !l.conn.stepsDue() {
 		l.depart()
 		return
 	}

@@ -81,6 +81,12 @@ func changesCount(selection tpm2.TPMLPCRSelection) bool {
 	return true
 }
 
+// stepsDue tells whether the steps of the next use are to be taken ahead, and nobody would be kept waiting by it.
+func (c *connection) stepsDue() bool {
+	l := c.tpm
+	return c.policy != nil && c.policy.due && !l.closed.Load() && !l.takesTurns() && !l.queue.awaited()
+}
+
 // getAhead takes the steps of the next use, if they are due. If the TPM refuses one, that use will find out why and say it.
 func (c *connection) getAhead(ctx context.Context) {
 	p := c.policy
@@ -98,8 +104,8 @@ func (c *connection) getAhead(ctx context.Context) {
 // sendNextStep sends the step of the next use, if it is due and the only one, without waiting for the response: nobody has to be woken up
 // for it. Whoever sends something next receives that first.
 func (c *connection) sendNextStep() {
-	p, l := c.policy, c.tpm
-	if p == nil || !p.due || len(p.plan.steps) != 1 || l.closed.Load() || l.takesTurns() || l.queue.awaited() {
+	p := c.policy
+	if !c.stepsDue() || len(p.plan.steps) != 1 {
 		return
 	}
 	cmd, err := stepCommand(p.session, p.plan.steps[0])
