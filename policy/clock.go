@@ -20,7 +20,7 @@ import (
 // owner may slow the clock down by a third at most (TPM2_ClockRateAdjust), and after a power cut without TPM2_Shutdown it
 // resumes from what was saved last, minutes before. Nobody can set it back.
 type Clock struct {
-	// Before is the end in milliseconds of the TPM's clock, 0 for none.
+	// Before is the end in milliseconds of the TPM's clock, 0 for none; at most 2^63-1.
 	Before uint64
 	// Within asks Resolve for an end that long after now, 0 for none. Exact to the millisecond.
 	Within time.Duration
@@ -124,6 +124,8 @@ func (c Clock) validate() error {
 		return fmt.Errorf("%w: a clock without an end", ErrInvalid)
 	case c.Before != 0 && c.Within != 0 || c.Boot != nil && c.ThisBoot:
 		return fmt.Errorf("%w: a clock with two ends of one kind", ErrInvalid)
+	case c.Before > math.MaxInt64: // which no number in a policy's text is
+		return fmt.Errorf("%w: a clock's end is at %d ms at most, not at %d", ErrInvalid, uint64(math.MaxInt64), c.Before)
 	case c.Within < 0 || c.Within%time.Millisecond != 0:
 		return fmt.Errorf("%w: a clock's term is a positive number of milliseconds, not %v", ErrInvalid, c.Within)
 	}

@@ -14,16 +14,32 @@ type Secret struct{ Hierarchy tpm2.TPMHandle }
 var hierarchies = map[string]tpm2.TPMHandle{"owner": tpm2.TPMRHOwner, "endorsement": tpm2.TPMRHEndorsement}
 
 func (s Secret) walk(p *planner) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
 	p.add(SecretStep(s))
 	return nil
 }
 
-func (s Secret) resolve(State, bool) (Node, error) { return s, nil }
+// validate refuses hierarchies whose authorisation cannot be given here, nor be said in a policy's text.
+func (s Secret) validate() error {
+	for _, h := range hierarchies {
+		if h == s.Hierarchy {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: an authorisation is that of the owner or the endorsement hierarchy, not of %s", ErrInvalid, s.name())
+}
+
+func (s Secret) resolve(State, bool) (Node, error) { return s, s.validate() }
 func (s Secret) children() []Node                  { return nil }
 func (s Secret) text() string                      { return s.name() + " authorisation" }
 
 // check takes an authorisation that was given for the right one: the TPM will tell.
 func (s Secret) check(now State) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
 	if now.Authorised == nil {
 		return nil
 	}

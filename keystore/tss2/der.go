@@ -3,6 +3,7 @@ package tss2
 import (
 	encasn1 "encoding/asn1"
 	"fmt"
+	"math"
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/cryptobyte"
@@ -90,7 +91,7 @@ type fields struct {
 	hasSecret  bool
 	authPolicy []alternative
 	rsaParent  bool
-	parent     uint64
+	parent     int64
 	public     cryptobyte.String
 	private    cryptobyte.String
 }
@@ -100,7 +101,7 @@ func unmarshal(der []byte) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	parent := provider.Handle(f.parent)
+	parent := provider.Handle(f.parent) // of a negative number the bits: older tools wrote persistent handles so
 	switch {
 	case f.kind.Equal(oidImportable):
 		return Key{}, fmt.Errorf("%w: an importable key (%s) has to be imported under its parent first (tpm2_import)",
@@ -109,7 +110,7 @@ func unmarshal(der []byte) (Key, error) {
 		return Key{}, fmt.Errorf("%w: its type is %s", ErrUnsupported, f.kind)
 	case f.hasSecret:
 		return Key{}, fmt.Errorf("%w: only an importable key has a secret", ErrMalformed)
-	case f.parent > uint64(persistentLast):
+	case f.parent > int64(persistentLast) || f.parent < math.MinInt32:
 		return Key{}, fmt.Errorf("%w: the parent %#x is not a handle", ErrMalformed, f.parent)
 	case f.rsaParent && parent == tpm2.TPMRHOwner:
 		return Key{}, fmt.Errorf("%w: its parent is an RSA primary key that is not persistent", ErrUnsupported)

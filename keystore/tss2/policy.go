@@ -193,13 +193,13 @@ func (s statement) node(digestSize int) (policy.Node, error) {
 		var name, value cryptobyte.String
 		var offset, op uint16
 		if in.ReadUint32(&index) && in.ReadUint16LengthPrefixed(&name) && in.ReadUint16LengthPrefixed(&value) &&
-			in.ReadUint16(&offset) && in.ReadUint16(&op) && in.Empty() {
+			in.ReadUint16(&offset) && in.ReadUint16(&op) && in.Empty() && !name.Empty() {
 			return policy.NV{Index: tpm2.TPMHandle(index), Name: bytes.Clone(name), Value: bytes.Clone(value), Offset: offset, Op: tpm2.TPMEO(op)}, nil
 		}
 	case tpm2.TPMCCPolicyAuthorizeNV:
 		var index uint32
 		var name cryptobyte.String
-		if in.ReadUint32(&index) && in.ReadUint16LengthPrefixed(&name) && in.Empty() {
+		if in.ReadUint32(&index) && in.ReadUint16LengthPrefixed(&name) && in.Empty() && !name.Empty() {
 			return policy.AuthorizeNV{Index: tpm2.TPMHandle(index), Name: bytes.Clone(name)}, nil
 		}
 	case tpm2.TPMCCPolicyAuthorize:

@@ -241,6 +241,13 @@ func TestWhatOtherToolsWriteIsRead(t *testing.T) {
 			t.Errorf("%+v, %v", k, err)
 		}
 	})
+	t.Run("a persistent parent as programs of 32 bits write it", func(t *testing.T) {
+		f := goodForm(t, policy.Policy{})
+		f.parent = -0x7EFFFFFF
+		if k, err := tss2.Decode(f.pem(t)); err != nil || k.Object.Parent != 0x81000001 {
+			t.Errorf("%+v, %v", k, err)
+		}
+	})
 	term := policy.Policy{Root: policy.Clock{Before: 0x0102030405}}
 	for name, body := range map[string][]byte{
 		"PolicyCounterTimer as the engine writes it": {0, 0, 0, 1, 2, 3, 4, 5, 0, 8, 0, 5},
@@ -295,17 +302,23 @@ func TestAKeyWithAPolicyThatIsNotUnderstoodIsShownAndNotUsed(t *testing.T) {
 		change func(*form)
 		want   string
 	}{
-		"a cut PolicyNV":    {func(f *form) { f.policy = []statement{{0x149, []byte{1}}} }, "PolicyNV"},
-		"no signer":         {func(f *form) { f.policy = []statement{{0x16A, []byte{0, 1, 1, 0, 0, 0, 16}}} }, "PolicyAuthorize"},
-		"PolicyOR":          {func(f *form) { f.policy = []statement{{0x171, []byte{0}}} }, "PolicyOR"},
-		"an unknown one":    {func(f *form) { f.policy = []statement{{0x1FF, nil}} }, "0x1ff"},
-		"alternatives":      {func(f *form) { f.authPolicy = true }, "alternatives (authPolicy) that no signer approves"},
-		"another digest":    {func(f *form) { f.policy = []statement{{0x16B, nil}} }, "digest"},
-		"parameters":        {func(f *form) { f.policy = []statement{{0x16B, []byte{1}}} }, "PolicyAuthValue"},
-		"a short digest":    {func(f *form) { f.policy = []statement{{0x17F, append(selection, 1, 2, 3)}} }, "PolicyPCR"},
-		"another clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 12)}} }, "PolicyCounterTimer"},
+		"a cut PolicyNV": {func(f *form) { f.policy = []statement{{0x149, []byte{1}}} }, "PolicyNV"},
+		"no signer":      {func(f *form) { f.policy = []statement{{0x16A, []byte{0, 1, 1, 0, 0, 0, 16}}} }, "PolicyAuthorize"},
+		"PolicyOR":       {func(f *form) { f.policy = []statement{{0x171, []byte{0}}} }, "PolicyOR"},
+		"an unknown one": {func(f *form) { f.policy = []statement{{0x1FF, nil}} }, "0x1ff"},
+		"alternatives":   {func(f *form) { f.authPolicy = true }, "alternatives (authPolicy) that no signer approves"},
+		"another digest": {func(f *form) { f.policy = []statement{{0x16B, nil}} }, "digest"},
+		"parameters":     {func(f *form) { f.policy = []statement{{0x16B, []byte{1}}} }, "PolicyAuthValue"},
+		"a short digest": {func(f *form) { f.policy = []statement{{0x17F, append(selection, 1, 2, 3)}} }, "PolicyPCR"},
+		"another clock":  {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 12)}} }, "PolicyCounterTimer"},
+		"an endless clock": {func(f *form) {
+			f.policy = []statement{{0x16D, []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x00\x08\x00\x05")}}
+		}, "PolicyCounterTimer"},
 		"a short clock":     {func(f *form) { f.policy = []statement{{0x16D, make([]byte, 4)}} }, "PolicyCounterTimer"},
 		"another's secret":  {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1, 0, 4, 0x40, 0, 0, 0xB, 0, 0}}} }, "PolicySecret"},
+		"the platform's":    {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 0xC, 0, 4, 0x40, 0, 0, 0xC, 0, 0}}} }, "not of 0x4000000c"},
+		"an NV's no Name":   {func(f *form) { f.policy = []statement{{0x192, []byte{1, 0x80, 0, 1, 0, 0}}} }, "PolicyAuthorizeNV"},
+		"NV without a Name": {func(f *form) { f.policy = []statement{{0x149, []byte{1, 0x80, 0, 1, 0, 0, 0, 1, 7, 0, 0, 0, 0}}} }, "PolicyNV"},
 		"a secret's ref":    {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1, 0, 4, 0x40, 0, 0, 1, 0, 1, 7}}} }, "PolicySecret"},
 		"a cut secret":      {func(f *form) { f.policy = []statement{{0x151, []byte{0x40, 0, 0, 1}}} }, "PolicySecret"},
 		"no PCRs":           {func(f *form) { f.policy = []statement{{0x17F, nil}} }, "PolicyPCR"},
@@ -352,8 +365,9 @@ func TestWhatIsNotATPMKeyIsRefused(t *testing.T) {
 		"a secret":              {change(func(f *form) { f.others = []byte{0xA2, 3, 4, 1, 0} }), tss2.ErrMalformed},
 		"another order":         {change(func(f *form) { f.others = []byte{0xA5, 3, 1, 1, 0, 0xA4, 2, 12, 0} }), tss2.ErrMalformed},
 		"more in the sequence":  {change(func(f *form) { f.after = []byte{5, 0} }), tss2.ErrMalformed},
-		"a negative parent":     {change(func(f *form) { f.parent = -0x7EFFFFFF }), tss2.ErrMalformed},
-		"a huge parent":         {change(func(f *form) { f.parent = 1 << 40 }), tss2.ErrMalformed},
+		"a negative parent":     {change(func(f *form) { f.parent = -1 }), tss2.ErrUnsupported},
+		"a huge parent":         {change(func(f *form) { f.parent = 1<<40 | 0x81000001 }), tss2.ErrMalformed},
+		"a huge negative one":   {change(func(f *form) { f.parent = -1<<40 | 0x81000001 }), tss2.ErrMalformed},
 		"a transient parent":    {change(func(f *form) { f.parent = 0x80000000 }), tss2.ErrUnsupported},
 		"a transient RSA one":   {change(func(f *form) { f.others = []byte{0xA5, 3, 1, 1, 0xFF} }), tss2.ErrUnsupported},
 		"an empty private area": {change(func(f *form) { f.private = []byte{0, 0} }), tss2.ErrMalformed},
