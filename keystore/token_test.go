@@ -1,7 +1,9 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -374,6 +376,31 @@ func TestSpecsThatContradictThemselvesAreRefused(t *testing.T) {
 				t.Errorf("the error is %v", err)
 			}
 		})
+	}
+}
+
+// What would be read again by nobody, for its length, is refused before it is written, and nothing of it stays in the TPM.
+func TestWhatIsTooLongForAStoreIsRefused(t *testing.T) {
+	t.Parallel()
+	token := tpmStore(t).initialized(t, "", "")
+	spec := signing("web")
+	branch := policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: make(map[uint][]byte)}
+	for i := range uint(24) {
+		branch.Values[i] = bytes.Repeat([]byte{1}, 32)
+	}
+	spec.Policy.Root, spec.Force = policy.Any(slices.Repeat([]policy.Node{branch}, 200)), true
+	if _, err := token.CreateKey(ctx, spec); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a key with a policy of 200 long branches: %v", err)
+	}
+	wantHandles(t, token)
+	keys, err := token.Keys()
+	must(t, err)
+	if problems, err := token.Problems(); err != nil || len(keys) > 0 || len(problems) > 0 {
+		t.Errorf("%v, %v, %v", keys, problems, err)
+	}
+	e := create(t, token, signing("web"))
+	if _, err := token.SetCertificates(e, slices.Repeat([]*x509.Certificate{selfSigned(t, e)}, 1000)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a chain of a thousand: %v", err)
 	}
 }
 

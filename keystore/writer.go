@@ -100,8 +100,11 @@ func (w *writer) sweep() error {
 }
 
 // replace puts a file in place, whole and on the disk, or leaves what was there. After an error of the last step, the sync
-// of the folder, the new content may be there.
+// of the folder, the new content may be there. What is too long to be read again is ErrInvalid.
 func (w *writer) replace(name string, content []byte) error {
+	if len(content) > maxFile {
+		return fmt.Errorf("%w: %s would have %d bytes, and a store's file has %d at most: a shorter policy, or fewer certificates, fit", ErrInvalid, name, len(content), maxFile)
+	}
 	if err := w.put(name, content); err != nil {
 		return writeError("writing "+filepath.Join(w.path, name), err)
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tpm2-p11/tpm2-p11/policy/policyfile"
 )
 
 // On a build machine, without a TPM, a policy is read, explained and hashed.
@@ -198,6 +200,26 @@ func TestASealedSecretThatIsSealedAgain(t *testing.T) {
 	m.tpm.Extend(t, "sha256", 16, []byte("another"))
 	m.refused(exitFailed, "sha256 PCR16 is ", "", "unseal", "@bound.tss2")
 	m.refused(exitFailed, "sha256 PCR16 is ", "", "seal", "--again", "@bound.tss2", "--no-policy")
+}
+
+// A policy as long as a policy file may be opens what was sealed to it, and a longer one is refused while the secret is still there.
+func TestASecretThatIsSealedToALongPolicy(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	value := strings.Repeat("ab", 32)
+	branch := `{"pcr":{"bank":"sha256","16":"` + value + `","23":"` + value + `"}}`
+	m.stdin = "database password"
+	m.write("long.json", `{"any":[{"pcr":{"bank":"sha256","indices":[16]}}`+strings.Repeat(","+branch, policyfile.MaxSize/len(","+branch)-1)+"]}")
+	m.run("seal", "--policy", "@long.json", "--force", "--out", "@secret.tss2")
+	if got := m.run("unseal", "@secret.tss2"); got != "database password" {
+		t.Errorf("%q", got)
+	}
+	current := `{"pcr":{"bank":"sha256","indices":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23]}}`
+	m.write("grows.json", `{"any":[`+current+strings.Repeat(","+current, 400)+"]}")
+	m.refused(exitFailed, "the policy is too long", "", "seal", "--policy", "@grows.json", "--force", "--out", "@never.tss2")
+	if _, err := os.Stat(m.path("never.tss2")); err == nil {
+		t.Error("a file that nobody could read was written")
+	}
 }
 
 // What is sealed to a policy that is not met is said to be, since it may never open: a counter does not go back.

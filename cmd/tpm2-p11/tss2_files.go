@@ -25,7 +25,11 @@ func encodeTSS2(k tss2.Key) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "%s%s\n%s", policyPrefix, tree, text), nil
+	text = fmt.Appendf(nil, "%s%s\n%s", policyPrefix, tree, text)
+	if len(text) > tss2.MaxSize {
+		return nil, fmt.Errorf("the policy is too long for a file: with it there are %d bytes, and at most %d are read", len(text), tss2.MaxSize)
+	}
+	return text, nil
 }
 
 // decodeTSS2 reads a PEM and the line before it, which is anybody's text until its digest is the object's own.

@@ -10,8 +10,8 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// MaxSize is the longest text that Decode looks at, in bytes.
-const MaxSize = 64 << 10
+// MaxSize is the longest text that Decode looks at, in bytes: there is room for a policy of the longest policy file, in any form.
+const MaxSize = 256 << 10
 
 const blockType = "TSS2 PRIVATE KEY"
 
@@ -47,7 +47,11 @@ func Encode(k Key) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding a TSS2 key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der}), nil
+	text := pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der})
+	if len(text) > MaxSize {
+		return nil, fmt.Errorf("encoding a TSS2 key: %w: with its policies it has %d bytes, and at most %d are read", ErrUnsupported, len(text), MaxSize)
+	}
+	return text, nil
 }
 
 // Decode reads a PEM. PolicyPCR is read in the engine's form and in the draft's. A policy that cannot be used gives the Key,

@@ -8,6 +8,7 @@ import (
 	encasn1 "encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -400,7 +401,9 @@ func TestAnImportableKeyIsRefusedWithTheWayOut(t *testing.T) {
 func TestWhatCouldNotBeReadIsNotWritten(t *testing.T) {
 	t.Parallel()
 	key := provider.Object{Public: ecPublic(t, policy.Policy{}), Private: []byte("wrapped")}
+	long := policy.Policy{Root: policy.All(slices.Repeat([]policy.Node{digestOnly()}, 5000))}
 	for name, k := range map[string]tss2.Key{
+		"a policy too long":   {Object: provider.Object{Public: ecPublic(t, long), Private: key.Private}, Policy: long},
 		"nothing":             {},
 		"a persistent object": {Object: provider.Object{Public: key.Public, Handle: 0x81000100}},
 		"another's policy":    {Object: key, Policy: policy.Policy{Root: policy.PIN{}}},
