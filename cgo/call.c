@@ -201,6 +201,8 @@ void put_optional_mechanism(struct call *c, const CK_MECHANISM *mechanism)
 {
 	static const CK_MECHANISM none = {CK_UNAVAILABLE_INFORMATION, NULL, 0};
 
+	if (mechanism != NULL && mechanism->mechanism == none.mechanism)
+		call_refuse(c, CKR_MECHANISM_INVALID);
 	put_mechanism(c, mechanism != NULL ? mechanism : &none);
 }
 

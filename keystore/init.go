@@ -14,7 +14,7 @@ import (
 
 // InitOptions of a new token.
 type InitOptions struct {
-	Label   string        // 1 to 32 bytes of UTF-8
+	Label   string        // 1 to 32 bytes of UTF-8; spaces at its end do not count, with which Cryptoki fills it up
 	UserPIN *secret.Bytes // nil: a token without a PIN or, with SOPIN, one whose user PIN InitPIN sets later
 	SOPIN   *secret.Bytes // needed when UserPIN is set
 	// Force makes a new token in an initialised store's folder (its keys are listed in the error otherwise). The keys'
@@ -31,6 +31,7 @@ func (t *Token) Init(ctx context.Context, o InitOptions) error {
 }
 
 func (t *Token) init(ctx context.Context, o InitOptions) error {
+	o.Label = strings.TrimRight(o.Label, " ")
 	if err := o.check(); err != nil {
 		return err
 	}

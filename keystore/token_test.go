@@ -104,6 +104,7 @@ func TestInitRefusesWhatCannotBeAToken(t *testing.T) {
 		want error
 	}{
 		"no label":         {InitOptions{}, ErrInvalid},
+		"a blank label":    {InitOptions{Label: "  "}, ErrInvalid},
 		"a long label":     {InitOptions{Label: strings.Repeat("x", 33)}, ErrInvalid},
 		"a label in UTF-7": {InitOptions{Label: "\xff"}, ErrInvalid},
 		"no SO PIN":        {InitOptions{Label: "x", UserPIN: pin("1234")}, ErrInvalid},
@@ -118,6 +119,16 @@ func TestInitRefusesWhatCannotBeAToken(t *testing.T) {
 				t.Error("there is a folder now")
 			}
 		})
+	}
+}
+
+// Applications see a label filled up with spaces, and leave those out in a URI.
+func TestATokensLabelIsWhatApplicationsSeeOfIt(t *testing.T) {
+	t.Parallel()
+	token := tpmStore(t).open(t)
+	must(t, token.Init(ctx, InitOptions{Label: " my token  "}))
+	if token.Label() != " my token" {
+		t.Errorf("%q", token.Label())
 	}
 }
 

@@ -283,6 +283,8 @@ static void mechanism_parameters_are_flattened(void)
 	CHECK_RV(C_DigestInit(5, &mechanism), CKR_OK);
 	expect(38), expect_u64(5), expect_u64(0x80001234), expect_u64(~0UL);
 	CHECK_REQUEST();
+	mechanism.mechanism = CK_UNAVAILABLE_INFORMATION; /* which stands for no mechanism in a message, and would end an operation */
+	CHECK_REFUSED(C_DigestInit(5, &mechanism), CKR_MECHANISM_INVALID);
 }
 
 static void output_follows_the_size_convention(void)
