@@ -142,11 +142,13 @@ func TestPrivateKeysThatAreNotTakenIn(t *testing.T) {
 	rsaKey, ecKey, another := newRSA(t), newEC(t), newEC(t)
 	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	w.must(err)
+	large, err := rsa.GenerateKey(rand.Reader, 4096) // which swtpm lacks
+	w.must(err)
 	point, err := another.PublicKey.Bytes()
 	w.must(err)
 	ofAnother, err := keyMaterial(&another.PublicKey)
 	w.must(err)
-	smallParts := rsaParts(small)
+	smallParts, largeParts := rsaParts(small), rsaParts(large)
 	rsaParts := func(others ...Attribute) []Attribute { return with(rsaParts(rsaKey), others...) }
 	ecParts := func(others ...Attribute) []Attribute { return with(ecParts(t, ecKey), others...) }
 	for name, c := range map[string]struct {
@@ -180,6 +182,7 @@ func TestPrivateKeysThatAreNotTakenIn(t *testing.T) {
 		"an endless modulus":   {rw, rsaParts(Attribute{CKA_MODULUS, bytes.Repeat([]byte{1}, 1<<16)}), CKR_ATTRIBUTE_VALUE_INVALID},
 		"a wrong coefficient":  {rw, rsaParts(Attribute{CKA_COEFFICIENT, []byte{3}}), CKR_ATTRIBUTE_VALUE_INVALID},
 		"a key of 1024 bits":   {rw, smallParts, CKR_ATTRIBUTE_VALUE_INVALID},
+		"more than the TPM's":  {rw, largeParts, CKR_ATTRIBUTE_VALUE_INVALID},
 		"a key with a subject": {rw, ecParts(Attribute{CKA_SUBJECT, []byte{0x30, 0}}), CKR_TEMPLATE_INCONSISTENT},
 	} {
 		_, err := w.CreateObject(c.session, c.template)

@@ -167,6 +167,9 @@ func (c *connection) importObject(ctx context.Context, srk *loadedKey, public Pu
 		auths:  []authorization{{}},
 		params: p,
 	})
+	if isParameter(codeOf(err), tpm2.TPMRCValue, 2) { // the reference code's answer to a size that it lacks
+		return nil, fmt.Errorf("%w: it has no such keys as this one (%s): %w", ErrUnsupported, public.Describe(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
