@@ -3,7 +3,6 @@ package tests
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/freeport"
 	"github.com/tpm2-p11/tpm2-p11/internal/imagetest"
 )
 
@@ -138,15 +138,10 @@ func (m *machine) terminal(script string) {
 	}
 }
 
-// freePort is a port that nobody listens at, nor in the moment until somebody does.
+// freePort is a port that nobody else takes until somebody listens at it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	port, err := freeport.Next()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package tests
 import (
 	"crypto/x509"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,12 +116,7 @@ func TestKMSFleetKeyInNginx(t *testing.T) {
 	m.issueKey("web", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 	m.configureTop("label = \"web\"\n", fmt.Sprintf("key_id = %q\n", m.key))
 	m.tpm2p11(importKey("web")...)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &tlsServer{machine: m.machine, address: l.Addr().String(), roots: x509.NewCertPool()}
-	l.Close()
+	s := &tlsServer{machine: m.machine, address: "127.0.0.1:" + freePort(t), roots: x509.NewCertPool()}
 	s.roots.AppendCertsFromPEM(m.read("web.crt"))
 	conf := s.write("nginx.conf", s.documented("nginx.md", "nginx", 0,
 		"listen 443", "listen "+s.address, "/run/nginx.pid", s.path("nginx.pid"), "/etc/nginx/web.crt", s.path("web.crt"), "/var/log/nginx/", s.dir+"/"))

@@ -3,7 +3,6 @@ package tests
 import (
 	"crypto/x509"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -48,12 +47,7 @@ func TestKMSRefusals(t *testing.T) {
 	key := fmt.Sprintf("key_id = %q\nattempts = 2\ntimeout = \"20s\"\n", m.key)
 	before, own := m.holds(), m.env
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := "http://" + l.Addr().String()
-	l.Close()
+	nobody := "http://127.0.0.1:" + freePort(t)
 	// The same KMS half a day later, for which the machine's documents are old; and one that trusts another machine's.
 	later := simtest.StartKMS(t, keyservice.Options{Roots: []*x509.Certificate{m.sim.Root(t)}, Now: func() time.Time { return time.Now().Add(12 * time.Hour) }})
 	foreign := simtest.StartKMS(t, keyservice.Options{Roots: []*x509.Certificate{simtest.Start(t).Root(t)}})

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +43,7 @@ func newTLSServer(t *testing.T, kind string) *tlsServer {
 	m.tpm2p11("init", "--label", "web", "--no-pin")
 	m.tpm2p11("key", "create", "web", "--type", kind, "--pcr", "sha256:0,1,2,7")
 	m.tpm2p11("key", "self-sign", "web", "--subject", "CN=localhost", "--dns", "localhost", "--out", "web.crt")
-	s := &tlsServer{machine: m, roots: x509.NewCertPool()}
+	s := &tlsServer{machine: m, roots: x509.NewCertPool(), address: "127.0.0.1:" + freePort(t)}
 	if !s.roots.AppendCertsFromPEM(m.read("web.crt")) {
 		t.Fatal("web.crt holds no certificate")
 	}
@@ -52,13 +51,6 @@ func newTLSServer(t *testing.T, kind string) *tlsServer {
 		t.Fatal(err)
 	}
 	s.before = s.tally()
-	// A free port: nobody else takes it in the moment until the server does.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.address = l.Addr().String()
-	l.Close()
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, log := range []string{"tpm2-p11.log", "error.log", "output.log"} {

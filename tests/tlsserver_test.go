@@ -64,12 +64,8 @@ func (m *machine) tlsServer() string {
 // serve starts the server, a program and what it is given first, with a key and waits until it listens. stop ends it and gives what it said.
 func (m *machine) serve(label string, server ...string) (port string, stop func() (log string)) {
 	m.t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
+	port = freePort(m.t)
+	address := net.JoinHostPort("127.0.0.1", port)
 	c := exec.Command(server[0], append(server[1:], "-listen", address, label)...)
 	c.Env, c.Dir = m.env, m.dir
 	stderr, err := c.StderrPipe()
@@ -109,6 +105,5 @@ func (m *machine) serve(label string, server ...string) (port string, stop func(
 			m.t.Fatalf("the server does not listen: %v\n%s", err, stop())
 		}
 	}
-	_, port, _ = net.SplitHostPort(address)
 	return port, stop
 }

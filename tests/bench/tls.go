@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tpm2-p11/tpm2-p11/internal/freeport"
 )
 
 // tlsPlan is what `make bench-tls` measures: servers that sign each handshake with a key in the TPM, beside what the TPM signs at most.
@@ -227,11 +229,8 @@ func (r *rig) serve(ctx context.Context, s server, c column, config string) (run
 
 // freeAddress is one that nobody listens on.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+	port, err := freeport.Next()
+	return net.JoinHostPort("127.0.0.1", port), err
 }
 
 // tlsLegend says what a reader of the table alone could not know.

@@ -27,7 +27,7 @@ var layers = [][]string{
 }
 
 // testOnly are packages that only test files import.
-var testOnly = []string{"internal/tpmtest", "internal/imagetest", "internal/fuzztest", "internal/nitrosim/simtest", "internal/faulttpm/...", "internal/wiretap", "internal/promises/...", "tests/..."}
+var testOnly = []string{"internal/tpmtest", "internal/imagetest", "internal/fuzztest", "internal/nitrosim/simtest", "internal/faulttpm/...", "internal/wiretap", "internal/freeport", "internal/promises/...", "tests/..."}
 
 // testOnlyModules are dependencies that only test files import.
 var testOnlyModules = []string{

@@ -2,7 +2,6 @@ package simtest
 
 import (
 	"context"
-	"net"
 	"os/exec"
 	"slices"
 	"sync"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2-p11/tpm2-p11/internal/freeport"
 	"github.com/tpm2-p11/tpm2-p11/internal/nitrosim/control"
 )
 
@@ -271,15 +271,10 @@ done`
 	tools.Wait()
 }
 
-// freePort is a TCP port that is free, as is likely the one after it.
+// freePort is a TCP port that is free, as is the one after it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	port, err := freeport.Next()
 	if err != nil {
 		t.Fatal(err)
 	}
