@@ -396,7 +396,7 @@ int main(int argc, char **argv)
 		return 2;
 	path = argv[1];
 	strcpy(address.sun_path, path);
-	alarm(60);
+	alarm(240);
 	CHECK(lines("") == 0);
 	CHECK_RV(C_Initialize(NULL), CKR_FUNCTION_FAILED); /* nobody listens */
 	CHECK(lines(" from the server's socket /") == 1 && lines(path) == 1);
