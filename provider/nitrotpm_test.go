@@ -85,7 +85,7 @@ func (i *instance) clean(t *testing.T, when string) {
 	i.wire.Inject(nil)
 	i.Release()
 	// The emulator takes a moment to see that a client left.
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		s := i.sim.Stats(t)
 		if s.Sessions == 0 && s.Objects == 0 {
 			return

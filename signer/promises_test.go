@@ -140,7 +140,7 @@ func (p *promised) run(row promises.Row) {
 	if now := p.held(); now != held && !row.Lost {
 		t.Errorf("%s: the TPM holds %s, before %s", row.Name, now, held)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for goroutines(t, row.Name) != 0 || descriptors(t, p.dir) != 0 {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: %d goroutines and %d descriptors are left", row.Name, goroutines(t, row.Name), descriptors(t, p.dir))
@@ -202,7 +202,7 @@ func verify(public crypto.PublicKey, digest, signature []byte) error {
 func (p *promised) held() string {
 	t := p.test
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := p.machine.Wire.AwaitIdle(ctx); err != nil {
 		t.Errorf("the TPM is not let go: %v", err)

@@ -138,7 +138,7 @@ func TestTLS(t *testing.T) {
 // handshake connects a client to a server and sends a line each way.
 func handshake(server, client *tls.Config, version uint16) error {
 	a, b := net.Pipe()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	a.SetDeadline(deadline)
 	b.SetDeadline(deadline)
 	served := make(chan error, 1)

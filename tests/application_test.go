@@ -23,7 +23,7 @@ const (
 	// storyFolder is the variable that makes the test binary an application: the machine's folder.
 	storyFolder = "TPM2_P11_STORY_FOLDER"
 	// patience is how long one Cryptoki call may take. A longer one is a hang.
-	patience = 10 * time.Second
+	patience = time.Minute
 )
 
 // story is an application that uses the module, and what goes on around it.
@@ -81,7 +81,7 @@ func (s story) run(m *machine, test string, by transport) (log string) {
 	}
 	requests, requestEnd := pipe(m.t)
 	answerEnd, answers := pipe(m.t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+strings.ReplaceAll(test, "/", "$/^")+"$", "-test.count=1")
 	c.Env = append(append(m.env, storyFolder+"="+m.dir, "GOTRACEBACK=all"), env...)

@@ -126,7 +126,7 @@ func (m *machine) terminal(script string) {
 		m.t.Fatal(err)
 	}
 	defer output.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", "-exc", script)
 	c.Dir, c.Env, c.Stdout, c.Stderr = m.dir, m.env, output, output

@@ -121,13 +121,13 @@ func (m *machine) zombies(parents ...int) (pids []int) {
 	return pids
 }
 
-// eventually waits for a condition, which must hold within 10 s.
+// eventually waits for a condition, which must hold within a minute.
 func (m *machine) eventually(what string, condition func() bool) {
 	m.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("after 10 s: %s is still not so", what)
+			m.t.Fatalf("after a minute: %s is still not so", what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -170,7 +170,7 @@ func (m *machine) forkedHost(scenario string, happen func(event string), argumen
 	m.t.Helper()
 	m.t.Cleanup(func() { m.killHelpers(true) })
 	before := m.tally()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, m.host("forked"), append([]string{module, scenario}, arguments...)...)
 	var stderr bytes.Buffer

@@ -124,7 +124,7 @@ func (r result) all() string { return r.stdout + r.stderr }
 // start runs a program in the machine's folder; one that hangs fails the test.
 func (m *machine) start(program string, args ...string) result {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, program, args...)
 	var stdout, stderr bytes.Buffer

@@ -100,7 +100,7 @@ func (m *instance) approve() {
 func (m *instance) servesTo(server, certificate string) {
 	m.t.Helper()
 	port, stop := m.serve("web", server)
-	m.run("curl", "--silent", "--show-error", "--max-time", "20", "--cacert", certificate, "--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")
+	m.run("curl", "--silent", "--show-error", "--max-time", "60", "--cacert", certificate, "--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")
 	stop()
 }
 

@@ -68,7 +68,7 @@ func (m *machine) breakable() {
 // settled waits until the door has let go of the TPM, and gives what there is in it.
 func (m *machine) settled() string {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := m.broken.Wire.AwaitIdle(ctx); err != nil {
 		m.t.Errorf("the TPM is not let go: %v", err)

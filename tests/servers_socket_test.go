@@ -76,7 +76,7 @@ func (s *service) end() {
 		return
 	}
 	_ = s.process.Process.Signal(syscall.SIGTERM)
-	kill := time.AfterFunc(20*time.Second, func() { _ = s.process.Process.Kill() })
+	kill := time.AfterFunc(time.Minute, func() { _ = s.process.Process.Kill() })
 	_ = s.process.Wait()
 	kill.Stop()
 	s.process = nil
@@ -113,7 +113,7 @@ func (s *service) manage() *net.UnixConn {
 // tells demands what the service tells its manager next.
 func (s *service) tells(want string) {
 	s.t.Helper()
-	if err := s.told.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := s.told.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		s.t.Fatal(err)
 	}
 	told := make([]byte, 100)
@@ -232,7 +232,7 @@ func TestServersSocketServesGo(t *testing.T) {
 	port, stop := s.serve("web", as("www-data")...)
 	for range 2 {
 		for _, version := range [][]string{{"--tlsv1.2", "--tls-max", "1.2"}, {"--tlsv1.3"}} {
-			s.run("curl", append(version, "--silent", "--show-error", "--max-time", "20", "--cacert", "web.crt",
+			s.run("curl", append(version, "--silent", "--show-error", "--max-time", "60", "--cacert", "web.crt",
 				"--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")...)
 		}
 		s.kill()

@@ -86,7 +86,7 @@ func (s *tlsServer) documented(page, kind string, n int, places ...string) strin
 // command runs a program that leaves others running behind it; its output goes to a file, which these may keep open.
 func (s *tlsServer) command(program string, args ...string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	output, err := os.OpenFile(s.path("output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *tlsServer) endsWith(master int) {
 	s.t.Cleanup(func() {
 		workers := s.children(master)
 		_ = syscall.Kill(master, syscall.SIGTERM)
-		for deadline := time.Now().Add(10 * time.Second); runs(master) && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); runs(master) && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond)
 		}
 		for _, pid := range append(workers, master) {
@@ -187,7 +187,7 @@ func (s *tlsServer) handshake(n int64) error {
 func (s *tlsServer) answers() {
 	s.t.Helper()
 	var err error
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for n := int64(0); ; n++ {
 		if err = s.handshake(n); err == nil {
 			return

@@ -22,7 +22,7 @@ func TestTLSServer(t *testing.T) {
 	}
 	versions := map[string][]string{"TLSv1.2": {"--tlsv1.2", "--tls-max", "1.2"}, "TLSv1.3": {"--tlsv1.3"}}
 	fetch := func(kind, port string, options ...string) []string {
-		return append(options, "--verbose", "--silent", "--show-error", "--max-time", "20", "--cacert", kind+".crt",
+		return append(options, "--verbose", "--silent", "--show-error", "--max-time", "60", "--cacert", kind+".crt",
 			"--resolve", "www.example.com:"+port+":127.0.0.1", "https://www.example.com:"+port+"/")
 	}
 	for _, kind := range []string{"rsa2048", "p256"} {

@@ -130,7 +130,7 @@ static void in_child(void (*what)(void))
 	pid_t child = fork();
 
 	if (child == 0) {
-		alarm(20);
+		alarm(60);
 		failures = 0;
 		what();
 		_exit(failures != 0);
@@ -260,7 +260,7 @@ int main(int argc, char **argv)
 	sigemptyset(&some);
 	sigaddset(&some, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &some, NULL);
-	alarm(60);
+	alarm(240);
 	CHECK_RV(C_Initialize(NULL), CKR_OK);
 	for (int i = 0; i < 20; i++)
 		in_child(is_helped);

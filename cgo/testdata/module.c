@@ -13,7 +13,7 @@
 #include "check.h"
 
 #define CKR_SESSION_HANDLE_INVALID 0xB3UL
-#define PATIENCE 10 /* seconds, after which a process that hangs is killed */
+#define PATIENCE 60 /* seconds, after which a process that hangs is killed */
 
 static CK_FUNCTION_LIST_PTR p11;
 

@@ -37,7 +37,7 @@ func openPTY(t *testing.T) (person *os.File, side tty) {
 
 func TestAPromptAtATerminal(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, c := range []struct {
 		typed, want string

@@ -110,7 +110,7 @@ func arrives(t *testing.T, s *Server, who peer) *raw {
 	}
 	ours.Close()
 	t.Cleanup(func() { client.Close() })
-	if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := client.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	s.serve(conn.(*net.UnixConn), who)

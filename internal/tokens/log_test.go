@@ -124,7 +124,7 @@ func TestLogToSyslog(t *testing.T) {
 		if c.severity == "" {
 			continue
 		}
-		listener.SetReadDeadline(time.Now().Add(10 * time.Second))
+		listener.SetReadDeadline(time.Now().Add(time.Minute))
 		message := make([]byte, 1024)
 		n, err := listener.Read(message)
 		if err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// clientTimeout bounds a connection: beyond it another client holds the TPM.
-const clientTimeout = 5 * time.Second
+// clientTimeout bounds a connection: beyond it another client holds the TPM. Only the tests of this package set it.
+var clientTimeout = time.Minute
 
 // client is a short-lived connection to a swtpm; it is go-tpm's transport.TPM.
 // It is apart from provider/transport, so that what the tests measure with is

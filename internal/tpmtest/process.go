@@ -12,7 +12,7 @@ import (
 )
 
 // startTimeout is how long a swtpm may take to answer its first command.
-const startTimeout = 20 * time.Second
+const startTimeout = time.Minute
 
 // process is a running swtpm.
 type process struct {

@@ -4,7 +4,7 @@
 // Each TPM is one swtpm process with state of its own. swtpm serves one client
 // at a time, so the methods that talk to the TPM (Extend, Count and the check
 // at the test's end) connect, work and leave again; they fail the test when
-// another client still holds the TPM after a few seconds.
+// another client still holds the TPM after a minute.
 package tpmtest
 
 import (

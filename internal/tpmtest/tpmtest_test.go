@@ -7,10 +7,13 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 )
+
+func init() { clientTimeout = 10 * time.Second } // a test waits for its end
 
 // recorder is a test whose failures and cleanups the real test looks at.
 type recorder struct {

@@ -40,7 +40,7 @@ type rig struct {
 	stop        []func()
 }
 
-const startTimeout = 20 * time.Second
+const startTimeout = time.Minute
 
 func newRig(ctx context.Context, p plan) (*rig, error) {
 	dir, err := os.MkdirTemp("", "bench")

@@ -12,7 +12,7 @@
 
 #include "host.h"
 
-#define WORKER_PATIENCE 60 /* seconds for all that a child does; each call has CALL_PATIENCE */
+#define WORKER_PATIENCE 240 /* seconds for all that a child does; each call has CALL_PATIENCE */
 
 /* Signs on, each call within CALL_PATIENCE. */
 static void sign_for(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE private, CK_OBJECT_HANDLE public, int times)

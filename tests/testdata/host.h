@@ -22,7 +22,7 @@
 #define CKR_OPERATION_NOT_INITIALIZED 0x91UL
 
 #define P256_SIGNATURE 64
-#define CALL_PATIENCE 10 /* seconds, after which a call hangs */
+#define CALL_PATIENCE 60 /* seconds, after which a call hangs, on a busy machine too */
 
 static CK_FUNCTION_LIST_PTR p11;
 static CK_BYTE message[] = "the contract";

@@ -70,7 +70,7 @@ func awaitNothing(t *testing.T, s *Server) {
 		space.Close()
 	}
 	s.peers.mu.Unlock()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		stats := s.Mux.Stats()
 		if s.Connections() == 0 && stats.Objects+stats.Sessions+stats.SavedSessions == 0 {
 			return

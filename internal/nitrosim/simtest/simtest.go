@@ -102,7 +102,7 @@ func (s *Sim) Stats(t testing.TB) control.Stats {
 }
 
 // patience is how long the emulator may take to see that a client is gone.
-const patience = 5 * time.Second
+const patience = time.Minute
 
 // AwaitStats waits until what clients hold is as wanted, for clients that are
 // just leaving. It gives the last stats, and false if that took too long.
