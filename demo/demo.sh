@@ -73,7 +73,7 @@ start_server() {
 	port=$(shuf -i 20000-32000 -n 1)
 	"$work/tls-server" -listen "127.0.0.1:$port" web >"$work/server.log" 2>&1 &
 	server=$!
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		if listens "$port"; then return; fi
 		sleep 0.1
 	done
@@ -96,7 +96,7 @@ say "A TPM of our own: nitro-sim, the TPM of an attestable EC2 instance on a lap
 echo_command "nitro-sim --socket tpm --root-out root.pem &"
 nitro-sim --socket "$work/tpm" --root-out root.pem >sim.log 2>&1 &
 sim=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
 	[ -S "$work/tpm" ] && [ -s root.pem ] && break
 	sleep 0.1
 done

@@ -4,7 +4,7 @@
 
 # await FILE WORD: waits for a background program's word, and gives the line with it.
 await() {
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		if grep -m 1 "$2" "$1" 2>/dev/null; then return; fi
 		sleep 0.1
 	done
@@ -79,7 +79,7 @@ serve_nginx() {
 	echo_command "nginx -c nginx.conf &"
 	PKCS11_MODULE_PATH="$module" "$nginx" -e stderr -c "$work/nginx.conf" >server.log 2>&1 &
 	server=$!
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		if listens "$port"; then return; fi
 		sleep 0.1
 	done

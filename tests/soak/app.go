@@ -98,8 +98,8 @@ func (w wrong) Error() string { return string(w) }
 
 const (
 	threads  = 4
-	calmUses = 5                // of each operation by each thread, when all is well again
-	settles  = 15 * time.Second // until an idle application has let everything go
+	calmUses = 5           // of each operation by each thread, when all is well again
+	settles  = time.Minute // until an idle application has let everything go
 )
 
 var operations = []string{"pkcs1", "pss", "ecdsa", "bound", "oaep"}

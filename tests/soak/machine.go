@@ -25,7 +25,7 @@ type machine struct {
 
 const (
 	pin      = "a PIN for a soak"
-	startsIn = 20 * time.Second
+	startsIn = time.Minute
 )
 
 // keys are those that applications use.
