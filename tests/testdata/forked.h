@@ -102,16 +102,19 @@ static void become_nobody(void)
 }
 
 static atomic_bool busy;
+static atomic_int signed_by[16]; /* signatures of each thread */
 
-static void *sign_on(void *unused)
+static void *sign_on(void *signatures)
 {
 	CK_SESSION_HANDLE own = open_session();
 	CK_OBJECT_HANDLE private = find(own, CKO_PRIVATE_KEY, "web"), public = find(own, CKO_PUBLIC_KEY, "web");
 
-	while (atomic_load(&busy) && failures == 0)
+	while (atomic_load(&busy) && failures == 0) {
 		sign(own, private, public);
+		atomic_fetch_add((atomic_int *)signatures, 1);
+	}
 	CHECK_RV(p11->C_CloseSession(own), CKR_OK);
-	return unused;
+	return NULL;
 }
 
 static void with_threads(int n, size_t stack, void (*what)(void))
@@ -124,11 +127,19 @@ static void with_threads(int n, size_t stack, void (*what)(void))
 		CHECK(pthread_attr_setstacksize(&attributes, stack) == 0);
 	atomic_store(&busy, 1);
 	for (int i = 0; i < n; i++)
-		CHECK(pthread_create(&threads[i], &attributes, sign_on, NULL) == 0);
+		CHECK(pthread_create(&threads[i], &attributes, sign_on, &signed_by[i]) == 0);
 	what();
 	atomic_store(&busy, 0);
 	for (int i = 0; i < n; i++)
 		CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+/* Waits until each of n threads has ended the signature that it is at, and made another one. */
+static void await_signatures(int n)
+{
+	for (int i = 0; i < n; i++)
+		for (int before = atomic_load(&signed_by[i]); atomic_load(&signed_by[i]) < before + 2 && failures == 0;)
+			usleep(1000);
 }
 
 static void pause_a_second(void)
