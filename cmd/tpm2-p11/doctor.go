@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -238,7 +239,7 @@ func contents(t *keystore.Token) (entries []keystore.Entry, held string, err err
 
 // lost tells a key or secret that neither the TPM nor this file of it has any more.
 func (d *doctor) lost(ctx context.Context, t *keystore.Token, entries []keystore.Entry, file string) bool {
-	i := slices.IndexFunc(entries, func(e keystore.Entry) bool { return strings.HasPrefix(file, e.ID+".") })
+	i := slices.IndexFunc(entries, func(e keystore.Entry) bool { return e.ID == strings.TrimSuffix(file, filepath.Ext(file)) })
 	return i >= 0 && errors.Is(present(ctx, t.TPM(), entries[i]), provider.ErrWrongTPM)
 }
 

@@ -365,6 +365,18 @@ func TestDoctorOnKeysOfAFormerTPM(t *testing.T) {
 	} else if n := strings.Count(out, "\nfail"); n != 3 {
 		t.Errorf("three keys are lost, and doctor told %d times:\n%s", n, out)
 	}
+	m.run("key", "create", "good", "--type", "p256")
+	file := func(label string) string {
+		return m.path(filepath.Join("store", m.json("key", "show", label)["key"].(map[string]any)["file"].(string)))
+	}
+	for good, mail, endings := file("good"), file("mail"), []string{".pem", ".json"}; len(endings) > 0; endings = endings[1:] {
+		if err := os.Rename(mail+endings[0], good+".old"+endings[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := m.try("doctor").stdout; strings.Count(out, "\nfail") != 3 {
+		t.Errorf("a lost key whose file's name begins as a good one's:\n%s", out)
+	}
 	for _, label := range []string{"web", "mail", "backup"} {
 		m.run("key", "delete", label, "--yes")
 	}

@@ -156,6 +156,9 @@ func parseImagePCRs(text []byte) (map[int][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%q is not the name of a PCR, like PCR4", name)
 		}
+		if _, twice := pcrs[i]; twice {
+			return nil, fmt.Errorf("PCR%d is there twice", i)
+		}
 		if pcrs[i], err = hex.DecodeString(value); err != nil {
 			return nil, fmt.Errorf("PCR%d: %w", i, err)
 		}

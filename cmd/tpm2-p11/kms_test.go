@@ -85,6 +85,7 @@ func TestAKeyPolicyOfSeveralImages(t *testing.T) {
 		`{"Measurements": {"HashAlgorithm": "SHA256", "PCR4": "00"}}`: "attestation documents have SHA384",
 		`{"Measurements": {"PCRx": "00"}}`:                            `"PCRx" is not the name of a PCR`,
 		`{"Measurements": {"PCR4": "zz"}}`:                            "PCR4: ",
+		`{"Measurements": {"PCR4": "00", "4": "01"}}`:                 "PCR4 is there twice",
 		`{"Measurements": {"PCR4": "00"}}`:                            "PCR4 of 1 bytes",
 		`{"Measurements": {"PCR12": "VALUE"}}`:                        "neither PCR 4 nor PCR 7",
 		`{}`:                                                          "no PCR values of SHA-384",
