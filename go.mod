@@ -2,6 +2,10 @@ module github.com/tpm2-p11/tpm2-p11
 
 go 1.26.8
 
+// Firmware and other PKCS #11 modules take certificates whose serial number lacks its leading zero, which some authorities
+// issue every other time (RFC 5280, section 4.1.2.2).
+godebug x509negativeserial=1
+
 require (
 	github.com/BurntSushi/toml v1.6.0
 	github.com/VictoriaMetrics/metrics v1.45.0

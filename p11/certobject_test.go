@@ -33,6 +33,22 @@ func authority(t *testing.T) []byte {
 	return der
 }
 
+// Some authorities forget that the first bit of a serial number is its sign.
+func TestCertificateWithANegativeSerialNumber(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	s := w.session(true)
+	der := bytes.Replace(authority(t), []byte{2, 1, 1, 0x30}, []byte{2, 1, 0x81, 0x30}, 1)
+	for form, serial := range map[string][]byte{"an INTEGER": {2, 1, 0x81}, "Java's": {0x81}} {
+		made, err := w.CreateObject(s, certificateTemplateOf(der, Attribute{CKA_SERIAL_NUMBER, serial}))
+		if err != nil {
+			t.Fatalf("%s: %v", form, err)
+		}
+		w.one(s, CKO_CERTIFICATE, Attribute{CKA_SERIAL_NUMBER, []byte{2, 1, 0x81}})
+		w.must(w.DestroyObject(s, made))
+	}
+}
+
 func certificateTemplateOf(der []byte, more ...Attribute) []Attribute {
 	return append([]Attribute{class(CKO_CERTIFICATE), {CKA_CERTIFICATE_TYPE, ulong(CKC_X_509)}, {CKA_VALUE, der}, onToken}, more...)
 }

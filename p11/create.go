@@ -112,7 +112,11 @@ func (s *session) createCertificate(t template, token, copyable bool) (ObjectHan
 		}
 	}
 	// The standard wants an INTEGER; Java gives its contents.
-	if n := t[CKA_SERIAL_NUMBER]; len(n) > 0 && !bytes.Equal(n, a[CKA_SERIAL_NUMBER]) && new(big.Int).SetBytes(n).Cmp(c.SerialNumber) != 0 {
+	var serial asn1.RawValue
+	if _, err := asn1.Unmarshal(a[CKA_SERIAL_NUMBER], &serial); err != nil {
+		return 0, err
+	}
+	if n := t[CKA_SERIAL_NUMBER]; len(n) > 0 && !bytes.Equal(n, serial.FullBytes) && !bytes.Equal(bytes.TrimLeft(n, "\x00"), bytes.TrimLeft(serial.Bytes, "\x00")) {
 		return 0, refuse(CKR_TEMPLATE_INCONSISTENT, "CKA_SERIAL_NUMBER %x: the certificate's is %d", n, c.SerialNumber)
 	}
 	if category > CK_CERTIFICATE_CATEGORY_OTHER {

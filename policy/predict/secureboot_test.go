@@ -84,6 +84,20 @@ func TestLoadersAndTheirAuthorities(t *testing.T) {
 	}
 }
 
+// Firmware takes serial numbers that are negative, as Windows' makecert draws every other one.
+func TestSerialNumbersThatAreNegative(t *testing.T) {
+	t.Parallel()
+	vendor, owner := imagetest.NewAuthority(t, "vendor", nil), imagetest.NewAuthority(t, "owner", nil)
+	on := variables(t, owner, nil)
+	serial := vendor.Certificate.SerialNumber.Bytes()
+	negative := append([]byte{serial[0] | 0x80}, serial[1:]...)
+	on.DB = append(bytes.ReplaceAll(imagetest.Read(t, imagetest.Database(t, vendor)), serial, negative), on.DB...)
+	got := authoritiesOf(t, Boot{Image: image(t, owner.Sign(t, uki(t, "quiet"))), SecureBoot: on})
+	if len(got) != 1 || !strings.HasSuffix(got[0], "CN=owner") {
+		t.Errorf("authorities: %q", got)
+	}
+}
+
 func TestImagesAllowedByTheirHash(t *testing.T) {
 	t.Parallel()
 	owner := imagetest.NewAuthority(t, "owner", nil)
