@@ -38,13 +38,13 @@ type link struct {
 	polite   atomic.Bool // TakeTurns was called
 	suspect  atomic.Bool // a signature did not verify: what is loaded, and the Names that were read, are not believed any more
 	queue    queue
+	idle     *time.Timer // lets go of the connection
 
 	// What follows belongs to whoever has the queue's turn.
 	conn    *connection
-	since   time.Time   // when conn was opened
-	idle    *time.Timer // lets go of the connection
-	orphans []orphan    // left loaded when a connection broke
-	pid     int         // of the process that made conn and orphans
+	since   time.Time // when conn was opened
+	orphans []orphan  // left loaded when a connection broke
+	pid     int       // of the process that made conn and orphans
 	tickets tickets
 	evicted map[Handle]bool // at which nothing was found where an object should be, and the log says so
 }
@@ -151,7 +151,8 @@ func (l *link) leave() {
 // takesTurns tells whether another process waits for the TPM whenever this one has it.
 func (l *link) takesTurns() bool { return l.polite.Load() && !l.dialer.Managed() }
 
-// depart hands the turn on and starts the clock of idleness.
+// depart hands the turn on and starts the clock of idleness, in this order: when the time is over while the turn is still somebody's, the
+// connection is not let go, and nobody would do so later.
 func (l *link) depart() {
 	idleTime := idleTime
 	if l.takesTurns() {
@@ -160,14 +161,11 @@ func (l *link) depart() {
 			l.letGo(closeTimeout)
 		}
 	}
-	switch {
-	case l.closed.Load() || l.conn == nil && len(l.orphans) == 0: // Close does it, or there is nothing to do
-	case l.idle == nil:
-		l.idle = time.AfterFunc(idleTime, l.Release)
-	default:
+	toLetGo := l.conn != nil || len(l.orphans) > 0
+	l.queue.leave(l.sendNext)
+	if toLetGo && !l.closed.Load() { // Close does it then
 		l.idle.Reset(idleTime)
 	}
-	l.queue.leave(l.sendNext)
 }
 
 // Close waits for the operations that came before it, flushes what is kept in the TPM and closes the
@@ -178,9 +176,7 @@ func (l *link) Close() error {
 		return err
 	}
 	defer l.queue.leave(nil)
-	if l.idle != nil {
-		l.idle.Stop()
-	}
+	l.idle.Stop()
 	if len(l.orphans) > 0 {
 		l.letGo(reclaimTimeout) // nobody will come back for them
 	} else {
@@ -191,7 +187,7 @@ func (l *link) Close() error {
 
 // Release lets go of the connection now if nothing uses it; the next operation opens it again.
 func (l *link) Release() {
-	if !l.queue.tryEnter() {
+	if l.closed.Load() || !l.queue.tryEnter() {
 		return
 	}
 	defer l.queue.leave(nil)

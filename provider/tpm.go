@@ -60,6 +60,8 @@ func WithVerify(v Verify) Option { return func(t *TPM) { t.verify = v } }
 // New uses the TPM behind a dialer. Nothing is opened yet.
 func New(d transport.Dialer, opts ...Option) *TPM {
 	t := &TPM{link: &link{dialer: d, log: slog.New(slog.DiscardHandler), verify: VerifyRSA}}
+	t.idle = time.AfterFunc(idleTime, t.Release)
+	t.idle.Stop() // there is nothing to let go of yet
 	for _, o := range opts {
 		o(t)
 	}
