@@ -22,7 +22,7 @@
 #define FIRST_PAUSE (4L * 1000 * 1000)  /* nanoseconds, between the first and the second try; then twice as long each time */
 #define LONGEST_PAUSE (500L * 1000 * 1000)
 /* Milliseconds, of all tries together: the other side touches no TPM for its first answer. After a silence there is less left of the
-   ten seconds after which a call counts as hung. */
+   ten seconds that a host may wait for a call. */
 #ifndef CONNECT_PATIENCE
 #define CONNECT_PATIENCE 8000
 #endif

@@ -190,6 +190,9 @@ func (v value) tokenLabel(to *string) error {
 	if n := len(*to); n > MaxTokenLabel {
 		return v.errorf("%s has %d bytes, and at most %d are allowed", v.name, n, MaxTokenLabel)
 	}
+	if strings.HasSuffix(*to, " ") {
+		return v.errorf("%s ends in a space, which applications do not see", v.name)
+	}
 	return nil
 }
 

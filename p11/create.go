@@ -251,8 +251,8 @@ func ecPublic(t template) (*ecdsa.PublicKey, error) {
 	return ecPoint(curve, t[CKA_EC_POINT])
 }
 
-// parsePoint reads a point, as it is or as an OCTET STRING. One of 256 points looks like an OCTET STRING too, but none of those is as long as
-// a point.
+// parsePoint reads a point, as it is or as an OCTET STRING. One of 256 points looks like an OCTET STRING itself; a point's OCTET STRING is
+// longer than a point.
 func parsePoint(curve elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
 	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err == nil {

@@ -23,10 +23,8 @@ func (s Secret) walk(p *planner) error {
 
 // validate refuses hierarchies whose authorisation cannot be given here, nor be said in a policy's text.
 func (s Secret) validate() error {
-	for _, h := range hierarchies {
-		if h == s.Hierarchy {
-			return nil
-		}
+	if _, named := hierarchies[s.name()]; named {
+		return nil
 	}
 	return fmt.Errorf("%w: an authorisation is that of the owner or the endorsement hierarchy, not of %s", ErrInvalid, s.name())
 }

@@ -25,7 +25,7 @@ func (s *slow) Transmit(context.Context, []byte) ([]byte, error) {
 	return []byte{0x80, 0x01, 0, 0, 0, 16, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4}, nil
 }
 
-// The time of idleness begins when the turn is nobody's: were it over before, when somebody takes long over handing the turn on to one who
+// The time of idleness begins when the turn is handed on: were it over before, when somebody takes long over handing the turn on to one who
 // has given up, nobody would let go of the TPM any more.
 func TestATPMIsLetGoHoweverLongTheTurnIsHandedOn(t *testing.T) {
 	t.Parallel()
@@ -59,6 +59,29 @@ func TestATPMIsLetGoHoweverLongTheTurnIsHandedOn(t *testing.T) {
 		synctest.Wait()
 		close(work)
 		time.Sleep(4 * idleTime)
+		synctest.Wait()
+		if s.opened != 1 || s.closed != 1 {
+			t.Errorf("the connection was opened %d times and closed %d times", s.opened, s.closed)
+		}
+	})
+}
+
+// Nor does it matter how long somebody who has given up takes over passing the turn on.
+func TestATPMIsLetGoHoweverLongATurnIsPassedOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{}
+		tpm := New(s)
+		defer tpm.Close()
+		if err := tpm.do(t.Context(), func(context.Context, *connection) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if err := tpm.queue.enter(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * idleTime)
+		tpm.queue.leave(nil)
+		time.Sleep(2 * idleTime)
 		synctest.Wait()
 		if s.opened != 1 || s.closed != 1 {
 			t.Errorf("the connection was opened %d times and closed %d times", s.opened, s.closed)

@@ -154,18 +154,22 @@ func (l *link) takesTurns() bool { return l.polite.Load() && !l.dialer.Managed()
 // depart hands the turn on and starts the clock of idleness, in this order: when the time is over while the turn is still somebody's, the
 // connection is not let go, and nobody would do so later.
 func (l *link) depart() {
-	idleTime := idleTime
-	if l.takesTurns() {
-		idleTime = politeIdleTime
-		if l.conn != nil && time.Since(l.since) > turnTime {
-			l.letGo(closeTimeout)
-		}
+	if l.takesTurns() && l.conn != nil && time.Since(l.since) > turnTime {
+		l.letGo(closeTimeout)
 	}
 	toLetGo := l.conn != nil || len(l.orphans) > 0
 	l.queue.leave(l.sendNext)
 	if toLetGo && !l.closed.Load() { // Close does it then
-		l.idle.Reset(idleTime)
+		l.idle.Reset(l.idleFor())
 	}
+}
+
+// idleFor is how long the connection is kept that nothing uses.
+func (l *link) idleFor() time.Duration {
+	if l.takesTurns() {
+		return politeIdleTime
+	}
+	return idleTime
 }
 
 // Close waits for the operations that came before it, flushes what is kept in the TPM and closes the
@@ -187,7 +191,11 @@ func (l *link) Close() error {
 
 // Release lets go of the connection now if nothing uses it; the next operation opens it again.
 func (l *link) Release() {
-	if l.closed.Load() || !l.queue.tryEnter() {
+	switch {
+	case l.closed.Load():
+		return
+	case !l.queue.tryEnter():
+		l.idle.Reset(l.idleFor()) // whoever has the turn may only pass it on, and would not come back to this
 		return
 	}
 	defer l.queue.leave(nil)

@@ -213,12 +213,14 @@ func (s *tlsServer) handshakes(n int64, clients int) {
 // during makes handshakes while something happens, and gives what failed, without what tolerated accepts.
 func (s *tlsServer) during(happens func(), tolerated func(error) bool) {
 	s.t.Helper()
-	var over atomic.Bool
-	go func() {
-		defer over.Store(true)
+	var ended atomic.Bool
+	result := make(chan []error, 1)
+	go func() { result <- s.load(4, ended.Load, 0, tolerated) }()
+	func() {
+		defer ended.Store(true)
 		happens()
 	}()
-	if failed := s.load(4, over.Load, 0, tolerated); len(failed) > 0 {
+	if failed := <-result; len(failed) > 0 {
 		s.t.Errorf("%d handshakes failed: %v", len(failed), errors.Join(failed[:min(5, len(failed))]...))
 	}
 }

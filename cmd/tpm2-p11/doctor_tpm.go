@@ -258,8 +258,9 @@ func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []tok
 		}
 		if key.Err != nil {
 			d.fail(check, key.Err, mendDeclaration)
+			continue
 		}
-		if key.Err != nil || !askable {
+		if !askable {
 			continue
 		}
 		switch outcome, err := t.Compare(ctx, key.Declared); {

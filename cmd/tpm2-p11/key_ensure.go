@@ -22,7 +22,8 @@ func keyEnsureCommand(a *app) *cobra.Command {
 		Long: `ensure brings about the keys that the configuration declares in [[key]] tables, or only those named.
 
 A key that the store has is left alone, one that only the TPM still holds is adopted, and one that is missing is made.
-A store that does not exist yet is made first, without a PIN. The second time nothing changes.`,
+A store that does not exist yet is made first, without a PIN. Where one key fails the others are made. The second time
+nothing changes.`,
 		Example: `  tpm2-p11 key ensure
   tpm2-p11 key ensure web --json`,
 		ValidArgsFunction: a.completeDeclared,
@@ -93,7 +94,7 @@ func (a *app) ensureKey(ctx context.Context, i int, d tokens.Declaration, pin pi
 	t := a.set.Tokens[i]
 	if !t.Initialized() {
 		if err := a.initForEnsure(ctx, i); err != nil {
-			return e, outcome, err
+			return e, outcome, fmt.Errorf("key %q: %w", d.Label, err)
 		}
 	}
 	err = a.withLogin(ctx, t, pin, func() (err error) {

@@ -116,8 +116,8 @@ func (v values) publicKey() (crypto.PublicKey, error) {
 	return nil, errIncomplete
 }
 
-// pointKey is the public key of a curve and a point, in DER; some modules give the point itself. One of 256 of those looks like DER too, but
-// no DER of a point is as long as a point.
+// pointKey is the public key of a curve and a point, in DER; some modules give the point itself. One of 256 points looks like DER itself; a
+// point's DER is longer than a point.
 func pointKey(params, point []byte) (crypto.PublicKey, error) {
 	key, err := curveKey(params, point)
 	if err == nil {

@@ -178,7 +178,7 @@ func (s statement) node(digestSize int) (policy.Node, error) {
 		if clock, ok := readCounterTimer(s.body); ok {
 			return clock, nil
 		}
-		return nil, unusable("its PolicyCounterTimer compares something else than the end of the TPM's clock or a boot")
+		return nil, unusable("its PolicyCounterTimer compares something else than the end of the TPM's clock or a boot, or an end that never comes")
 	case tpm2.TPMCCPolicyCommandCode:
 		var code uint32
 		if in.ReadUint32(&code) && in.Empty() {

@@ -10,7 +10,8 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/provider"
 )
 
-// MaxSize is the longest text that Decode looks at, in bytes: there is room for a policy of the longest policy file, in any form.
+// MaxSize is the longest text that Decode looks at, in bytes: there is room for a policy as a policy file has it; one
+// that grows much by its PCRs' values may not fit.
 const MaxSize = 256 << 10
 
 const blockType = "TSS2 PRIVATE KEY"

@@ -97,9 +97,10 @@ int main(int argc, char **argv)
 	private = find(session, CKO_PRIVATE_KEY, "web");
 	public = find(session, CKO_PUBLIC_KEY, "web");
 	for (int i = 0; i < 20 && failures == 0; i++) {
-		do /* the TPM's: the next child is one of a parent that is connected, which it is for a second after a signature */
+		/* The TPM's socket: the next child is one of a parent that is connected, which it is for a second after a signature. */
+		for (int tries = 0; tries == 0 || (!has_sockets() && tries < 20 && failures == 0); tries++)
 			sign(session, private, public);
-		while (!has_sockets() && failures == 0);
+		CHECK(has_sockets());
 		serve_by_a_child();
 		run_another_program(argv[0]);
 	}
