@@ -105,7 +105,7 @@ func (t *Token) find(ctx context.Context, a *anchor, d Declared) (Entry, Outcome
 }
 
 // Compare tells what Ensure would do with a declared key, and does nothing: Unchanged, Created, Adopted or Updated, or
-// ErrConflict with the difference.
+// ErrConflict with the difference, or ErrInvalid when the declared certificate is another key's.
 func (t *Token) Compare(ctx context.Context, d Declared) (Outcome, error) {
 	outcome, err := t.compare(ctx, d)
 	if err != nil {
@@ -122,10 +122,17 @@ func (t *Token) compare(ctx context.Context, d Declared) (Outcome, error) {
 	e, err := t.Find(Query{Label: d.Label})
 	if err == nil {
 		there, err := t.compareStored(ctx, e, d)
-		if there && (len(d.Chain) == 0 || sameChain(d.Chain, e.Certificates)) {
-			return Unchanged, err
+		if err != nil {
+			return "", err
 		}
-		return Updated, err
+		same := len(d.Chain) == 0 || sameChain(d.Chain, e.Certificates)
+		switch {
+		case !same:
+			return Updated, checkLeaf(d.Chain[0], e.Object.Public)
+		case there:
+			return Unchanged, nil
+		}
+		return Updated, nil
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return "", err

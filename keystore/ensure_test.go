@@ -122,7 +122,14 @@ func TestEnsureRefusesWhatIsNotAsDeclared(t *testing.T) {
 		return d
 	}
 	elsewhere := signing("elsewhere")
-	create(t, token, elsewhere)
+	others := change(func(d *Declared) { d.Chain = []*x509.Certificate{selfSigned(t, create(t, token, elsewhere))} })
+	const why = "is for another public key"
+	if _, _, err := token.Ensure(ctx, others); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), why) {
+		t.Errorf("another key's certificate: %v", err)
+	}
+	if _, err := token.Compare(ctx, others); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), why) {
+		t.Errorf("another key's certificate, compared: %v", err)
+	}
 	cases := func(token *Token) {
 		conflicts(t, token, change(func(d *Declared) { d.Type = provider.RSA2048 }), "type is p256, declared is rsa2048")
 		conflicts(t, token, change(func(d *Declared) { d.Use = provider.Use{Sign: true, Decrypt: true} }), "use is sign, declared is sign,decrypt")

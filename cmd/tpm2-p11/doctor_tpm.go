@@ -264,6 +264,8 @@ func (d *doctor) declared(ctx context.Context, t *keystore.Token, declared []tok
 			continue
 		}
 		switch outcome, err := t.Compare(ctx, key.Declared); {
+		case errors.Is(err, keystore.ErrInvalid):
+			d.fail(check, err, mendDeclaration)
 		case err != nil:
 			d.fail(check, err, "")
 		case outcome == keystore.Unchanged:
