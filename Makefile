@@ -115,11 +115,11 @@ SIGNATURES ?= 200000
 soak-signatures:
 	$(GO) test -count=1 -timeout 0 -run '^TestSignaturesLeaveNothing$$' ./p11 -args -signatures $(SIGNATURES)
 
-# BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; `go run ./tests/bench -h` tells.
+# BENCH narrows it, as -operations ecdsa -kinds plain -rounds 3; BENCH=-h tells. -history tests/bench/history.tsv keeps its medians.
 bench:
 	@$(and $(packages),$(packages) test)
 	@$(MAKE) --no-print-directory build
-	$(GO) run ./tests/bench -markdown build/bench.md -json build/bench.json -history tests/bench/history.tsv $(BENCH)
+	$(GO) run ./tests/bench -markdown build/bench.md -json build/bench.json $(BENCH)
 
 # As root, as nginx's master is. BENCH narrows it, as -handshakes 500.
 bench-tls:

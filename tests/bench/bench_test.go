@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,19 +60,93 @@ func TestTheTableHasARowForEachCell(t *testing.T) {
 	if l := lines[0]; l.Rate != 500 || l.Median != 2e6 || l.P99 != 3e6 || l.CPU != 100 {
 		t.Errorf("figures: %+v", l)
 	}
-	table, said, _ := strings.Cut(markdown(lines), "\n\n")
+	table, said, _ := strings.Cut(markdown(about{"tpm2-p11 v1", "swtpm", 1, 300, "2026-01-31"}, lines), "\n\n")
 	if got := strings.Count(table, "\n|"); got != 5 {
 		t.Errorf("a table of %d lines", got+1)
 	}
 	if !strings.HasPrefix(said, "Ratio to raw: ") {
 		t.Errorf("what the ratio is of, is not said: %q", said)
 	}
+	for _, want := range []string{"2026-01-31, tpm2-p11 v1 on swtpm; 1 rounds of batches of 300 operations", "- pss plain 1.00\n", "- ecdsa plain 1.00\n"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("not said: %q in %q", want, said)
+		}
+	}
+}
+
+func TestTheHistorySaysWhatALineIsOf(t *testing.T) {
+	kept, err := os.ReadFile("history.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(string(kept), historyHeader+"\n") {
+		t.Error("the kept history begins otherwise than a new one")
+	}
+	p := plan{history: filepath.Join(t.TempDir(), "history.tsv")}
+	lines := []line{{cell: cell{"module", "pss plain", 1, 1}, Ratio: 0.95, CPU: 386, First: 2, Each: 1}}
+	for range 2 {
+		if err := p.remember(about{"tpm2-p11 v1", "swtpm", 4, 150, "2026-01-31"}, lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added := "2026-01-31\tswtpm\tpss plain\tmodule\t0.950\t386\t2\t1\t4\t150\ttpm2-p11 v1\n"
+	if got, err := os.ReadFile(p.history); err != nil || string(got) != historyHeader+"\n"+added+added {
+		t.Errorf("%v: %s", err, got)
+	}
 }
 
 func TestImpossiblePlansAreRefused(t *testing.T) {
-	for _, args := range [][]string{{"-operations", "dsa"}, {"-kinds", "none"}, {"-threads", "0"}, {"-processes", "x"}} {
-		if _, err := parse(args); err == nil {
-			t.Errorf("%v was taken", args)
+	for args, says := range map[string]string{
+		"-operations dsa":              `no operation "dsa"`,
+		"-kinds none":                  `no kind of key "none"`,
+		"-threads 0":                   "number of threads",
+		"-processes x":                 "number of threads or processes",
+		"-processes 1,2":               "add -tpm nitro-sim",
+		"-latency 10ms":                "add -tpm nitro-sim",
+		"-latency 10 -tpm nitro-sim":   "missing unit",
+		"-latency -1ms -tpm nitro-sim": "negative",
+		"-tpm chip":                    `no TPM "chip"`,
+		"-rows modul":                  "there are: raw, verified raw, go signer, module, ",
+		"-rounds 0":                    "at least one",
+		"-rounds -1":                   "at least one",
+		"-ops 0":                       "25 operations or more",
+		"ecdsa":                        `"ecdsa" is no flag`,
+		"-rows go signer":              `no flag`,
+		"tls -latency 10ms":            "add -tpm nitro-sim",
+		"tls -rounds 0":                "at least one",
+		"tls -handshakes 9":            "one handshake for each round",
+		"tls -clients 0":               "at least one client",
+		"tls nginx":                    `"nginx" is no flag`,
+		"-h":                           flag.ErrHelp.Error(), // after which the command succeeds
+		"tls -h":                       flag.ErrHelp.Error(),
+	} {
+		var err error
+		if rest, tls := strings.CutPrefix(args, "tls "); tls {
+			_, err = parseTLS(strings.Fields(rest))
+		} else {
+			_, err = parse(strings.Fields(args))
+		}
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+}
+
+func TestAPlanThatLeavesRawAloneIsRefused(t *testing.T) {
+	for args, refused := range map[string]bool{
+		"-rows module -kinds pcr -threads 4":         true,
+		"-rows module -kinds pcr,plain -threads 4":   false,
+		"-rows module -kinds pcr -threads 1,4":       false,
+		"-rows tpm2-openssl":                         true, // it is not in this rig
+		"-rows raw -kinds pcr":                       false,
+		"-kinds pin -threads 4,16 -operations pkcs1": true,
+	} {
+		p, err := parse(strings.Fields(args))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (&rig{plan: p}).refuseRawAlone(); (err != nil) != refused {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 }

@@ -10,20 +10,23 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // plan is what a run measures.
 type plan struct {
-	build     string // folder of the built module and command
-	emulator  string // "swtpm" or "nitro-sim"
-	latency   string // of nitro-sim, added to every command
+	build     string        // folder of the built module and command
+	emulator  string        // "swtpm" or "nitro-sim"
+	latency   time.Duration // of nitro-sim, added to every command
 	rows      []string
 	columns   []column
 	rounds    int
@@ -58,7 +61,7 @@ func main() {
 }
 
 func exit(err error) {
-	if err != nil {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -67,29 +70,28 @@ func exit(err error) {
 
 func parse(args []string) (plan, error) {
 	var p plan
-	f := flag.NewFlagSet("bench", flag.ExitOnError)
-	f.StringVar(&p.build, "build", "build", "folder of the built module and command")
-	f.StringVar(&p.emulator, "tpm", "swtpm", "swtpm, or nitro-sim, which serves several processes")
-	f.StringVar(&p.latency, "latency", "0", "time that nitro-sim adds to every command")
-	rows := f.String("rows", "", "only these rows, separated by commas")
+	f := p.flags("bench", 7, "rounds")
+	only := f.String("rows", "", "only these rows, separated by commas, of: "+rowNames())
 	operations := f.String("operations", "pkcs1,pss,ecdsa,oaep", "only these operations")
 	kinds := f.String("kinds", "plain,pin,pcr,pcr+pin,signed", "only these kinds of keys")
-	f.IntVar(&p.rounds, "rounds", 7, "rounds")
-	f.IntVar(&p.ops, "ops", 300, "operations of a batch; at least 25 for each thread")
+	f.IntVar(&p.ops, "ops", 300, fmt.Sprintf("operations of a batch, from %d; a batch has no fewer than that for each thread", leastOps))
 	threads := f.String("threads", "1,4,16", "threads of a batch; more than one for plain keys only")
 	processes := f.String("processes", "1", "processes at once, on nitro-sim")
-	f.StringVar(&p.markdown, "markdown", "", "write the table to FILE too")
 	f.StringVar(&p.json, "json", "", "write all figures to FILE")
 	f.StringVar(&p.history, "history", "", "append this run's medians to FILE")
-	if err := f.Parse(args); err != nil {
+	if err := p.take(f, args); err != nil {
 		return p, err
 	}
-	var err error
-	if p.build, err = filepath.Abs(p.build); err != nil {
-		return p, err
+	if p.ops < leastOps {
+		return p, fmt.Errorf("-ops %d: a batch has %d operations or more", p.ops, leastOps)
 	}
-	if *rows != "" {
-		p.rows = strings.Split(*rows, ",")
+	if *only != "" {
+		p.rows = strings.Split(*only, ",")
+	}
+	for _, name := range p.rows {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.name == name }) {
+			return p, fmt.Errorf("no row %q; there are: %s", name, rowNames())
+		}
 	}
 	for _, o := range strings.Split(*operations, ",") {
 		if _, ok := operationsByName[o]; !ok {
@@ -102,11 +104,63 @@ func parse(args []string) (plan, error) {
 			p.columns = append(p.columns, column{operationsByName[o], kindsByName[k]})
 		}
 	}
+	var err error
 	if p.threads, err = numbers(*threads); err != nil {
 		return p, err
 	}
-	p.processes, err = numbers(*processes)
-	return p, err
+	if p.processes, err = numbers(*processes); err != nil {
+		return p, err
+	}
+	if p.emulator != "nitro-sim" && slices.Max(p.processes) > 1 {
+		return p, errors.New("-processes: swtpm serves one process at a time; add -tpm nitro-sim")
+	}
+	return p, nil
+}
+
+// leastOps is how many operations of each thread are enough for it to meet all others.
+const leastOps = 25
+
+// flags are those that both benches have.
+func (p *plan) flags(name string, rounds int, usage string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.StringVar(&p.build, "build", "build", "folder of the built module and command")
+	f.StringVar(&p.emulator, "tpm", "swtpm", "swtpm, or nitro-sim, which serves several processes")
+	f.Func("latency", "`time` that nitro-sim adds to every command, as 10ms", func(text string) (err error) {
+		p.latency, err = time.ParseDuration(text) // which says what is amiss, as DurationVar does not
+		return err
+	})
+	f.IntVar(&p.rounds, "rounds", rounds, usage)
+	f.StringVar(&p.markdown, "markdown", "", "write the table to FILE too")
+	return f
+}
+
+// take parses the arguments and refuses what no run can be made of.
+func (p *plan) take(f *flag.FlagSet, args []string) (err error) {
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case f.NArg() > 0:
+		return fmt.Errorf("%q is no flag; lists are separated by commas alone, and a row's name with a space is quoted", f.Arg(0))
+	case p.emulator != "swtpm" && p.emulator != "nitro-sim":
+		return fmt.Errorf("no TPM %q; there are swtpm and nitro-sim", p.emulator)
+	case p.latency < 0:
+		return fmt.Errorf("-latency %s is negative", p.latency)
+	case p.latency > 0 && p.emulator != "nitro-sim":
+		return errors.New("-latency: only nitro-sim takes it; add -tpm nitro-sim")
+	case p.rounds < 1:
+		return fmt.Errorf("-rounds %d: at least one", p.rounds)
+	}
+	p.build, err = filepath.Abs(p.build)
+	return err
+}
+
+func rowNames() string {
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.name)
+	}
+	return strings.Join(names, ", ")
 }
 
 func numbers(list string) (all []int, err error) {

@@ -14,6 +14,7 @@ import (
 type line struct {
 	cell
 	Rate        float64 `json:"operations_per_second"`
+	Agreement   float64 `json:"lowest_to_highest_batch"` // of operations a second
 	Ratio       float64 `json:"ratio_to_raw"`
 	Median      int64   `json:"median_ns"`
 	P99         int64   `json:"p99_ns"`
@@ -26,10 +27,29 @@ type line struct {
 	Each        int     `json:"tpm_commands_each"`
 }
 
+// about is what a run was of, without which its figures say nothing.
+type about struct {
+	Version string `json:"version"`
+	TPM     string `json:"tpm"`
+	Rounds  int    `json:"rounds"`
+	Ops     int    `json:"operations_of_a_batch"`
+	Date    string `json:"date"`
+}
+
+func (r *rig) about() about {
+	tpm := r.emulator
+	if r.latency > 0 {
+		tpm += " with " + r.latency.String() + " a command"
+	}
+	return about{r.version, tpm, r.rounds, r.ops, time.Now().UTC().Format(time.DateOnly)}
+}
+
+func (a about) String() string { return a.Date + ", " + a.Version + " on " + a.TPM }
+
 // report writes what was asked for.
-func (p plan) report(results map[cell]*measured) error {
+func (p plan) report(a about, results map[cell]*measured) error {
 	lines := p.lines(results)
-	table := markdown(lines)
+	table := markdown(a, lines)
 	fmt.Print(table)
 	if p.markdown != "" {
 		if err := os.WriteFile(p.markdown, []byte(table), 0o644); err != nil {
@@ -37,7 +57,10 @@ func (p plan) report(results map[cell]*measured) error {
 		}
 	}
 	if p.json != "" {
-		text, err := json.MarshalIndent(lines, "", "  ")
+		text, err := json.MarshalIndent(struct {
+			about
+			Cells []line `json:"cells"`
+		}{a, lines}, "", "  ")
 		if err != nil {
 			return err
 		}
@@ -46,7 +69,7 @@ func (p plan) report(results map[cell]*measured) error {
 		}
 	}
 	if p.history != "" {
-		return p.remember(lines)
+		return p.remember(a, lines)
 	}
 	return nil
 }
@@ -56,7 +79,7 @@ func (p plan) lines(results map[cell]*measured) (lines []line) {
 	for at, m := range results {
 		slices.Sort(m.latencies)
 		lines = append(lines, line{
-			cell: at, Rate: median(m.rates), Ratio: median(m.ratios), CPU: median(m.cpu), Allocations: m.allocations,
+			cell: at, Rate: median(m.rates), Agreement: slices.Min(m.rates) / slices.Max(m.rates), Ratio: median(m.ratios), CPU: median(m.cpu), Allocations: m.allocations,
 			Median: at100(m.latencies, 50), P99: at100(m.latencies, 99), Unfair: median(m.unfair), Before: m.before, Resident: m.resident, First: m.first, Each: m.each,
 		})
 	}
@@ -96,7 +119,7 @@ one process and thread that sends the TPM the finished commands of the operation
 1 is what the TPM gives to one who waits for each answer. Figures are medians of the rounds.
 `
 
-func markdown(lines []line) string {
+func markdown(a about, lines []line) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "| operation and key | threads × processes | by | ratio to raw | operations/s | median ms | p99 / median | slowest / quickest thread | client CPU µs | allocations | TPM commands: first, each | host memory KiB before, after |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|---|")
@@ -115,6 +138,13 @@ func markdown(lines []line) string {
 			float64(l.Median)/1e6, float64(l.P99)/float64(max(l.Median, 1)), unfair, l.CPU, unlessZero(int64(l.Allocations)), counts, memory)
 	}
 	b.WriteString(legend)
+	fmt.Fprintf(&b, "\n%s; %d rounds of batches of %d operations, or %d for each thread where those are more.\n", a, a.Rounds, a.Ops, leastOps)
+	b.WriteString("\nHow far the batches of raw agree with each other, lowest to highest operations/s; look here first:\n\n")
+	for _, l := range lines {
+		if l.Row == rawRow {
+			fmt.Fprintf(&b, "- %s %.2f\n", l.Column, l.Agreement)
+		}
+	}
 	return b.String()
 }
 
@@ -125,18 +155,24 @@ func unlessZero(n int64) string {
 	return fmt.Sprint(n)
 }
 
+// historyHeader is the history's first line.
+const historyHeader = "# date, TPM, operation and key, row, ratio to raw, client CPU in µs, TPM commands until the first and for each; " +
+	"in later lines: rounds, operations of a batch, version"
+
 // remember appends the medians of single threads to the history.
-func (p plan) remember(lines []line) error {
+func (p plan) remember(a about, lines []line) error {
 	f, err := os.OpenFile(p.history, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	day := time.Now().UTC().Format(time.DateOnly)
+	if info, err := f.Stat(); err == nil && info.Size() == 0 {
+		fmt.Fprintln(f, historyHeader)
+	}
 	for _, l := range lines {
 		if l.Row == rawRow || l.Threads != 1 || l.Processes != 1 {
 			continue
 		}
-		fmt.Fprintf(f, "%s\t%s\t%s\t%s\t%.3f\t%.0f\t%d\t%d\n", day, p.emulator, l.Column, l.Row, l.Ratio, l.CPU, l.First, l.Each)
+		fmt.Fprintf(f, "%s\t%s\t%s\t%s\t%.3f\t%.0f\t%d\t%d\t%d\t%d\t%s\n", a.Date, a.TPM, l.Column, l.Row, l.Ratio, l.CPU, l.First, l.Each, a.Rounds, a.Ops, a.Version)
 	}
 	return f.Close()
 }

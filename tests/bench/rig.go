@@ -37,6 +37,7 @@ type rig struct {
 	ciphertexts map[string][]byte // for keys that decrypt
 	theirs      map[string]string // files with ciphertexts for keys of tpm2-pkcs11, by label
 	hasProvider bool              // tpm2-openssl is there
+	version     string            // of what is measured, as `tpm2-p11 version` says it
 	stop        []func()
 }
 
@@ -57,12 +58,17 @@ func newRig(ctx context.Context, p plan) (*rig, error) {
 }
 
 func (r *rig) start(ctx context.Context) (err error) {
+	version, err := r.output(ctx, nil, filepath.Join(r.build, "tpm2-p11"), "version")
+	if err != nil {
+		return err
+	}
+	r.version = strings.TrimSpace(string(version))
 	switch r.emulator {
 	case "swtpm":
 		err = r.daemon(ctx, nil, "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+r.dir, "--flags", "not-need-init,startup-clear",
 			"--server", "type=unixio,path="+r.socket, "--ctrl", "type=unixio,path="+r.socket+".ctrl")
 	case "nitro-sim":
-		err = r.daemon(ctx, nil, filepath.Join(r.build, "nitro-sim"), "--socket", r.socket, "--latency", r.latency)
+		err = r.daemon(ctx, nil, filepath.Join(r.build, "nitro-sim"), "--socket", r.socket, "--latency", r.latency.String())
 	default:
 		err = fmt.Errorf("no TPM %q", r.emulator)
 	}

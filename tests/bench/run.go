@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -38,6 +39,9 @@ func (p plan) run(ctx context.Context) error {
 		return err
 	}
 	defer r.close()
+	if err := r.refuseRawAlone(); err != nil {
+		return err
+	}
 	results := map[cell]*measured{}
 	for round := range p.rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, p.rounds)
@@ -54,7 +58,7 @@ func (p plan) run(ctx context.Context) error {
 			}
 		}
 	}
-	return p.report(results)
+	return p.report(r.about(), results)
 }
 
 // round is one batch of every row for a column, each between two of the raw loop: a machine's speed drifts within seconds.
@@ -66,8 +70,8 @@ func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) e
 	for _, row := range r.selected()[1:] {
 		for _, threads := range r.threads {
 			for _, processes := range r.processes {
-				b := batchOf{column: c, ops: max(r.ops, 25*threads), threads: threads} // enough for each to meet all others
-				if threads > 1 && c.kind.name != "plain" || !row.offers(r, b) {
+				b := batchOf{column: c, ops: max(r.ops, leastOps*threads), threads: threads}
+				if !r.does(row, b) {
 					continue
 				}
 				rate, m, err := r.measure(ctx, row, b, processes, results)
@@ -84,6 +88,30 @@ func (r *rig) round(ctx context.Context, c column, results map[cell]*measured) e
 		}
 	}
 	return nil
+}
+
+// does tells whether a row has such a batch: several threads take plain keys only.
+func (r *rig) does(row row, b batchOf) bool {
+	return (b.threads == 1 || b.kind.name == "plain") && row.offers(r, b)
+}
+
+// refuseRawAlone refuses a plan whose rows, other than raw, have nothing to do.
+func (r *rig) refuseRawAlone() error {
+	selected := r.selected()[1:]
+	for _, row := range selected {
+		for _, c := range r.columns {
+			for _, threads := range r.threads {
+				if r.does(row, batchOf{column: c, threads: threads}) {
+					return nil
+				}
+			}
+		}
+	}
+	if len(selected) == 0 { // which -rows asked for
+		return nil
+	}
+	return errors.New("no row but raw is left: more than one thread is measured with plain keys only, verified raw with RSA signatures by plain keys, " +
+		"tpm2-openssl with plain keys that sign and where it is installed, tpm2-pkcs11 with plain keys on nitro-sim and where it is installed")
 }
 
 // raw is a batch of the raw loop, whatever the kind of key, and gives its rate.

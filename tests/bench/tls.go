@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -30,24 +29,17 @@ var tlsColumns = []column{{operationsByName["pss"], kindsByName["plain"]}, {oper
 
 func parseTLS(args []string) (tlsPlan, error) {
 	var p tlsPlan
-	f := flag.NewFlagSet("bench tls", flag.ContinueOnError)
-	f.StringVar(&p.build, "build", "build", "folder of the built module and command")
-	f.StringVar(&p.emulator, "tpm", "swtpm", "swtpm or nitro-sim")
-	f.StringVar(&p.latency, "latency", "0", "time that nitro-sim adds to every command")
+	f := p.flags("bench tls", 10, "rounds that the handshakes are spread over")
 	f.IntVar(&p.handshakes, "handshakes", 5000, "handshakes of each server and key")
 	f.IntVar(&p.clients, "clients", 16, "clients at once")
-	f.IntVar(&p.rounds, "rounds", 10, "rounds that the handshakes are spread over")
-	f.StringVar(&p.markdown, "markdown", "", "write the table to FILE too")
-	if err := f.Parse(args); err != nil {
+	if err := p.take(f, args); err != nil {
 		return p, err
 	}
-	if p.handshakes < 1 || p.clients < 1 || p.rounds < 1 {
-		return p, errors.New("handshakes, clients and rounds are at least one each")
+	if p.handshakes < p.rounds || p.clients < 1 {
+		return p, errors.New("there is at least one client, and one handshake for each round")
 	}
 	p.columns, p.threads, p.processes = tlsColumns, []int{1}, []int{1}
-	var err error
-	p.build, err = filepath.Abs(p.build)
-	return p, err
+	return p, nil
 }
 
 // server is one way to serve TLS.
@@ -117,6 +109,7 @@ func runTLS(ctx context.Context, p tlsPlan) error {
 		}
 	}
 	table, failed := p.table(results)
+	table += fmt.Sprintf("\n%s; %d handshakes of each server and key with %d clients, in %d rounds.\n", r.about(), p.handshakes, p.clients, p.rounds)
 	fmt.Print(table)
 	if p.markdown != "" {
 		if err := os.WriteFile(p.markdown, []byte(table), 0o644); err != nil {
