@@ -50,8 +50,9 @@ func (m *Module) FindObjectsInit(h SessionHandle, template []Attribute) (err err
 func (s *session) find(template []Attribute) ([]ObjectHandle, error) {
 	var found []ObjectHandle
 	seesPrivate := s.userOrOpen()
+	byName := slices.ContainsFunc(template, func(a Attribute) bool { return a.Type == CKA_TPM2_NAME })
 	match := func(o *object) {
-		if (seesPrivate || !o.private) && o.attributes.match(template) {
+		if (seesPrivate || !o.private || byName && !o.awaitsLogin()) && o.attributes.match(template) {
 			found = append(found, o.handle)
 		}
 	}

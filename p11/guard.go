@@ -65,13 +65,13 @@ func (s *session) permittedIn(token keystore.Moment, o *object, ways Flags) erro
 	return refuse(CKR_KEY_FUNCTION_NOT_PERMITTED, "%q is not for this client to use so: an [[access]] table would say it", o.entry.Label)
 }
 
-// mayUse is permitted, and refuses what is private when nobody is logged in any more.
+// mayUse is permitted, and refuses what awaits a login when nobody is logged in any more.
 func (s *session) mayUse(o *object, ways Flags) error {
 	if !o.private && s.lib.guard == nil {
 		return nil // which takes no look at the token
 	}
 	token := s.slot.token.Now()
-	if o.private && !s.userOrOpenIn(token) {
+	if o.awaitsLogin() && !s.userOrOpenIn(token) {
 		return CKR_USER_NOT_LOGGED_IN
 	}
 	return s.permittedIn(token, o, ways)

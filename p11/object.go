@@ -62,10 +62,16 @@ func (s *session) object(h ObjectHandle) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o == nil || o.private && !s.userOrOpen() {
+	if o == nil || o.awaitsLogin() && !s.userOrOpen() {
 		return nil, CKR_OBJECT_HANDLE_INVALID
 	}
 	return o, nil
+}
+
+// awaitsLogin tells whether it takes a login to the token to reach the object. Not so a private key with a PIN of its own: the token's
+// PIN opens nothing of it. It hides like what is private from who looks around, and not from who knows its handle or its Name.
+func (o *object) awaitsLogin() bool {
+	return o.private && (o.class != CKO_PRIVATE_KEY || !o.entry.OwnPIN)
 }
 
 // add makes a session object.

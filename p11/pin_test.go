@@ -236,6 +236,36 @@ func TestKeyWithoutAPINInATokenWithPINs(t *testing.T) {
 	}
 }
 
+// The token's PIN opens nothing of a key with a PIN of its own: who asks for it by its Name needs no login to use it. One that the token's
+// PIN opens stays hidden from who knows as much of it, and nobody changes either.
+func TestKeyWithAPINOfItsOwnNeedsNoLogin(t *testing.T) {
+	t.Parallel()
+	w := guarded(t)
+	s := w.session(true)
+	w.must(w.Login(s, CKU_USER, []byte(userPIN)))
+	own := ecKey("own")
+	own.OwnPIN = secret.From([]byte("key-pin"))
+	name := func(e keystore.Entry) Attribute { return Attribute{CKA_TPM2_NAME, e.Object.Public.Name()} }
+	careful, web := name(w.make(own)), name(w.make(ecKey("web")))
+	w.must(w.Logout(s))
+
+	if found := w.find(s, class(CKO_PRIVATE_KEY)); len(found) != 0 {
+		t.Errorf("%d private keys show without a login", len(found))
+	}
+	if found := w.find(s, class(CKO_PRIVATE_KEY), web); len(found) != 0 {
+		t.Error("the key that the token's PIN opens shows without it")
+	}
+	key := w.one(s, CKO_PRIVATE_KEY, careful)
+	digest := make([]byte, 32)
+	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+	w.refused(w.Sign(s, digest, &Output{Capacity: 64}), CKR_USER_NOT_LOGGED_IN)
+	w.must(w.SignInit(s, mechanismOf(CKM_ECDSA), key))
+	w.must(w.Login(s, CKU_CONTEXT_SPECIFIC, []byte("key-pin")))
+	w.must(w.Sign(s, digest, &Output{Capacity: 64}))
+	w.refused(w.SetAttributeValue(s, key, []Attribute{label("x")}), CKR_USER_NOT_LOGGED_IN)
+	w.refused(w.DestroyObject(s, key), CKR_USER_NOT_LOGGED_IN)
+}
+
 func TestKeyWithAPINOfItsOwn(t *testing.T) {
 	t.Parallel()
 	w := open(t)

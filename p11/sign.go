@@ -195,7 +195,7 @@ func (s *session) key(h ObjectHandle, wanted Mechanism, how Flags, attribute Att
 		return nil, nil, err
 	case o == nil:
 		return nil, nil, CKR_KEY_HANDLE_INVALID
-	case o.private && !s.userOrOpenIn(token):
+	case o.awaitsLogin() && !s.userOrOpenIn(token):
 		return nil, nil, CKR_USER_NOT_LOGGED_IN
 	case o.public == nil && o.class != CKO_SECRET_KEY:
 		return nil, nil, CKR_KEY_HANDLE_INVALID

@@ -89,19 +89,12 @@ func findServed(ctx context.Context, c *client.Client, want tokens.Name, pin fun
 		return nil, fmt.Errorf("key %q: the server gives no public key: %w", k.traits.Label, err)
 	}
 	ask := pinFrom(want.URI, pin)
-	if k.slot.LoginRequired {
-		p, err := ask(ErrPINNeeded)
-		if err != nil {
-			return nil, err
-		}
-		defer p.Wipe()
-		if err := c.Login(ctx, k.slot.ID, p); err != nil {
-			return nil, err
+	found, err := privateHalf(ctx, c, k)
+	if err == nil && len(found) == 0 && k.slot.LoginRequired { // only what the token's PIN opens hides from who asks by Name
+		if err = logInServed(ctx, c, k.slot.ID, ask); err == nil {
+			found, err = privateHalf(ctx, c, k)
 		}
 	}
-	template := class(ckoPrivateKey)
-	template[ckaTPM2Name] = k.public[ckaTPM2Name]
-	found, err := c.Objects(ctx, k.slot.ID, template, ckaSign, ckaDecrypt, ckaAlwaysAuthenticate, ckaAllowedMechanisms)
 	switch {
 	case err != nil:
 		return nil, err
@@ -116,6 +109,23 @@ func findServed(ctx context.Context, c *client.Client, want tokens.Name, pin fun
 		}
 	}
 	return newKey(&Key{label: k.traits.Label, public: public, certificates: k.chain, limits: limits{servedUse(private)}, home: h}), nil
+}
+
+// privateHalf is the private half of a key, as far as it shows.
+func privateHalf(ctx context.Context, c *client.Client, k servedKey) ([]client.Object, error) {
+	template := class(ckoPrivateKey)
+	template[ckaTPM2Name] = k.public[ckaTPM2Name]
+	return c.Objects(ctx, k.slot.ID, template, ckaSign, ckaDecrypt, ckaAlwaysAuthenticate, ckaAllowedMechanisms)
+}
+
+// logInServed gives a token its PIN.
+func logInServed(ctx context.Context, c *client.Client, slot uint64, ask func(missing error) (*secret.Bytes, error)) error {
+	pin, err := ask(ErrPINNeeded)
+	if err != nil {
+		return err
+	}
+	defer pin.Wipe()
+	return c.Login(ctx, slot, pin)
 }
 
 // chooseServed is the one key that answers to a name.

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/tpm2-p11/tpm2-p11/config"
 	"github.com/tpm2-p11/tpm2-p11/internal/secret"
 	"github.com/tpm2-p11/tpm2-p11/internal/tokens"
@@ -30,6 +32,7 @@ import (
 	"github.com/tpm2-p11/tpm2-p11/internal/wire"
 	"github.com/tpm2-p11/tpm2-p11/keystore"
 	"github.com/tpm2-p11/tpm2-p11/p11"
+	"github.com/tpm2-p11/tpm2-p11/policy"
 	"github.com/tpm2-p11/tpm2-p11/provider"
 	"github.com/tpm2-p11/tpm2-p11/signer"
 )
@@ -397,6 +400,54 @@ func TestServedKeysAskForPINs(t *testing.T) {
 		t.Errorf("with a wrong PIN: %v", err)
 	}
 }
+
+// In a token with a PIN each key is asked for what it wants itself, as in a process with the TPM: one with a PIN of its own for that, one
+// without for none. No PIN goes where it is wrong, and the TPM counts nothing.
+func TestServedKeysOfATokenWithAPINTakeTheirOwn(t *testing.T) {
+	t.Parallel()
+	own := secret.From([]byte("correct horse"))
+	defer own.Wipe()
+	sign := provider.Use{Sign: true}
+	h := newHouse(t, "123456", webKey,
+		keystore.KeySpec{Label: "payroll", Type: provider.P256, Use: sign, OwnPIN: own},
+		keystore.KeySpec{Label: "vault", Type: provider.P256, Use: sign, OwnPIN: own, Policy: pinOrPCR8},
+		keystore.KeySpec{Label: "nopin", Type: provider.P256, Use: sign, NoPIN: true})
+	with := func(pin string) signer.Option {
+		return signer.WithPIN(func() ([]byte, error) { return []byte(pin), nil })
+	}
+	unasked := signer.WithPIN(func() ([]byte, error) {
+		t.Error("a PIN is asked for")
+		return []byte("battery staple"), nil
+	})
+	payroll := h.open("payroll", with("correct horse"))
+	for name, k := range map[string]*signer.Key{
+		"a PIN of its own": payroll, "a policy that does without it": h.open("vault", unasked),
+		"no PIN": h.open("nopin"), "no PIN, though there is one": h.open("nopin", unasked), "the token's PIN": h.open("web", with("123456")),
+	} {
+		for range 2 {
+			if err := works(k); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for label, missing := range map[string]error{"payroll": signer.ErrKeyPINNeeded, "web": signer.ErrPINNeeded} {
+		if _, err := signer.Open(t.Context(), label, signer.WithSocket(h.socket)); !errors.Is(err, missing) {
+			t.Errorf("%s without a PIN: %v", label, err)
+		}
+	}
+	h.stop()
+	h.start()
+	if err := works(payroll); err != nil {
+		t.Errorf("at another server: %v", err)
+	}
+	h.stop() // the emulated TPM has one client at a time
+	if n := h.tpm.FailedTries(t); n != 0 {
+		t.Errorf("the TPM counts %d wrong PINs", n)
+	}
+}
+
+// pinOrPCR8 asks for no PIN while PCR 8 is as a TPM starts with it.
+var pinOrPCR8 = policy.Policy{Root: policy.Any{policy.PCR{Bank: tpm2.TPMAlgSHA256, Values: map[uint][]byte{8: make([]byte, 32)}}, policy.PIN{}}}
 
 // What cannot be opened says why.
 func TestServedKeysThatCannotBeOpened(t *testing.T) {
