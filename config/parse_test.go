@@ -137,9 +137,9 @@ func TestSampleIsTheDefault(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	t.Parallel()
-	known := []string{"handle", "label", "log", "store", "tpm", "type", "use", "verify_signatures"}
+	known := []string{"handle", "kms", "label", "log", "store", "tpm", "type", "use", "verify_signatures"}
 	for name, want := range map[string]string{
-		"handel": "handle", "Label": "label", "verify-signature": "verify_signatures", "lgo": "log", "stores": "store",
+		"handel": "handle", "Label": "label", "verify-signature": "verify_signatures", "lgo": "log", "stores": "store", "tmp": "tpm",
 		"x": "", "policy": "", "": "", "pkcs11": "",
 	} {
 		if got := nearest(name, known); got != want {
