@@ -25,8 +25,7 @@ func (s *slow) Transmit(context.Context, []byte) ([]byte, error) {
 	return []byte{0x80, 0x01, 0, 0, 0, 16, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4}, nil
 }
 
-// The time of idleness begins when the turn is handed on: were it over before, when somebody takes long over handing the turn on to one who
-// has given up, nobody would let go of the TPM any more.
+// Somebody may take longer over handing the turn on than a connection is kept idle, and hand it to one who has given up.
 func TestATPMIsLetGoHoweverLongTheTurnIsHandedOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

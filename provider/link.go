@@ -151,8 +151,7 @@ func (l *link) leave() {
 // takesTurns tells whether another process waits for the TPM whenever this one has it.
 func (l *link) takesTurns() bool { return l.polite.Load() && !l.dialer.Managed() }
 
-// depart hands the turn on and starts the clock of idleness, in this order: when the time is over while the turn is still somebody's, the
-// connection is not let go, and nobody would do so later.
+// depart hands the turn on, and starts the clock of idleness then: whoever is next does not wait for that.
 func (l *link) depart() {
 	if l.takesTurns() && l.conn != nil && time.Since(l.since) > turnTime {
 		l.letGo(closeTimeout)
